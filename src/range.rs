@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page range arithmetic, checked for overflow.
+//!
+//! Nothing here needs a kernel: the file is compiled into the helpers, and on
+//! the host for its property tests (`tests/range.rs`).
+
+/// Largest file size in bytes, C's `MAX_LFS_FILESIZE` where `loff_t` is 64 bits wide.
+const MAX_FILE_BYTES: u64 = i64::MAX as u64;
+
+/// Indices of the `count` pages that a mapping shows from `pgoff` on, in an
+/// array of `len` pages that starts at page offset `base`.
+///
+/// This is the one offset rule: index = pgoff - base. [`None`] if the window is
+/// empty, does not lie wholly within the array, or wraps around.
+#[inline]
+pub const fn window(
+    len: usize,
+    base: usize,
+    pgoff: usize,
+    count: usize,
+) -> Option<core::ops::Range<usize>> {
+    let (Some(start), Some(end)) = (pgoff.checked_sub(base), pgoff.checked_add(count)) else {
+        return None;
+    };
+    if count == 0 || end - base > len {
+        return None;
+    }
+    Some(start..end - base)
+}
+
+/// First and one-past-last byte of `count` pages at page offset `pgoff` of a file.
+///
+/// [`None`] if the range is empty or reaches past the largest file size.
+#[inline]
+pub const fn file_bytes(pgoff: usize, count: usize, page_shift: u32) -> Option<(i64, i64)> {
+    let Some(end) = pgoff.checked_add(count) else {
+        return None;
+    };
+    if count == 0 || end as u64 > MAX_FILE_BYTES >> page_shift {
+        return None;
+    }
+    Some((
+        ((pgoff as u64) << page_shift) as i64,
+        ((end as u64) << page_shift) as i64,
+    ))
+}
+
+/// The addresses that one fault may fill: the aligned block of `size` bytes (a
+/// power of two) around `address`, cut to `vma`.
+///
+/// [`None`] if `address` is not in `vma`.
+#[inline]
+pub const fn block(
+    vma: core::ops::Range<usize>,
+    address: usize,
+    size: usize,
+) -> Option<core::ops::Range<usize>> {
+    if address < vma.start || address >= vma.end {
+        return None;
+    }
+    let floor = address & !(size - 1);
+    let start = if floor > vma.start { floor } else { vma.start };
+    let end = match floor.checked_add(size) {
+        Some(end) if end < vma.end => end,
+        _ => vma.end,
+    };
+    Some(start..end)
+}

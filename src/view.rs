@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the three helpers share: a borrowed array of pages, and ranges of it.
+//!
+//! The currency is `&[PageRef<'_>]`, which is C's `struct page **` and a length
+//! with a lifetime: it lives as long as the owner that holds or pins the pages.
+//! Whoever produces pages lends such a slice, whoever maps pages takes one, and
+//! neither knows the other. Cut it with the ordinary slice operations.
+//!
+//! This crate is metadata only. It is all inline, has no symbols and no module.
+
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::bindings;
+
+pub mod range;
+
+#[cfg(not(any(CONFIG_SPARSEMEM_VMEMMAP, CONFIG_FLATMEM)))]
+compile_error!("pagekit needs struct pages that are contiguous where their pfns are");
+
+#[cfg(not(CONFIG_64BIT))]
+compile_error!("pagekit needs a 64-bit kernel: file offsets are page offsets in a usize");
+
+/// A borrowed, non-null `struct page` pointer.
+///
+/// # Invariants
+///
+/// The pointer is to a `struct page` that stays allocated, as the page that it
+/// is, for `'a`: somebody holds a reference or a pin on it, or owns it.
+#[derive(Copy, Clone, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct PageRef<'a>(NonNull<bindings::page>, PhantomData<&'a bindings::page>);
+
+// SAFETY: A `PageRef` only says that a page exists. All that is done through it is done by kernel
+// functions that may be called from any thread.
+unsafe impl Send for PageRef<'_> {}
+// SAFETY: As above; a `PageRef` has no interior mutability of its own.
+unsafe impl Sync for PageRef<'_> {}
+
+impl<'a> PageRef<'a> {
+    /// Borrows the page behind `page`.
+    ///
+    /// # Safety
+    ///
+    /// `page` must be what the invariants of [`PageRef`] ask for.
+    #[inline]
+    pub const unsafe fn from_raw(page: NonNull<bindings::page>) -> Self {
+        // INVARIANT: By the safety requirements of this function.
+        Self(page, PhantomData)
+    }
+
+    /// Returns the `struct page` pointer.
+    #[inline]
+    pub const fn as_ptr(self) -> *mut bindings::page {
+        self.0.as_ptr()
+    }
+}
