@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! dma-bufs from memfds: a drop-in for `/dev/udmabuf`.
+//!
+//! The policy of this driver, which no helper knows of:
+//!
+//! * Pages are pinned when the buffer is created, under the shared inode lock of the memfd so that
+//!   its seals stay as they were checked, and unpinned when the buffer is released.
+//! * What is mapped for devices hangs off the attachments, and so is under the reservation lock of
+//!   the buffer, which the dma-buf core holds in map, unmap, vmap and vunmap, and which
+//!   begin/end_cpu_access take. There is no other lock.
+//! * CPU mappings are of PFNs, on fault: users of the memfd may punch holes at will.
+//!
+//! C: `drivers/dma-buf/udmabuf.c`.
+
+use core::ptr::null_mut;
+use kernel::{
+    bindings,
+    error::{
+        from_result,
+        to_result, //
+    },
+    fs::{
+        File,
+        LocalFile, //
+    },
+    ioctl::_IOW,
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    mm::virt::VmaNew,
+    module::this_module,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*,
+    sync::aref::ARef,
+    transmute::FromBytes,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+use pagekit_pin::{
+    PinArray,
+    PinFlags, //
+};
+use pagekit_vma::{
+    fault_pfns,
+    setup_pfns,
+    VmFault, //
+};
+
+mod dmabuf;
+
+module! {
+    type: Device,
+    name: "pagekit_udmabuf",
+    authors: ["The pagekit authors"],
+    description: "pagekit sample: dma-bufs from memfds",
+    license: "GPL",
+    imports_ns: ["DMA_BUF"],
+}
+
+#[allow(
+    improper_ctypes,
+    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+)]
+extern "C" {
+    // Module parameters and static inlines, see udmabuf_shim.c.
+    static pagekit_udmabuf_name: *const c_char;
+    static pagekit_udmabuf_list_limit: c_int;
+    static pagekit_udmabuf_size_limit_mb: c_int;
+    fn shmem_mapping(mapping: *mut bindings::address_space) -> bool;
+    fn pagekit_udmabuf_is_hugetlb(file: *mut bindings::file) -> bool;
+    fn pagekit_udmabuf_shmem_seals(file: *mut bindings::file) -> c_uint;
+    fn pagekit_udmabuf_hugetlb_seals(file: *mut bindings::file) -> c_uint;
+    fn pagekit_udmabuf_lock(file: *mut bindings::file);
+    fn pagekit_udmabuf_unlock(file: *mut bindings::file);
+    fn pagekit_udmabuf_for_cpu(
+        dev: *mut bindings::device,
+        table: *mut bindings::sg_table,
+        dir: bindings::dma_data_direction,
+    );
+    fn pagekit_udmabuf_for_device(
+        dev: *mut bindings::device,
+        table: *mut bindings::sg_table,
+        dir: bindings::dma_data_direction,
+    );
+}
+
+// --- The device -----------------------------------------------------------------
+
+#[pin_data]
+struct Device {
+    #[pin]
+    misc: MiscDeviceRegistration<Control>,
+}
+
+impl kernel::InPlaceModule for Device {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        // SAFETY: The parameter is a string, and read only: it stays while the module is loaded.
+        let name = unsafe { CStr::from_char_ptr(pagekit_udmabuf_name) };
+        try_pin_init!(Self {
+            misc <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
+        })
+    }
+}
+
+/// `struct udmabuf_create` and `struct udmabuf_create_item`, which has padding for the flags.
+#[repr(C)]
+struct Item {
+    memfd: u32,
+    flags: u32,
+    offset: u64,
+    size: u64,
+}
+
+// SAFETY: It consists of integers, and has no padding.
+unsafe impl FromBytes for Item {}
+
+const UDMABUF_CREATE: u32 = _IOW::<Item>('u' as u32, 0x42);
+/// Its size is that of `struct udmabuf_create_list` without the items: `flags` and `count`.
+const UDMABUF_CREATE_LIST: u32 = _IOW::<[u32; 2]>('u' as u32, 0x43);
+const UDMABUF_FLAGS_CLOEXEC: u32 = 1;
+
+struct Control;
+
+#[vtable]
+impl MiscDevice for Control {
+    type Ptr = ();
+
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result {
+        Ok(())
+    }
+
+    fn ioctl(_device: (), _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        let user = |at, len| UserSlice::new(UserPtr::from_addr(at), len).reader();
+        match cmd {
+            UDMABUF_CREATE => {
+                let item: Item = user(arg, size_of::<Item>()).read()?;
+                create(item.flags, &[item])
+            }
+            UDMABUF_CREATE_LIST => {
+                let [flags, count]: [u32; 2] = user(arg, size_of::<[u32; 2]>()).read()?;
+                // SAFETY: The parameter is an int that may be written to at any time.
+                if count > unsafe { (&raw const pagekit_udmabuf_list_limit).read_volatile() } as u32
+                {
+                    return Err(EINVAL);
+                }
+                let count = count as usize;
+                let mut reader = user(
+                    arg.wrapping_add(size_of::<[u32; 2]>()),
+                    count * size_of::<Item>(),
+                );
+                let mut items = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
+                for _ in 0..count {
+                    items.push(reader.read::<Item>()?, GFP_KERNEL_ACCOUNT)?;
+                }
+                create(flags, &items)
+            }
+            _ => Err(ENOTTY),
+        }
+    }
+}
+
+/// Makes a buffer of ranges of memfds and returns a file descriptor for it.
+fn create(flags: u32, items: &[Item]) -> Result<isize> {
+    // SAFETY: The parameter is an int that may be written to at any time.
+    let limit_mb = unsafe { (&raw const pagekit_udmabuf_size_limit_mb).read_volatile() };
+    // A negative limit is none, as for mainline's driver.
+    let limit = ((limit_mb as u64) << 20) >> PAGE_SHIFT;
+    let mut count = 0;
+    for item in items {
+        if (item.offset | item.size) & (PAGE_SIZE as u64 - 1) != 0 {
+            return Err(EINVAL);
+        }
+        // No overflow: `count` is at most `limit`.
+        count += item.size >> PAGE_SHIFT;
+        if count > limit {
+            return Err(EINVAL);
+        }
+    }
+    if count == 0 {
+        return Err(EINVAL);
+    }
+
+    let mut pins = PinArray::with_capacity(count as usize, PinFlags::WRITE)?;
+    for item in items {
+        let memfd = SealedFile::lock(LocalFile::fget(item.memfd).map_err(|_| EBADFD)?)?;
+        pins.pin_memfd(
+            &memfd.0,
+            (item.offset >> PAGE_SHIFT) as usize,
+            (item.size >> PAGE_SHIFT) as usize,
+        )?;
+    }
+
+    let cloexec = if flags & UDMABUF_FLAGS_CLOEXEC != 0 {
+        bindings::O_CLOEXEC
+    } else {
+        0
+    };
+    let size = pins.pages().len() << PAGE_SHIFT;
+    let data = KBox::new(Udmabuf { pins }, GFP_KERNEL_ACCOUNT)?;
+    // SAFETY: `OPS` is made for `Udmabuf`. The reference on the new buffer is ours.
+    unsafe {
+        let buf = dmabuf::export(
+            c"pagekit_udmabuf",
+            this_module::<LocalModule>(),
+            &OPS,
+            size,
+            data,
+        )?;
+        dmabuf::into_fd(buf, cloexec)
+    }
+}
+
+/// A memfd whose seals are as udmabuf wants them, and stay so while this lives.
+///
+/// # Invariants
+///
+/// The inode of the file is locked shared.
+struct SealedFile(ARef<LocalFile>);
+
+impl SealedFile {
+    fn lock(file: ARef<LocalFile>) -> Result<Self> {
+        let raw = file.as_ptr();
+        // SAFETY: The file is open.
+        unsafe { pagekit_udmabuf_lock(raw) };
+        // INVARIANT: It was locked just now.
+        let this = Self(file);
+        // SAFETY: The file is open, and each kind of seals is read from a file of that kind.
+        let seals = unsafe {
+            if shmem_mapping((*raw).f_mapping) {
+                pagekit_udmabuf_shmem_seals(raw)
+            } else if pagekit_udmabuf_is_hugetlb(raw) {
+                pagekit_udmabuf_hugetlb_seals(raw)
+            } else {
+                return Err(EBADFD);
+            }
+        };
+        let denied = bindings::F_SEAL_WRITE | bindings::F_SEAL_FUTURE_WRITE;
+        if seals & (bindings::F_SEAL_SHRINK | denied) != bindings::F_SEAL_SHRINK {
+            return Err(EINVAL);
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for SealedFile {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is locked, by us.
+        unsafe { pagekit_udmabuf_unlock(self.0.as_ptr()) };
+    }
+}
+
+// --- The buffers ------------------------------------------------------------------
+
+struct Udmabuf {
+    pins: PinArray,
+}
+
+/// The pages as a device sees them. Hangs off the attachment, under the reservation lock.
+///
+/// # Invariants
+///
+/// `table` is mapped for the device of the attachment and for `dir`.
+#[repr(C)]
+struct Mapping {
+    table: dmabuf::SgTable,
+    dir: bindings::dma_data_direction,
+    next: *mut Mapping,
+}
+
+static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
+    map_dma_buf: Some(map_dma_buf),
+    unmap_dma_buf: Some(unmap_dma_buf),
+    begin_cpu_access: Some(begin_cpu_access),
+    end_cpu_access: Some(end_cpu_access),
+    mmap: Some(mmap),
+    vmap: Some(vmap),
+    vunmap: Some(vunmap),
+    release: Some(release),
+    ..pin_init::zeroed()
+};
+
+/// Called under the reservation lock.
+unsafe extern "C" fn map_dma_buf(
+    attachment: *mut bindings::dma_buf_attachment,
+    dir: bindings::dma_data_direction,
+) -> *mut bindings::sg_table {
+    // SAFETY: The core passes an attachment of a buffer that we exported, and nobody else uses its
+    // `priv`, which is null or the last mapping.
+    let (attachment, buf) = unsafe {
+        (
+            &mut *attachment,
+            dmabuf::data::<Udmabuf>((*attachment).dmabuf),
+        )
+    };
+    let mut map = || -> Result<*mut bindings::sg_table> {
+        let mut mapping = KBox::new(
+            Mapping {
+                table: dmabuf::SgTable::new(buf.pins.pages())?,
+                dir,
+                next: attachment.priv_.cast(),
+            },
+            GFP_KERNEL,
+        )?;
+        let table = mapping.table.as_ptr();
+        // SAFETY: The device stays while it is attached, the table is allocated.
+        // INVARIANT: If this succeeds, the table is mapped; else the mapping goes.
+        to_result(unsafe { bindings::dma_map_sgtable(attachment.dev, table, dir, 0) })?;
+        attachment.priv_ = KBox::into_raw(mapping).cast();
+        Ok(table)
+    };
+    map().unwrap_or_else(|e| e.to_ptr())
+}
+
+/// Called under the reservation lock.
+unsafe extern "C" fn unmap_dma_buf(
+    attachment: *mut bindings::dma_buf_attachment,
+    table: *mut bindings::sg_table,
+    dir: bindings::dma_data_direction,
+) {
+    // SAFETY: The core passes an attachment of ours and a table that `map_dma_buf` returned for it,
+    // which is the first field of a mapping in the list.
+    unsafe {
+        bindings::dma_unmap_sgtable((*attachment).dev, table, dir, 0);
+        let mut link = (&raw mut (*attachment).priv_).cast::<*mut Mapping>();
+        while *link != table.cast() {
+            link = &raw mut (**link).next;
+        }
+        let mapping = KBox::from_raw(*link);
+        *link = mapping.next;
+    }
+}
+
+/// Calls `sync` with what is mapped of the buffer, under its reservation lock.
+///
+/// # Safety
+///
+/// `buf` must be a buffer of ours, whose reservation lock the caller does not hold.
+unsafe fn sync_all(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+    sync: unsafe extern "C" fn(
+        *mut bindings::device,
+        *mut bindings::sg_table,
+        bindings::dma_data_direction,
+    ),
+) -> c_int {
+    const BOTH: bindings::dma_data_direction = bindings::dma_data_direction::DMA_BIDIRECTIONAL;
+    // SAFETY: The buffer has a reservation object. Under its lock the attachments and their lists of
+    // mappings are stable, and the mappings mapped.
+    unsafe {
+        bindings::dma_resv_lock((*buf).resv, null_mut());
+        dmabuf::for_each_attachment(buf, |attachment| {
+            let mut mapping = attachment.priv_.cast::<Mapping>();
+            while let Some(m) = mapping.as_mut() {
+                // Only what both sides do: a bounce buffer must not be copied over what the other
+                // one has written.
+                if m.dir == BOTH {
+                    sync(attachment.dev, m.table.as_ptr(), dir);
+                } else if dir == BOTH || dir == m.dir {
+                    sync(attachment.dev, m.table.as_ptr(), m.dir);
+                }
+                mapping = m.next;
+            }
+        });
+        bindings::dma_resv_unlock((*buf).resv);
+    }
+    0
+}
+
+/// Called without a lock.
+unsafe extern "C" fn begin_cpu_access(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+) -> c_int {
+    // SAFETY: The core passes a buffer of ours.
+    unsafe { sync_all(buf, dir, pagekit_udmabuf_for_cpu) }
+}
+
+/// Called without a lock.
+unsafe extern "C" fn end_cpu_access(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+) -> c_int {
+    // SAFETY: The core passes a buffer of ours.
+    unsafe { sync_all(buf, dir, pagekit_udmabuf_for_device) }
+}
+
+static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+    fault: Some(fault),
+    ..pin_init::zeroed()
+};
+
+/// Called under the mmap lock. The buffer has checked that the window is within it.
+unsafe extern "C" fn mmap(
+    buf: *mut bindings::dma_buf,
+    vma: *mut bindings::vm_area_struct,
+) -> c_int {
+    // SAFETY: The core passes a buffer of ours, and a VMA that is being set up. It is never made a
+    // mixed mapping.
+    from_result(|| unsafe {
+        let data = dmabuf::data::<Udmabuf>(buf);
+        setup_pfns(VmaNew::from_raw(vma), data.pins.pages().len(), 0)?;
+        (*vma).vm_ops = &VM_OPS;
+        (*vma).vm_private_data = core::ptr::from_ref(data).cast_mut().cast();
+        Ok(0)
+    })
+}
+
+unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    // SAFETY: `mmap` has set the private data. The VMA holds the file of the buffer, so that the
+    // buffer is released, and its pages unpinned, after the mapping has gone.
+    unsafe {
+        let data = &*(*(*vmf).__bindgen_anon_1.vma)
+            .vm_private_data
+            .cast::<Udmabuf>();
+        fault_pfns(VmFault::from_raw(vmf), data.pins.pages(), 0)
+    }
+}
+
+/// Called under the reservation lock.
+unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) -> c_int {
+    // SAFETY: The core passes a buffer of ours, and a map to be filled in.
+    from_result(|| unsafe {
+        dmabuf::vmap(dmabuf::data::<Udmabuf>(buf).pins.pages(), &mut *map)?;
+        Ok(0)
+    })
+}
+
+/// Called under the reservation lock.
+unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
+    // SAFETY: The core passes a buffer of ours, and what `vmap` has filled in.
+    unsafe { dmabuf::vunmap(dmabuf::data::<Udmabuf>(buf).pins.pages(), &*map) };
+}
+
+/// Called when the last file descriptor, mapping and importer has gone.
+unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
+    // SAFETY: The core passes a buffer of ours, for the last time. This unpins.
+    drop(unsafe { dmabuf::release::<Udmabuf>(buf) });
+}

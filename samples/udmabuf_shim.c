@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What Rust can't do: string and writable module parameters, and static
+ * inlines, one to one and without logic.
+ */
+#include <linux/dma-mapping.h>
+#include <linux/hugetlb.h>
+#include <linux/moduleparam.h>
+#include <linux/shmem_fs.h>
+
+#include "../src/shim.h"
+
+extern char *pagekit_udmabuf_name;
+char *pagekit_udmabuf_name = "pagekit-udmabuf";
+module_param_named(name, pagekit_udmabuf_name, charp, 0444);
+MODULE_PARM_DESC(name, "Name of the device in /dev. Default is pagekit-udmabuf.");
+
+extern int pagekit_udmabuf_list_limit;
+int pagekit_udmabuf_list_limit = 1024;
+module_param_named(list_limit, pagekit_udmabuf_list_limit, int, 0644);
+MODULE_PARM_DESC(list_limit, "udmabuf_create_list->count limit. Default is 1024.");
+
+extern int pagekit_udmabuf_size_limit_mb;
+int pagekit_udmabuf_size_limit_mb = INT_MAX;
+module_param_named(size_limit_mb, pagekit_udmabuf_size_limit_mb, int, 0644);
+MODULE_PARM_DESC(size_limit_mb, "Max size of a dmabuf, in megabytes. Default is INT_MAX.");
+
+SHIM(void, pagekit_udmabuf_lock, (struct file *f), inode_lock_shared(file_inode(f)))
+SHIM(void, pagekit_udmabuf_unlock, (struct file *f), inode_unlock_shared(file_inode(f)))
+SHIM(bool, pagekit_udmabuf_is_hugetlb, (struct file *f), is_file_hugepages(f))
+SHIM(unsigned int, pagekit_udmabuf_shmem_seals, (struct file *f), SHMEM_I(file_inode(f))->seals)
+#ifdef CONFIG_HUGETLBFS
+SHIM(unsigned int, pagekit_udmabuf_hugetlb_seals, (struct file *f),
+     HUGETLBFS_I(file_inode(f))->seals)
+#else
+SHIM(unsigned int, pagekit_udmabuf_hugetlb_seals, (struct file *f), 0)
+#endif
+SHIM(void, pagekit_udmabuf_for_cpu, (struct device *dev, struct sg_table *sgt,
+				     enum dma_data_direction dir),
+     dma_sync_sgtable_for_cpu(dev, sgt, dir))
+SHIM(void, pagekit_udmabuf_for_device, (struct device *dev, struct sg_table *sgt,
+				     enum dma_data_direction dir),
+     dma_sync_sgtable_for_device(dev, sgt, dir))
