@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Boot a built kernel in a virtual machine and run a shell script there as root.
+
+The guest's root is the host's file system, read-only, with the host user's
+rights; only out/ is writable. Everything the guest needs must lie in out/: other
+host directories may be hidden (virtme-ng mounts tmpfs on /run, /var/tmp, ...).
+
+A run leaves in out/<name>/:
+  console.log  what the kernel and qemu wrote, up to the last moment of a hang
+  dmesg.log    the kernel log as the guest read it at the end
+  stdout.log   what the script wrote; it is echoed while it comes
+  status       the script's exit status; no such file: the guest died
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import re
+import selectors
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+OUT = Path(__file__).resolve().parent.parent / "out"
+
+# Time limits are given for hardware acceleration; emulation is that much slower.
+SLOWER = {"kvm": 1, "tcg": 8, "icount": 16}
+ACCEL_NAMES = {"kvm": "hardware acceleration", "tcg": "emulation", "icount": "emulation, instruction clock"}
+BOOT_LIMIT = 25  # seconds; under emulation a KASAN kernel needs 70
+POWEROFF_LIMIT = 10
+PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+PROBE_VALID = 24 * 3600
+
+# What the kernel says when it is unwell. Messages are matched at their start,
+# so that a test whose own text has "WARNING" in it does no harm.
+REPORT = re.compile(
+    r"^\[ *\d+\.\d+\](?:\[[^]]*\])? ("
+    r"WARNING: |BUG: |kernel BUG at |Oops|Kernel panic|Internal error|Unable to handle|"
+    r"general protection fault|UBSAN: |INFO: task .* blocked for more than|INFO: trying to register|"
+    r"INFO: possible recursive|rcu: INFO: .* stall|watchdog: BUG|rust_kernel: panicked|"
+    r"kmemleak: \d+ new suspected|Out of memory: Killed|Bad page cache|list_(?:add|del) corruption"
+    r").*", re.M)
+
+# The shell leads a process group of its own and kills all of it when the pipe on
+# its stdin closes. The kernel closes that pipe however this program ends, kill -9
+# included, so that no qemu stays behind.
+GUARD = '"$@" </dev/null & exec >/dev/null 2>&1; read _; kill -KILL 0'
+
+# Runs in the guest, where sh need not be bash. What the script writes goes through
+# a port of our own: virtme-ng's ports need udev in the guest, and without udev it
+# mixes the script's output into the console.
+WRAPPER = """\
+for port in /sys/class/virtio-ports/*; do
+	[ "$(cat $port/name)" = pagekit ] && exec >/dev/${{port##*/}} 2>&1
+done
+ln -sf /proc/self/fd/1 /dev/stdout
+ln -sf /proc/self/fd/2 /dev/stderr
+cd {out} || exit
+export TMPDIR=/run/tmp OUT={out} {env}
+: >started
+sh {script} {args} </dev/null
+status=$?
+dmesg >dmesg.log
+sync
+echo $status >status.new && mv status.new status
+"""
+
+
+class Error(Exception):
+    """Nothing was booted; the message says why in one line."""
+
+
+@dataclass
+class Result:
+    status: int | None  # the script's exit status; None: it did not get to its end
+    reason: str | None  # why the run failed, in one line; None: it passed
+    out_dir: Path
+    accel: str
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        if self.status is None:
+            return 124 if "time limit" in (self.reason or "") else 125
+        return self.status or (1 if self.reason else 0)
+
+
+def run(kdir, script, name, *, args=(), memory="1G", cpus=2, timeout=60, icount=False,
+        append=(), env=None, accel=None, virtme_run=None, echo=True) -> Result:
+    """Boot the kernel built in kdir and run the sh script in it. timeout: seconds
+    for the script with hardware acceleration. icount: one CPU and a clock that
+    counts guest instructions, for figures that repeat."""
+    kdir, script, out = Path(kdir).resolve(), Path(script), OUT / name
+    virtme_run = virtme_run or find_virtme_run()
+    accel = "icount" if icount else accel or probe(kdir, virtme_run)
+    cpus = 1 if icount else cpus
+    try:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        shutil.copy(script, out / "script.sh")
+    except OSError as error:
+        raise Error(error) from error
+    exports = " ".join(f"{k}={shlex.quote(str(v))}" for k, v in (env or {}).items())
+    (out / "wrapper.sh").write_text(WRAPPER.format(
+        out=shlex.quote(str(out)), env=exports, script="script.sh", args=shlex.join(map(str, args))))
+    # virtme-run itself, because the vng wrapper wants a terminal. 9p because
+    # virtiofsd is not everywhere and one way of sharing is enough to test.
+    cmd = [virtme_run, "--kdir", kdir, "--mods", "none", "--force-9p", "--rwdir", OUT,
+           "--memory", memory, "--cpus", cpus, "--name", "pagekit", "--show-boot-console",
+           "--script-sh", f"exec sh {shlex.quote(str(out / 'wrapper.sh'))}"]
+    for option in ("ignore_loglevel", "printk.time=1", "log_buf_len=4M", "oops=panic", "nokaslr", *append):
+        cmd += ["--kopt", option]
+    if accel != "kvm":
+        cmd += ["--disable-kvm"]
+    cmd += ["--qemu-opts", "-chardev", "file,id=pagekit,path=/proc/self/fd/1", "-device", "virtio-serial-pci",
+            "-device", "virtserialport,name=pagekit,chardev=pagekit"]
+    if icount:
+        cmd += ["-icount", "shift=0,sleep=off"]
+    if echo:
+        print(f"vm: booting {kdir} ({ACCEL_NAMES[accel]}, {cpus} CPU{'s'[:cpus > 1]}, {memory} memory)", flush=True)
+    start = time.monotonic()
+    late = _boot([str(c) for c in cmd], out, accel, timeout, echo)
+    return _judge(out, accel, time.monotonic() - start, late)
+
+
+def _boot(cmd, out, accel, timeout, echo) -> str | None:
+    """Run the machine until it ends. Returns what exceeded its time limit, if anything."""
+    limit = time.monotonic() + BOOT_LIMIT * SLOWER[accel]
+    phase, seconds = "boot", BOOT_LIMIT * SLOWER[accel]
+    # Orphans of the group become ours, to wait until the last of them is gone.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    guard = subprocess.Popen(["sh", "-c", GUARD, "sh", *cmd], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, start_new_session=True, env=os.environ | {"TMPDIR": str(out)})
+    try:
+        with open(out / "console.log", "wb") as console, open(out / "stdout.log", "wb") as stdout, \
+                selectors.DefaultSelector() as ready:
+            ready.register(guard.stdout, selectors.EVENT_READ, stdout)
+            ready.register(guard.stderr, selectors.EVENT_READ, console)
+            while ready.get_map():
+                for key, _ in ready.select(0.5):
+                    data = os.read(key.fd, 1 << 16)
+                    if not data:
+                        ready.unregister(key.fileobj)
+                    key.data.write(data)
+                    key.data.flush()
+                    if echo and key.data is stdout:
+                        sys.stdout.buffer.write(data)
+                        sys.stdout.buffer.flush()
+                if phase == "boot" and (out / "started").exists():
+                    phase, seconds = "script", timeout * SLOWER[accel]
+                    limit = time.monotonic() + seconds
+                elif phase == "script" and (out / "status").exists():
+                    phase, seconds = "power-off", POWEROFF_LIMIT * SLOWER[accel]
+                    limit = time.monotonic() + seconds
+                if time.monotonic() > limit:
+                    return f"{phase} exceeded its time limit of {seconds:g} s"
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(guard.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-guard.pid, 0)
+        for stream in (guard.stdin, guard.stdout, guard.stderr):
+            stream.close()
+        guard.wait()
+        for left in out.glob("virtme_ret*"):
+            left.unlink()
+
+
+def _judge(out, accel, seconds, late) -> Result:
+    console = (out / "console.log").read_text(errors="replace").replace("\r", "")
+    dmesg = out / "dmesg.log"
+    log = console + (dmesg.read_text(errors="replace") if dmesg.exists() else "")
+    report = REPORT.search(log)
+    status = reason = None
+    with contextlib.suppress(OSError, ValueError):
+        status = int((out / "status").read_text())
+    if report:
+        # The first line tells most; the address of the timestamp says nothing.
+        reason = "kernel report: " + report[0][report.start(1) - report.start():].strip()
+    elif late:
+        reason = f"hang: {late}"
+    elif not (out / "started").exists():
+        last = console.strip().splitlines()[-1:] or ["(nothing)"]
+        reason = f"the guest did not come up; last on the console: {last[0].strip()}"
+    elif status is None:
+        reason = "the guest died: the script's exit status is missing"
+    elif status:
+        reason = f"the script failed with exit status {status}"
+    return Result(status, reason, out, accel, seconds)
+
+
+def find_virtme_run() -> str:
+    """virtme-run beside the vng that VNG= names, or in PATH."""
+    vng = os.environ.get("VNG")
+    found = shutil.which(Path(vng).with_name("virtme-run")) if vng else shutil.which("virtme-run")
+    if not found:
+        raise Error("virtme-run not found; run tests/setup.sh, or name virtme-ng's vng with VNG=")
+    return found
+
+
+def probe(kdir, virtme_run) -> str:
+    """Does /dev/kvm really run a guest? Only a boot tells: there are machines where
+    it exists and guests hang on it. The answer is kept for a day or until the next
+    boot of this machine."""
+    if choice := os.environ.get("PAGEKIT_ACCEL"):
+        if choice not in ("kvm", "tcg"):
+            raise Error("PAGEKIT_ACCEL must be kvm or tcg")
+        return choice
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    cache = Path(os.environ.get("PAGEKIT_CACHE") or OUT) / f"accel-{os.getuid()}"
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError, ValueError):
+        known_boot, known = cache.read_text().split()
+        if known_boot == boot_id and time.time() - cache.stat().st_mtime < PROBE_VALID:
+            return known
+    print(f"vm: trying hardware acceleration (at most {BOOT_LIMIT} s) ... ", end="", flush=True)
+    trial = OUT / "probe.sh"
+    OUT.mkdir(exist_ok=True)
+    trial.write_text("exit 0\n")
+    result = run(kdir, trial, "probe", timeout=10, accel="kvm", virtme_run=virtme_run, echo=False)
+    accel = "tcg" if result.reason else "kvm"
+    print("works" if accel == "kvm" else f"no: {result.reason}", flush=True)
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_text(f"{boot_id} {accel}\n")
+    return accel
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run a shell script in a virtual machine, as root.",
+                                     epilog="exit status: the script's; 1 after a kernel report; 124 after a hang; "
+                                            "125 if the guest died")
+    parser.add_argument("--kdir", default=os.environ.get("KDIR"), help="a built kernel tree (default: $KDIR)")
+    parser.add_argument("--name", default="vm", help="logs go to out/NAME (default: vm)")
+    parser.add_argument("--memory", default="1G")
+    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS",
+                        help=f"for the script, with hardware acceleration (emulation: times {SLOWER['tcg']})")
+    parser.add_argument("--icount", action="store_true", help="one CPU, and a clock that counts guest instructions")
+    parser.add_argument("--accel", choices=("kvm", "tcg"), help="do not probe")
+    parser.add_argument("--append", action="append", default=[], metavar="OPTION", help="kernel command line")
+    parser.add_argument("script", help="run by sh, in a copy in out/NAME")
+    parser.add_argument("args", nargs=argparse.REMAINDER)
+    options = vars(parser.parse_args())
+    if not options["kdir"] or not Path(options["kdir"], "arch/x86/boot/bzImage").exists():
+        parser.error("no built kernel: give its directory with --kdir")
+    if not Path(options["script"]).is_file():
+        parser.error(f"no such file: {options['script']}")
+    result = run(options.pop("kdir"), options.pop("script"), options.pop("name"), **options)
+    print(f"vm: {result.reason or 'ok'} ({result.seconds:.0f} s; logs in {os.path.relpath(result.out_dir)})")
+    return result.exit_code
+
+
+def guarded(main) -> int:
+    """main(), with a short word instead of a traceback when somebody stops it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return main()
+    except Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
