@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tests of a device from user space, as TAP. Runs as root in a VM: cases change
+//! kernel settings (and restore them).
+
+mod create;
+mod env;
+mod errors;
+mod mapping;
+mod memory;
+mod peer;
+mod sharing;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{bail, ensure, Context, Result};
+use lexopt::prelude::*;
+use pagekit_user::kernel;
+use pagekit_user::process::{Child, End};
+
+use env::{Body, Case, Env};
+
+/// Cases for one kind of device. A new sample adds a line here.
+const GROUPS: &[(&str, &[&[Case]])] = &[(
+    "udmabuf",
+    &[
+        create::CASES,
+        mapping::CASES,
+        memory::CASES,
+        sharing::CASES,
+        errors::CASES,
+    ],
+)];
+
+const USAGE: &str = "\
+usage: pagekit-test --device DEV [options] [FILTER]
+
+Runs the cases whose name contains FILTER (default: all).
+
+  --group NAME        the kind of device (default: udmabuf)
+  --smoke             only a few quick cases
+  --list              print the names of the cases and exit
+  --peer              DEV is mainline's: what it is known to fail must fail
+  --list-limit N      list_limit DEV's module was loaded with, unless in sysfs
+  --size-limit-mb N   size_limit_mb, likewise
+  --timeout SECONDS   for each case (default: 120)";
+
+struct Args {
+    env: Env,
+    group: String,
+    smoke: bool,
+    list: bool,
+    peer: bool,
+    timeout: Duration,
+    filter: String,
+}
+
+fn parse_args() -> Result<Args> {
+    let mut args = Args {
+        env: Env::default(),
+        group: GROUPS[0].0.to_owned(),
+        smoke: false,
+        list: false,
+        peer: false,
+        timeout: Duration::from_secs(120),
+        filter: String::new(),
+    };
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("device") => args.env.device = PathBuf::from(parser.value()?),
+            Long("group") => args.group = parser.value()?.string()?,
+            Long("smoke") => args.smoke = true,
+            Long("list") => args.list = true,
+            Long("peer") => args.peer = true,
+            Long("list-limit") => args.env.list_limit = parser.value()?.parse()?,
+            Long("size-limit-mb") => args.env.size_limit_mb = parser.value()?.parse()?,
+            Long("timeout") => args.timeout = Duration::from_secs(parser.value()?.parse()?),
+            Long("help") => {
+                println!("{USAGE}");
+                std::process::exit(0);
+            }
+            Value(filter) if args.filter.is_empty() => args.filter = filter.string()?,
+            _ => return Err(arg.unexpected().into()),
+        }
+    }
+    ensure!(
+        args.list || !args.env.device.as_os_str().is_empty(),
+        "no --device given"
+    );
+    Ok(args)
+}
+
+fn main() -> ExitCode {
+    match parse_args().and_then(|args| run(&args)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("pagekit-test: {error:#}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<bool> {
+    let Some((group, tables)) = GROUPS.iter().find(|(name, _)| *name == args.group) else {
+        bail!("no group {}", args.group);
+    };
+    let cases: Vec<(String, &Case)> = tables
+        .iter()
+        .flat_map(|table| table.iter())
+        .filter(|case| case.smoke || !args.smoke)
+        .map(|case| (format!("{group}.{}", case.name), case))
+        .filter(|(name, _)| name.contains(&args.filter))
+        .collect();
+    ensure!(!cases.is_empty(), "no case matches {}", args.filter);
+    if args.list {
+        cases.iter().for_each(|(name, _)| println!("{name}"));
+        return Ok(true);
+    }
+
+    let mut log = kernel::Log::follow()?;
+    let mut failed = 0;
+    println!("1..{}", cases.len());
+    for (number, (name, case)) in (1..).zip(&cases) {
+        let known = match args.peer {
+            true => peer::known_failure(name),
+            false => None,
+        };
+        let outcome = run_case(case, &args.env, args.timeout, &mut log)?;
+        let (ok, reason) = match (outcome, known) {
+            (None, None) => (true, String::new()),
+            (None, Some(_)) => (false, "passes: take it off the peer's list".to_owned()),
+            (Some(reason), None) => (false, reason),
+            (Some(reason), Some(why)) => (true, format!("mainline fails: {why}: {reason}")),
+        };
+        failed += i32::from(!ok);
+        println!(
+            "{}ok {number} - {name}{}{}",
+            if ok { "" } else { "not " },
+            if reason.is_empty() { "" } else { " # " },
+            reason.replace('\n', " ")
+        );
+    }
+    println!("# {} passed, {failed} failed", cases.len() as i32 - failed);
+    Ok(failed == 0)
+}
+
+/// Runs one case in a child. Returns why it failed, if it did.
+fn run_case(
+    case: &Case,
+    env: &Env,
+    timeout: Duration,
+    log: &mut kernel::Log,
+) -> Result<Option<String>> {
+    let pins = kernel::pins()?;
+    let end = Child::spawn_group(|| {
+        let open = open_files()?;
+        match case.body {
+            Body::Works(body) => body(env)?,
+            Body::Fails(errno, body) => match body(env)? {
+                Ok(_) => bail!("succeeds, should be {errno:?}"),
+                Err(error) => ensure!(error == errno, "is {error:?}, should be {errno:?}"),
+            },
+        }
+        let (open, now) = (open, open_files()?);
+        ensure!(now == open, "{open} files were open before, {now} after");
+        let now = kernel::pins()?;
+        ensure!(now == pins, "{pins} pins before, {now} after");
+        Ok(())
+    })?
+    .wait_for(timeout)?;
+    let now = kernel::pins()?;
+    Ok(match (end, log.complaint()?) {
+        (_, Some(complaint)) => Some(format!("the kernel says: {complaint}")),
+        (End::Failed(reason), _) => Some(reason),
+        (End::Killed(signal), _) => Some(format!("killed by signal {signal}")),
+        (End::TimedOut, _) => Some(format!("not done after {timeout:?}")),
+        (End::Done, _) if now != pins => Some(format!("{pins} pins before, {now} after exit")),
+        (End::Done, _) => None,
+    })
+}
+
+fn open_files() -> Result<usize> {
+    let files = std::fs::read_dir("/proc/self/fd").context("/proc/self/fd")?;
+    Ok(files.count())
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What mainline's `/dev/udmabuf` is known to fail (seen on 7.3.4).
+
+const STALE: &str = "shows memory that was never zeroed";
+const LOST: &str = "loses what was written when the file is read";
+const FOLIO: &str = "pins folios, not pages";
+
+const KNOWN_FAILURES: &[(&str, &str)] = &[
+    ("udmabuf.stale_4k", STALE),
+    ("udmabuf.stale_64k", STALE),
+    ("udmabuf.stale_2m", STALE),
+    ("udmabuf.stale_after_punch", STALE),
+    ("udmabuf.unwritten_4k", LOST),
+    ("udmabuf.unwritten_64k", LOST),
+    ("udmabuf.unwritten_2m", LOST),
+    ("udmabuf.dirty_on_release", "never marks pages dirty"),
+    ("udmabuf.folios_64k_pins", FOLIO),
+    ("udmabuf.folios_2m_pins", FOLIO),
+];
+
+/// Why mainline fails this case, if it does.
+pub fn known_failure(name: &str) -> Option<&'static str> {
+    KNOWN_FAILURES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|&(_, why)| why)
+}

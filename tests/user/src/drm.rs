@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The PRIME ioctls of `<drm/drm.h>`: dma-bufs in and out of a DRM device.
+
+use std::ffi::c_char;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use rustix::io;
+use rustix::ioctl::{opcode, Opcode};
+
+use crate::abi::ioctl;
+
+/// C: `struct drm_version`.
+#[repr(C)]
+struct DrmVersion {
+    version_major: i32,
+    version_minor: i32,
+    version_patchlevel: i32,
+    name_len: usize,
+    name: *mut c_char,
+    date_len: usize,
+    date: *mut c_char,
+    desc_len: usize,
+    desc: *mut c_char,
+}
+
+/// C: `struct drm_prime_handle`.
+#[repr(C)]
+struct DrmPrimeHandle {
+    handle: u32,
+    flags: u32,
+    fd: i32,
+}
+
+/// C: `struct drm_gem_close`.
+#[repr(C)]
+struct DrmGemClose {
+    handle: u32,
+    pad: u32,
+}
+
+/// C: `DRM_IOCTL_VERSION`.
+const DRM_IOCTL_VERSION: Opcode = opcode::read_write::<DrmVersion>(b'd', 0x00);
+/// C: `DRM_IOCTL_GEM_CLOSE`.
+const DRM_IOCTL_GEM_CLOSE: Opcode = opcode::write::<DrmGemClose>(b'd', 0x09);
+/// C: `DRM_IOCTL_PRIME_HANDLE_TO_FD`.
+const DRM_IOCTL_PRIME_HANDLE_TO_FD: Opcode = opcode::read_write::<DrmPrimeHandle>(b'd', 0x2d);
+/// C: `DRM_IOCTL_PRIME_FD_TO_HANDLE`.
+const DRM_IOCTL_PRIME_FD_TO_HANDLE: Opcode = opcode::read_write::<DrmPrimeHandle>(b'd', 0x2e);
+
+/// A DRM device opened by its driver's name.
+#[derive(Debug)]
+pub struct Card(File);
+
+impl Card {
+    pub fn find(driver: &str) -> Result<Self> {
+        let nodes = std::fs::read_dir("/dev/dri").context("reading /dev/dri")?;
+        for node in nodes {
+            let node = node?;
+            if !node.file_name().as_encoded_bytes().starts_with(b"card") {
+                continue;
+            }
+            let card = Self(File::options().read(true).write(true).open(node.path())?);
+            if card.driver()? == driver {
+                return Ok(card);
+            }
+        }
+        anyhow::bail!("no DRM device of driver {driver}")
+    }
+
+    fn driver(&self) -> Result<String> {
+        let mut name = [0u8; 64];
+        // SAFETY: plain numbers and pointers, all of which may be zero.
+        let mut version: DrmVersion = unsafe { std::mem::zeroed() };
+        version.name_len = name.len();
+        version.name = name.as_mut_ptr().cast();
+        self.call(DRM_IOCTL_VERSION, &mut version)
+            .context("DRM_IOCTL_VERSION")?;
+        let len = version.name_len.min(name.len());
+        Ok(String::from_utf8_lossy(&name[..len]).into_owned())
+    }
+
+    /// Imports a dma-buf; importing it again gives the same handle.
+    pub fn import(&self, buf: BorrowedFd<'_>) -> io::Result<Handle<'_>> {
+        let mut prime = DrmPrimeHandle {
+            handle: 0,
+            flags: 0,
+            fd: buf.as_raw_fd(),
+        };
+        self.call(DRM_IOCTL_PRIME_FD_TO_HANDLE, &mut prime)?;
+        Ok(Handle {
+            card: self,
+            handle: prime.handle,
+        })
+    }
+
+    fn call<T>(&self, opcode: Opcode, arg: &mut T) -> io::Result<()> {
+        // SAFETY: each opcode's structure is the `T` it is used with here; the kernel
+        // writes into it and (version) into the buffers it points to.
+        unsafe { ioctl(self.0.as_fd(), opcode, (&raw mut *arg).cast()) }.map(drop)
+    }
+}
+
+/// A GEM handle, closed on drop.
+#[derive(Debug)]
+pub struct Handle<'a> {
+    card: &'a Card,
+    pub handle: u32,
+}
+
+impl Handle<'_> {
+    pub fn export(&self) -> io::Result<OwnedFd> {
+        let mut prime = DrmPrimeHandle {
+            handle: self.handle,
+            // C: `DRM_CLOEXEC | DRM_RDWR`.
+            flags: (libc::O_CLOEXEC | libc::O_RDWR) as u32,
+            fd: -1,
+        };
+        self.card.call(DRM_IOCTL_PRIME_HANDLE_TO_FD, &mut prime)?;
+        // SAFETY: the kernel just created it for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(prime.fd) })
+    }
+}
+
+impl Drop for Handle<'_> {
+    fn drop(&mut self) {
+        let mut close = DrmGemClose {
+            handle: self.handle,
+            pad: 0,
+        };
+        let _ = self.card.call(DRM_IOCTL_GEM_CLOSE, &mut close);
+    }
+}
+
+/// Whether two file descriptors are the same dma-buf: each has an inode of its own.
+pub fn same_buffer(a: impl AsFd, b: impl AsFd) -> io::Result<bool> {
+    let (a, b) = (rustix::fs::fstat(a)?, rustix::fs::fstat(b)?);
+    Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}

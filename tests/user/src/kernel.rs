@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The running kernel's counters, settings and messages.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, ensure, Context, Result};
+use rustix::thread::{sched_getcpu, sched_setaffinity, CpuSet};
+
+/// How many page pins are held, system-wide.
+pub fn pins() -> Result<i64> {
+    // The counters drift per CPU until this is written.
+    write("/proc/sys/vm/stat_refresh", "1")?;
+    let vmstat = read("/proc/vmstat")?;
+    let count = |name| field(&vmstat, name).with_context(|| format!("no {name} in vmstat"));
+    Ok(count("nr_foll_pin_acquired")? - count("nr_foll_pin_released")?)
+}
+
+/// The number after `name` in text such as `/proc/meminfo`.
+pub fn field(text: &str, name: &str) -> Option<i64> {
+    text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next()?.trim_end_matches(':') == name).then(|| words.next()?.parse().ok())?
+    })
+}
+
+pub fn mem_available() -> Result<u64> {
+    let kib = field(&read("/proc/meminfo")?, "MemAvailable").context("no MemAvailable")?;
+    Ok(kib as u64 * 1024)
+}
+
+pub fn read(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
+    Ok(fs::read_to_string(path)
+        .with_context(|| format!("reading {}", path.display()))?
+        .trim_end()
+        .to_owned())
+}
+
+/// Writes a file of procfs, sysfs or cgroupfs.
+pub fn write(path: impl AsRef<Path>, value: &str) -> Result<()> {
+    let path = path.as_ref();
+    fs::write(path, value).with_context(|| format!("writing {value} to {}", path.display()))
+}
+
+/// A kernel setting, changed until dropped.
+#[derive(Debug)]
+pub struct Setting {
+    path: PathBuf,
+    before: String,
+}
+
+impl Setting {
+    pub fn set(path: impl Into<PathBuf>, value: &str) -> Result<Self> {
+        let path = path.into();
+        let now = read(&path)?;
+        // Choices are shown as "a [b] c".
+        let before = match now.split_once('[').and_then(|(_, s)| s.split_once(']')) {
+            Some((chosen, _)) => chosen.to_owned(),
+            None => now,
+        };
+        write(&path, value)?;
+        Ok(Self { path, before })
+    }
+
+    /// That many free 2 MiB hugepages.
+    pub fn hugepages(wanted: usize) -> Result<Self> {
+        const DIR: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+        let count = |name| -> Result<usize> { Ok(read(format!("{DIR}/{name}"))?.parse()?) };
+        write("/proc/sys/vm/compact_memory", "1")?;
+        let used = count("nr_hugepages")? - count("free_hugepages")?;
+        let setting = Self::set(format!("{DIR}/nr_hugepages"), &(used + wanted).to_string())?;
+        let got = count("free_hugepages")?;
+        ensure!(
+            got >= wanted,
+            "needs {wanted} hugepages, the kernel found memory for {got}"
+        );
+        Ok(setting)
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        // A case that can't restore is reported by the next one that needs it.
+        let _ = write(&self.path, &self.before);
+    }
+}
+
+/// Reads what the kernel says, to notice when it complains.
+pub struct Log(File);
+
+impl Log {
+    /// From now on.
+    pub fn follow() -> Result<Self> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/kmsg")
+            .context("opening /dev/kmsg")?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Self(file))
+    }
+
+    /// The first complaint since the last call.
+    pub fn complaint(&mut self) -> Result<Option<String>> {
+        const COMPLAINTS: [&str; 9] = [
+            "WARNING: ",
+            "BUG: ",
+            "kernel BUG at ",
+            "Oops",
+            "INFO: ",
+            "UBSAN: ",
+            "general protection fault",
+            "Bad page",
+            "rust_kernel: panicked",
+        ];
+        let mut found = None;
+        let mut record = [0; 8192];
+        loop {
+            match self.0.read(&mut record) {
+                Ok(0) => return Ok(found),
+                Ok(len) => {
+                    let text = String::from_utf8_lossy(&record[..len]);
+                    let text = text.split_once(';').map_or("", |(_, text)| text);
+                    if found.is_none() && COMPLAINTS.iter().any(|c| text.starts_with(c)) {
+                        found = text.lines().next().map(str::to_owned);
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(found),
+                // Messages were overwritten before we read them.
+                Err(e) if e.kind() == ErrorKind::BrokenPipe => continue,
+                Err(e) => bail!("reading /dev/kmsg: {e}"),
+            }
+        }
+    }
+}
+
+pub const ZRAM: &str = "/dev/zram0";
+const ZRAM_SYS: &str = "/sys/block/zram0";
+
+/// A zram disk of `size` bytes, until dropped.
+#[derive(Debug)]
+pub struct Zram;
+
+impl Zram {
+    pub fn new(size: usize) -> Result<Self> {
+        // A case that was killed leaves its own behind.
+        swapoff();
+        drop(Self);
+        write(format!("{ZRAM_SYS}/disksize"), &size.to_string())?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Zram {
+    fn drop(&mut self) {
+        let _ = write(format!("{ZRAM_SYS}/reset"), "1");
+    }
+}
+
+/// Swap on a zram disk, until dropped.
+#[derive(Debug)]
+pub struct ZramSwap {
+    // Dropped after swapoff.
+    _disk: Zram,
+}
+
+impl ZramSwap {
+    pub fn new(size: usize) -> Result<Self> {
+        // New pages wait in lists of the CPU they were made on, where reclaim on
+        // another CPU doesn't find them.
+        stay_on_this_cpu()?;
+        let disk = Zram::new(size)?;
+        fs::write(ZRAM, swap_header(size / crate::PAGE)).context("writing the swap header")?;
+        // SAFETY: a NUL-terminated path.
+        if unsafe { libc::swapon(c"/dev/zram0".as_ptr(), 0) } != 0 {
+            return Err(std::io::Error::last_os_error()).context("swapon");
+        }
+        Ok(Self { _disk: disk })
+    }
+}
+
+impl Drop for ZramSwap {
+    fn drop(&mut self) {
+        swapoff();
+    }
+}
+
+fn swapoff() {
+    // SAFETY: a NUL-terminated path.
+    unsafe { libc::swapoff(c"/dev/zram0".as_ptr()) };
+}
+
+/// From now on, this process runs on one CPU.
+fn stay_on_this_cpu() -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(sched_getcpu());
+    sched_setaffinity(None, &cpus).context("sched_setaffinity")
+}
+
+/// The first page of a swap device (C: `union swap_header`): what mkswap writes.
+fn swap_header(pages: usize) -> [u8; crate::PAGE] {
+    let mut page = [0; crate::PAGE];
+    page[1024..1028].copy_from_slice(&1u32.to_ne_bytes());
+    page[1028..1032].copy_from_slice(&(pages as u32 - 1).to_ne_bytes());
+    page[crate::PAGE - 10..].copy_from_slice(b"SWAPSPACE2");
+    page
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the demo and the tests share: the kernel's ABI, memory mappings that
+//! can be cut up, processes and the kernel's counters.
+
+pub mod abi;
+pub mod drm;
+pub mod kernel;
+pub mod map;
+pub mod process;
+
+pub const PAGE: usize = 4096;
