@@ -2,11 +2,12 @@
 //! Several processes, threads and devices at one buffer.
 
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::drm::{same_buffer, Card};
+use pagekit_user::importer::{Importer, Through};
 use pagekit_user::map::Mapping;
 use pagekit_user::process::{Child, End};
 use pagekit_user::{kernel, PAGE};
@@ -16,6 +17,10 @@ use crate::env::{check_file, item, read_page, written, Case, Content, Env};
 pub const CASES: &[Case] = &[
     Case::new("vgem_import", vgem_import).smoke(),
     Case::new("vgem_outlives_fd", vgem_outlives_fd),
+    Case::new("device_reads", device_reads).smoke(),
+    Case::new("device_writes", device_writes).smoke(),
+    Case::new("device_maps_twice", device_maps_twice).smoke(),
+    Case::new("kernel_maps", kernel_maps).smoke(),
     Case::new("two_processes", two_processes),
     Case::new("threads", threads),
     Case::new("threads_one_buffer", threads_one_buffer),
@@ -43,6 +48,84 @@ fn vgem_outlives_fd(env: &Env) -> Result<()> {
     check_file(&Mapping::shared(&again, 0, 16 * PAGE)?, 1, 0)?;
     drop((handle, again));
     ensure!(kernel::pins()? == before, "pinned after the last user");
+    Ok(())
+}
+
+/// A device sees each page where a mapping shows it, whatever files and ranges it is from.
+fn device_reads(env: &Env) -> Result<()> {
+    let buf = shuffled(env)?;
+    see_shuffled(&buf, Through::Dma)
+}
+
+fn kernel_maps(env: &Env) -> Result<()> {
+    let buf = shuffled(env)?;
+    see_shuffled(&buf, Through::Vmap)?;
+    let page = Content::Page(9, 9);
+    Importer::open()?.write(&buf, Through::Vmap, 5 * PAGE, &page.bytes())?;
+    page.check(&Mapping::shared(&buf, 5 * PAGE, PAGE)?.page(0))
+}
+
+/// What a device writes is in the mapping and in the memfd, at any offset.
+fn device_writes(env: &Env) -> Result<()> {
+    let (memfd, buf) = env.buffer(1, 16)?;
+    let map = Mapping::shared(&buf, 0, 16 * PAGE)?;
+    let importer = Importer::open()?;
+    for page in [0, 7, 15] {
+        let content = Content::Page(2, page);
+        importer.write(&buf, Through::Dma, page * PAGE, &content.bytes())?;
+        content.check(&map.page(page))?;
+        content.check(&read_page(&memfd, page)?)?;
+    }
+    Content::Page(1, 8).check(&map.page(8))
+}
+
+fn device_maps_twice(env: &Env) -> Result<()> {
+    let importer = Importer::open()?;
+    let (_memfd, buf) = env.buffer(1, 16)?;
+    let map = Mapping::shared(&buf, 0, 16 * PAGE)?;
+    let segments = importer.map_twice(&buf)?;
+    ensure!((1..=16).contains(&segments), "{segments} segments");
+    check_file(&map, 1, 0)
+}
+
+/// Pages of two files, in no order.
+fn shuffled(env: &Env) -> Result<OwnedFd> {
+    let (a, b) = (written(1, 16)?, written(2, 16)?);
+    let items = [
+        item(&a, 12, 4),
+        item(&b, 3, 1),
+        item(&a, 0, 2),
+        item(&a, 12, 1),
+    ];
+    Ok(pagekit_user::abi::create_list(env.open()?, 0, &items)?)
+}
+
+fn see_shuffled(buf: &OwnedFd, way: Through) -> Result<()> {
+    let importer = Importer::open()?;
+    let pages = [
+        (1, 12),
+        (1, 13),
+        (1, 14),
+        (1, 15),
+        (2, 3),
+        (1, 0),
+        (1, 1),
+        (1, 12),
+    ];
+    let mut whole = vec![0; pages.len() * PAGE];
+    importer.read(buf, way, 0, &mut whole)?;
+    for (at, (id, page)) in pages.into_iter().enumerate() {
+        let want = Content::Page(id, page);
+        let bytes = whole[at * PAGE..][..PAGE].try_into()?;
+        want.check(bytes)
+            .with_context(|| format!("page {at} of all"))?;
+        let mut alone = [0; PAGE];
+        importer.read(buf, way, at * PAGE, &mut alone)?;
+        want.check(&alone)
+            .with_context(|| format!("page {at} alone"))?;
+    }
+    let past = importer.read(buf, way, (pages.len() - 1) * PAGE, &mut [0; PAGE + 1]);
+    ensure!(past.is_err(), "read past the end");
     Ok(())
 }
 
