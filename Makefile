@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0
+# For people. What kbuild reads is Kbuild, next to this file.
+
+# base or debug: which kernel of tests/config, unless KDIR= names a tree
+CONFIG ?= base
+OUT := $(CURDIR)/out/modules-$(if $(KDIR),custom,$(CONFIG))
+
+# kbuild reads no Kconfig outside its own tree, so the symbols go on its command
+# line. All are built, unless chosen otherwise: make modules CONFIG_PAGEKIT_PIN=n
+SYMBOLS := $(shell sed -n 's/^config //p' Kconfig)
+$(foreach s,$(SYMBOLS),$(eval CONFIG_$s ?= m))
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@echo
+	@echo '  KDIR=<tree>          a kernel tree of yours, built with Rust, instead of a fetched one'
+	@echo '  KVER=<x.y>           the series of the kernel that is fetched'
+	@echo '  PAGEKIT_CACHE=<dir>  where downloads and builds are kept'
+
+.PHONY: doctor
+doctor: ## say what is installed, what is missing and how to get it
+	@tests/setup.sh doctor
+
+.PHONY: setup
+setup: ## get all that the other targets need (they do it themselves, too)
+	@tests/setup.sh kernel $(CONFIG)
+
+.PHONY: update
+update: ## the same, with the newest patch level of the kernel series
+	@PAGEKIT_UPDATE=1 tests/setup.sh kernel $(CONFIG)
+
+.PHONY: modules
+modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug]
+	@tests/setup.sh modules $(CONFIG) >/dev/null
+	@mkdir -p $(OUT)
+	+@env=$$(tests/setup.sh env $(CONFIG)) && eval "$$env" && \
+	$(MAKE) --no-print-directory -C "$$KDIR" M=$(CURDIR) MO=$(OUT) $${LLVM:+LLVM=$$LLVM} \
+		BITFLAGS="$$BITFLAGS" \
+		$(foreach s,$(SYMBOLS),CONFIG_$s=$(CONFIG_$s)) modules
+
+.PHONY: demo
+demo: ## share a real file through the sample driver in a VM [FILE=path]
+	@tests/run.py demo $${FILE:+"$$FILE"}
+
+.PHONY: test
+test: ## run the tests
+	@tests/run.py test
+
+.PHONY: test-full
+test-full: ## run all of them on the debug kernel too
+	@tests/run.py test-full
+
+.PHONY: check
+check: ## check the sources without a kernel
+	shellcheck -x tests/setup.sh .ci/run
+	rustfmt --check --edition 2021 $$(find src samples tests -name '*.rs')
+
+.PHONY: clean
+clean: ## remove what was built here (the cache stays)
+	rm -rf out

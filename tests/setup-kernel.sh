@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Part of setup.sh: the kernel's source (and rust-src) from a Debian archive,
+# the kernel's configuration and build, and the check of a user's KDIR.
+
+source_dir=
+
+# --- A private apt ------------------------------------------------------------
+# Its own source list, package lists and cache: the machine's apt set-up is
+# neither used nor touched, but for the address of its mirror, its proxy and the
+# archive's keyring. Each package is verified by its suite's signature.
+
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+private_apt() {
+	local suite=$1 tool=$2 dir=$cache/apt/$1
+	shift 2
+	"$tool" -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+		-o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
+		-o Dir::State::Lists="$dir/lists" -o Dir::State::status="$dir/status" \
+		-o Dir::Cache="$dir/cache" -o APT::Default-Release= \
+		-o APT::Sandbox::User=root -o Acquire::Languages=none "$@"
+}
+
+# The archives of the machine's own apt, whatever format its lists have, those
+# that look like Debian's main one first.
+mirrors() {
+	apt-get --print-uris update 2>/dev/null |
+		sed -n "s#^'\(.*[^/]\)/*/dists/[^/']*/InRelease'.*#\1#p" | awk '
+			/security/ || seen[$0]++ { next }
+			/\/debian$/ { print; next }
+			{ others = others $0 "\n" }
+			END { printf "%s", others }'
+}
+
+# fetch_list <suite>: its list of packages, from the first mirror that has it
+# with a good signature
+fetch_list() {
+	local suite=$1 dir=$cache/apt/$1 mirror
+	have apt-get dpkg-deb && [[ -f $keyring ]] || return 1
+	mkdir -p "$dir"/{lists,cache/archives}/partial
+	: >"$dir/status"
+	for mirror in $(mirrors); do
+		echo "deb [signed-by=$keyring] $mirror $suite main" >"$dir/sources.list"
+		private_apt "$suite" apt-get -q -o APT::Update::Error-Mode=any update && return
+	done
+	return 1
+}
+
+# newest <suite> <package> <version pattern>: the newest that matches
+newest() {
+	private_apt "$1" apt-cache madison "$2" | awk -F ' *[|] *' '{ print $2 }' |
+		grep -E -- "$3" | sort -V | tail -n 1
+}
+
+# download <suite> <package=version>: prints the path of the .deb
+download() {
+	local new
+	new=$(new_partial)
+	(cd "$new" && private_apt "$1" apt-get -q download "$2" >&2)
+	echo "$new"/*.deb
+}
+
+# --- Sources ------------------------------------------------------------------
+
+check_kver() {
+	[[ $KVER =~ ^[0-9]+\.[0-9]+$ ]] ||
+		die "KVER=$KVER: give a series such as $KVER_DEFAULT; the newest patch level is taken"
+}
+
+# The newest source of the series in the cache
+find_source() {
+	source_dir=$(compgen -G "$cache/src/linux-$KVER.*" | sort -V | tail -n 1) || :
+	[[ $source_dir ]]
+}
+
+make_sources() {
+	make_kernel_source
+	find_rust_src || make_rust_src
+}
+
+make_kernel_source() {
+	local package=linux-source-$KVER version deb dest
+	if find_source && [[ ! ${PAGEKIT_UPDATE:-} ]]; then return; fi
+	fetch_list "$KERNEL_SUITE" ||
+		die "can't read Debian's $KERNEL_SUITE: no network, or apt here has no Debian mirror." \
+			"Pass KDIR=<a kernel tree built with Rust> instead."
+	version=$(newest "$KERNEL_SUITE" "$package" .) ||
+		die "Debian's $KERNEL_SUITE has no $package. Supported: KVER=${KVER_SUPPORTED// / or KVER=}." \
+			"For another kernel pass KDIR=<a tree built with Rust>."
+	# 7.3.4-1~bpo13+1: no characters that make could stumble over
+	dest=$cache/src/linux-$(tr '~+:' ... <<<"$version")
+	[[ ! -d $dest ]] || return 0
+	echo "downloading $package $version"
+	deb=$(download "$KERNEL_SUITE" "$package=$version")
+	echo "unpacking it"
+	mkdir "$deb.d"
+	dpkg-deb --fsys-tarfile "$deb" | tar -xO "./usr/src/$package.tar.xz" |
+		xz -dc -T0 | tar -x -C "$deb.d" --strip-components=1
+	mv "$deb.d" "$dest"
+	rm -f "$deb"
+}
+
+# The rust-src of exactly the compiler's version, which Debian packages for any
+# architecture. The first suite that has it will do.
+make_rust_src() {
+	local suite version deb
+	for suite in $RUST_SUITES; do
+		fetch_list "$suite" || continue
+		version=$(newest "$suite" rust-src "^${rustc_release//./\\.}[+~-]") || continue
+		deb=$(download "$suite" "rust-src=$version")
+		dpkg-deb -x "$deb" "$deb.d"
+		[[ -d $deb.d/usr/src/rustc-$rustc_release/library ]] || continue
+		mv "$deb.d/usr/src/rustc-$rustc_release" "$cache/src/rust-src-$rustc_release"
+		rm -rf "$deb" "$deb.d"
+		return
+	done
+	die "no rust-src for rustc $rustc_release in Debian's $RUST_SUITES." \
+		"Get it where rustc came from, for example: rustup component add rust-src"
+}
+
+# --- Configuring and building -------------------------------------------------
+
+# fragments <config>: every other config is base plus its own lines
+fragments() {
+	cat "$here/config/base.config"
+	[[ $1 = base ]] || cat "$here/config/$1.config"
+}
+
+# All that a build depends on
+recipe() {
+	echo "recipe $RECIPE, $1, ${source_dir##*/}, bindgen $BINDGEN_CLI, LLVM=$llvm, $clang_version"
+	rustc -vV
+	fragments "$1"
+}
+
+# Find the build of this very recipe. A build dir holds its own path and its
+# source's, so a cache that was moved is not taken either.
+kernel_ready() {
+	local text hash
+	text=$(recipe "$1")
+	hash=$(sha256sum <<<"$text")
+	build=$cache/build-$1-${hash:0:12}
+	stamp="built in $build from $source_dir with $rust_src"$'\n'$text
+	[[ $(cat "$build/.pagekit" 2>/dev/null) = "$stamp" ]] && KDIR=$build
+}
+
+kernel_make() { make -C "$source_dir" O="$build" LLVM="$llvm" "$@"; }
+
+# allnoconfig drops, without a word, what it can't select.
+check_config() {
+	local line lost=
+	while read -r line; do
+		case $line in
+		CONFIG_*) grep -qxF -- "$line" "$build/.config" || lost+=" $line" ;;
+		"# CONFIG_"*" is not set")
+			line=${line#\# }
+			! grep -q "^${line%% *}=" "$build/.config" || lost+=" ${line%% *}=n"
+			;;
+		esac
+	done <"$build/pagekit.config"
+	[[ $lost ]] || return 0
+	[[ $lost != *CONFIG_RUST=y* ]] || kernel_make rustavailable || :
+	die "the kernel's configuration lost these lines of tests/config:$lost"
+}
+
+build_kernel() {
+	local dir
+	# What has no stamp was interrupted; the lock says that nobody is at it.
+	for dir in "$cache"/build-*; do
+		[[ -f $dir/.pagekit ]] || rm -rf "$dir"
+	done
+	rm -rf "$build"
+	mkdir "$build"
+	fragments "$1" >"$build/pagekit.config"
+	kernel_make -s KCONFIG_ALLCONFIG="$build/pagekit.config" allnoconfig
+	check_config
+	kernel_make -j"$(nproc)" bzImage modules
+	objects "kernel-$1" >"$cache/objects-$1"
+	echo "$stamp" >"$build/.pagekit.new"
+	mv "$build/.pagekit.new" "$build/.pagekit"
+}
+
+# objects <step>: how many lines like "  CC  file.o" its log has
+objects() { grep -cE '^  [A-Z]' "$cache/log/$1.log" || :; }
+
+kernel_progress() {
+	local total=OBJECTS_${1#kernel-}
+	total=$(cat "$cache/objects-${1#kernel-}" 2>/dev/null || echo "${!total:-?}")
+	echo "$(objects "$1")/$total objects"
+}
+
+# --- A tree of the user's -----------------------------------------------------
+
+# kdir_conf <symbol>: its value in KDIR, without quotes
+kdir_conf() { sed -n "s/^CONFIG_$1=\"\?\([^\"]*\)\"\?$/\1/p" "$KDIR/include/config/auto.conf"; }
+
+# Says why a driver in Rust can't be built against KDIR, or sets what building
+# takes: KDIR without links, and llvm.
+check_kdir() {
+	local built_with cc
+	[[ -d $KDIR ]] || die "KDIR=$KDIR: no such directory"
+	KDIR=$(realpath "$KDIR")
+	case $KDIR in *[[:space:]]*) die "KDIR=$KDIR: kbuild takes no path with a space" ;; esac
+	[[ -f $KDIR/include/config/auto.conf ]] ||
+		die "KDIR=$KDIR is not a configured kernel tree (no include/config/auto.conf)"
+	[[ $(kdir_conf MODULES) = y ]] || die "KDIR=$KDIR has CONFIG_MODULES off"
+	[[ $(kdir_conf MODVERSIONS) != y || $(kdir_conf GENDWARFKSYMS) = y ]] ||
+		die "KDIR=$KDIR has CONFIG_MODVERSIONS without CONFIG_GENDWARFKSYMS:" \
+			"symbols of Rust code can't be exported there"
+	[[ $(kdir_conf RUST) = y ]] || die "KDIR=$KDIR is configured without CONFIG_RUST"
+	[[ -f $KDIR/rust/libkernel.rmeta ]] ||
+		die "KDIR=$KDIR has no rust/libkernel.rmeta: the tree must be built, with its Rust part" \
+			"(the header packages of distributions lack it)"
+	[[ -f $KDIR/Module.symvers ]] ||
+		die "KDIR=$KDIR has no Module.symvers: build the tree's modules first"
+	built_with=$(kdir_conf RUSTC_VERSION_TEXT)
+	find_rustc || :
+	[[ $(rustc --version 2>/dev/null) = "$built_with" ]] ||
+		die "KDIR=$KDIR was built with '$built_with', but rustc here is '$(rustc --version 2>&1)'"
+	[[ $(kdir_conf CC_IS_CLANG) = y ]] || return 0
+	cc=$(kdir_conf CLANG_VERSION)
+	llvm=-$((cc / 10000))
+	have "clang$llvm" || llvm=1
+	[[ $("clang${llvm#1}" --version 2>/dev/null | head -n 1) = "$(kdir_conf CC_VERSION_TEXT)" ]] ||
+		die "KDIR=$KDIR was built with '$(kdir_conf CC_VERSION_TEXT)', which is not installed"
+}

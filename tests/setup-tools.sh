@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2016,SC2034,SC2153
+#
+# Part of setup.sh: the machine's packages, and the tools that go to the cache.
+
+bindgen=$cache/tools/bindgen-$BINDGEN_CLI
+virtme_ng=$cache/tools/virtme-ng-$VIRTME_NG
+llvm='' libclang='' clang_version='' rust_src='' rustc_release='' bitflags=''
+
+# --- Finding what is there (changes nothing) ----------------------------------
+
+version_ge() { printf '%s\n%s\n' "$2" "$1" | sort -V -C; }
+first_version() { grep -oE '[0-9]+(\.[0-9]+)+' | head -n 1; }
+
+# The preferred series, other ones from new to old, then what has no suffix.
+find_llvm() {
+	local suffix tool resources dir
+	for suffix in "-$LLVM_SERIES" -22 -21 -20 -19 -18 -17 ''; do
+		for tool in clang ld.lld llvm-ar llvm-nm llvm-objcopy llvm-readelf llvm-strip; do
+			have "$tool$suffix" || continue 2
+		done
+		clang_version=$("clang$suffix" --version | head -n 1)
+		version_ge "$(first_version <<<"$clang_version")" "$MIN_LLVM" || continue
+		# bindgen must load the libclang of this very series.
+		resources=$("clang$suffix" -print-resource-dir)
+		for dir in "$resources"/../.. "$resources"/../../../lib64; do
+			compgen -G "$dir/libclang[.-]*so*" >/dev/null || continue
+			libclang=$(realpath "$dir")
+			llvm=${suffix:-1}
+			return
+		done
+	done
+	return 1
+}
+
+find_rustc() {
+	rustc_release=$(rustc --version 2>/dev/null | cut -d ' ' -f 2)
+	[[ $rustc_release ]] && have cargo &&
+		version_ge "$rustc_release" "$MIN_RUSTC"
+}
+
+# The compiler's own sources, or those that make_rust_src unpacked.
+find_rust_src() {
+	local dir
+	find_rustc || return 1
+	dir=$(rustc --print sysroot)/lib/rustlib/src/rust/library
+	[[ -d $dir ]] || dir=$cache/src/rust-src-$rustc_release/library
+	[[ -d $dir ]] && rust_src=$dir
+}
+
+# All that configuring and building a kernel takes.
+find_tools() {
+	find_llvm && find_rust_src && [[ -x $bindgen/bin/bindgen ]] && find_source || return 1
+	case :$PATH: in *":$bindgen/bin:"*) ;; *) PATH=$bindgen/bin:$PATH ;; esac
+	export LIBCLANG_PATH=$libclang RUST_LIB_SRC=$rust_src
+}
+
+# A venv can't be moved, nor outlive its Python.
+virtme_ng_stamp() { echo "$virtme_ng $(readlink -f "$virtme_ng/bin/python")"; }
+
+virtme_ng_ready() {
+	[[ -x $virtme_ng/bin/vng && $(cat "$virtme_ng/stamp" 2>/dev/null) = "$(virtme_ng_stamp)" ]]
+}
+
+bitflags_note() {
+	local sum
+	sum=$(sha256sum <"$top/src/Cargo.lock")
+	echo "$cache/tools/bitflags-${sum:0:16}"
+}
+
+# cargo unpacks it, checked against the lock file; its place is noted.
+find_bitflags() {
+	[[ -f $top/src/Cargo.lock ]] || die "src/Cargo.lock is missing"
+	bitflags=$(cat "$(bitflags_note)" 2>/dev/null) && [[ -f $bitflags ]]
+}
+
+# What the builds and the virtual machine take beside the compilers. Only quick
+# checks: this runs each time.
+modules_ready() { have make cc modinfo && find_bitflags; }
+vm_ready() { have qemu-system-x86_64 python3 && virtme_ng_ready; }
+
+# --- Requirements -------------------------------------------------------------
+
+packages=() unmet=0
+
+# requirement <name> <least version, or -> <how to fix, or package:names> <command...>
+# The command fails or prints the version found.
+requirement() {
+	local name=$1 least=$2 fix=$3 found state=MISSING
+	shift 3
+	found=$("$@" 2>/dev/null) || found=
+	[[ $least = - ]] || found=$(first_version <<<"$found") || found=
+	if [[ $found ]] && { [[ $least = - ]] || version_ge "$found" "$least"; }; then
+		state=ok fix=
+	else
+		unmet=1
+		case $fix in package:*)
+			fix=${fix#package:}
+			# shellcheck disable=SC2206 # names of packages, to be split
+			packages+=($fix)
+			fix="apt-get install $fix"
+			;;
+		esac
+	fi
+	[[ ! ${report:-} ]] || printf '%-8s %-12s %-26s %-16s %s\n' "$state" "$name" \
+		"${found:--}" "$([[ $least = - ]] || echo ">= $least")" "$fix"
+}
+
+present() { "$@" >/dev/null && echo found; }
+header() { echo "#include <$1>" | present cc -E -x c -; }
+path_of() { command -v "$1"; }
+llvm_version() { find_llvm && echo "$clang_version"; }
+rustc_version() { find_rustc; echo "$rustc_release"; }
+
+# Packages of the machine: for building modules, and for the virtual machine
+modules_requirements() {
+	requirement machine - "only x86-64 is supported so far" eval '[[ $(uname -m) = x86_64 ]] && uname -m'
+	requirement make "$MIN_MAKE" package:make make --version
+	requirement cc - "package:gcc libc6-dev" header stdio.h
+	requirement kmod - package:kmod path_of modinfo
+	requirement python3 - "package:python3 python3-venv" \
+		eval "python3 -c 'import venv, ensurepip' && python3 --version"
+}
+vm_requirements() {
+	requirement qemu - package:qemu-system-x86 \
+		eval 'qemu-system-x86_64 --version | first_version'
+}
+
+# Packages for building a kernel
+kernel_requirements() {
+	requirement llvm "$MIN_LLVM" \
+		"package:clang-$LLVM_SERIES lld-$LLVM_SERIES llvm-$LLVM_SERIES libclang1-$LLVM_SERIES" \
+		llvm_version
+	requirement flex - package:flex eval 'flex --version | first_version'
+	requirement bison - package:bison eval 'bison --version | first_version'
+	requirement bc - package:bc eval 'bc --version | first_version'
+	requirement perl - package:perl path_of perl
+	requirement xz - package:xz-utils path_of xz
+	requirement libelf - package:libelf-dev header gelf.h
+	requirement libssl - package:libssl-dev header openssl/ssl.h
+}
+
+# make doctor: the requirements and what the set-up itself provides. Changes
+# nothing.
+doctor() {
+	local report=1 get="run 'make setup', which gets it"
+	printf '%-8s %-12s %-26s %-16s %s\n' state what found needed fix
+	modules_requirements
+	vm_requirements
+	requirement rustc "$MIN_RUSTC" "install a newer Rust with rustup (or your distribution's)" rustc_version
+	requirement cargo "$MIN_RUSTC" "install it along with rustc" cargo --version
+	if [[ $KDIR ]]; then
+		requirement kernel - "see below" eval '(check_kdir) && echo "$KDIR"'
+		(check_kdir) || :
+	else
+		kernel_requirements
+		requirement rust-src - "$get, or: rustup component add rust-src" \
+			eval 'find_rust_src && echo "$rustc_release"'
+		requirement bindgen - "$get" eval '[[ -x $bindgen/bin/bindgen ]] && echo "$BINDGEN_CLI"'
+		requirement source - "$get" eval 'find_source && echo "$(basename "$source_dir")"'
+		requirement kernel - "$get" eval 'find_tools && kernel_ready base && basename "$KDIR"'
+	fi
+	requirement virtme-ng - "$get" eval 'virtme_ng_ready && echo "$VIRTME_NG"'
+	requirement bitflags - "$get" eval 'find_bitflags && basename "$(dirname "$(dirname "$bitflags")")"'
+	return "$unmet"
+}
+
+# install_packages <modules_ready, vm_ready>: installs what is missing for them,
+# as root on Debian; else says how to.
+install_packages() {
+	local install
+	find_missing "$@"
+	((${#packages[@]})) || return 0
+	have apt-get ||
+		die "missing here; install your distribution's packages for (Debian's names): ${packages[*]}"
+	install="apt-get install --no-install-recommends ${packages[*]}"
+	((EUID == 0)) || die "packages are missing; as root, run:
+    $install"
+	say "installing ${packages[*]}"
+	step packages apt_install "${packages[@]}"
+	wait_steps
+	find_missing "$@"
+	((!${#packages[@]})) || die "still missing after '$install': ${packages[*]}"
+}
+
+find_missing() {
+	local part
+	packages=()
+	for part; do "${part%_ready}_requirements"; done
+	[[ $KDIR ]] || kernel_requirements
+}
+
+apt_install() {
+	local install=(apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=120)
+	export DEBIAN_FRONTEND=noninteractive
+	# One unreachable foreign archive must not end it; the install decides.
+	apt-get update || :
+	"${install[@]}" --no-remove "$@" && return
+	# An image may hold packages of other suites that conflict with these.
+	echo "apt-get finds no way but to remove packages that conflict; see above"
+	"${install[@]}" "$@"
+}
+
+check_rustc() {
+	find_rustc || die "rustc and cargo >= $MIN_RUSTC are needed, found '${rustc_release:-none}':" \
+		"install a newer Rust, with rustup for example"
+}
+
+# --- Making what goes to the cache (each in a step) ---------------------------
+
+# A new empty directory on the cache's own file system. What an earlier set-up
+# left there is dropped once the lock is held.
+new_partial() { mkdir -p "$cache/partial" && mktemp -d "$cache/partial/XXXXXX"; }
+
+make_bindgen() {
+	local new
+	new=$(new_partial)
+	# Three runs per kernel are slower by 25 s in all, its build faster by 60 s.
+	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_TARGET_DIR=$new/target \
+		cargo install --locked --root "$new/root" "bindgen-cli@$BINDGEN_CLI"
+	rm -rf "$bindgen"
+	mv "$new/root" "$bindgen"
+	rm -rf "$new"
+}
+
+make_virtme_ng() {
+	rm -rf "$virtme_ng"
+	python3 -m venv "$virtme_ng"
+	"$virtme_ng/bin/pip" install --disable-pip-version-check "virtme-ng==$VIRTME_NG"
+	virtme_ng_stamp >"$virtme_ng/stamp"
+}
+
+make_bitflags() {
+	local note new
+	cargo fetch --locked --manifest-path "$top/src/Cargo.toml"
+	new=$(new_partial)
+	cargo metadata --locked --offline --format-version 1 --manifest-path "$top/src/Cargo.toml" |
+		python3 -c '
+import json, sys
+for package in json.load(sys.stdin)["packages"]:
+    if package["name"] == "bitflags":
+        print(next(t["src_path"] for t in package["targets"] if "lib" in t["kind"]))
+' >"$new/bitflags"
+	[[ -s $new/bitflags ]] || die "src/Cargo.lock has no bitflags"
+	note=$(bitflags_note)
+	mv "$new/bitflags" "$note"
+}

@@ -1,0 +1,226 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Gets a machine ready: packages, a matching Rust toolchain, a kernel built with
+# Rust. Whatever is ready already is left alone. All of it goes to a cache
+# that every clone shares (PAGEKIT_CACHE); the packages go to the system.
+#
+#   setup.sh kernel base|debug   set up all; the last line printed is the build dir
+#   setup.sh modules base|debug  the same without the virtual machine
+#   setup.sh env base|debug      NAME=value lines for a machine that is set up
+#   setup.sh doctor              what is there and what is missing
+#
+# In the environment: KDIR= a kernel tree of yours, built with Rust; KVER= the
+# series of the kernel to fetch; PAGEKIT_UPDATE=1 looks for a newer patch level.
+#
+# Nothing half done is ever trusted: what can be renamed is made under a
+# temporary name first, what can't gets a stamp last. Paths hold no spaces, so
+# that they can go through make.
+
+set -euo pipefail
+shopt -s inherit_errexit
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(dirname "$here")
+
+say() { printf '%s\n' "setup: $*" >&2; }
+die() { say "error: $*"; exit 1; }
+have() { type "$@" >/dev/null 2>&1; } # all of these commands
+
+# What make and the caller's shell have set for themselves is not for the
+# kernel's make: an exported ARCH= or M= would change what is built.
+unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL GNUMAKEFLAGS
+unset ARCH SUBARCH CROSS_COMPILE M MO O LLVM LLVM_IAS CC LD HOSTCC HOSTLD V W C
+unset KBUILD_OUTPUT KBUILD_EXTMOD KBUILD_EXTRA_SYMBOLS KCFLAGS KAFLAGS KRUSTFLAGS
+unset KCONFIG_CONFIG KCONFIG_ALLCONFIG LOCALVERSION INSTALL_MOD_PATH
+export LC_ALL=C
+
+# shellcheck source=tests/versions.env
+. "$here/versions.env"
+KVER=${KVER:-$KVER_DEFAULT}
+KDIR=${KDIR:-}
+cache=${PAGEKIT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pagekit}
+case $cache in /*) ;; *) cache=$PWD/$cache ;; esac
+for path in "$cache" "$top" "$KDIR"; do
+	case $path in *[[:space:]]*) die "a path with a space in it does not work with kbuild: '$path'" ;; esac
+done
+# Debian keeps depmod and the like out of a plain user's PATH.
+PATH=$PATH:/usr/sbin:/sbin
+
+# shellcheck source=tests/setup-tools.sh
+. "$here/setup-tools.sh"
+# shellcheck source=tests/setup-kernel.sh
+. "$here/setup-kernel.sh"
+
+# --- Steps: jobs in the background, with what they do shown meanwhile ---------
+
+declare -A step_pid=() step_start=()
+
+# step <name> <command...>: starts it, unless it runs already. Its output goes
+# to a log in the cache.
+step() {
+	local name=$1
+	shift
+	[[ ! ${step_pid[$name]:-} ]] || return 0
+	# A process group of its own, so that all of it can be stopped.
+	set -m
+	"$@" >"$cache/log/$name.log" 2>&1 </dev/null &
+	set +m
+	step_pid[$name]=$!
+	step_start[$name]=$SECONDS
+}
+
+# Steps stop with this script, whatever stops it.
+# shellcheck disable=SC2317 # a trap calls it
+stop_steps() {
+	local pid
+	for pid in "${step_pid[@]}"; do kill -- "-$pid" 2>/dev/null || :; done
+}
+trap stop_steps EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+elapsed() { printf '%d:%02d' $((($1) / 60)) $((($1) % 60)); }
+
+# "a 0:12, b 120/1800 objects 0:45" of the running steps
+step_status() {
+	local name text=
+	for name in "${!step_pid[@]}"; do
+		text+="${text:+, }$name"
+		case $name in kernel-*) text+=" $(kernel_progress "$name")" ;; esac
+		text+=" $(elapsed $((SECONDS - step_start[$name])))"
+	done
+	printf '%s' "$text"
+}
+
+# wait_steps: until all are done; on a terminal one line that changes, else a
+# line now and then. Ends the script when one fails.
+wait_steps() {
+	local name pid rc shown=$SECONDS
+	while ((${#step_pid[@]})); do
+		for name in "${!step_pid[@]}"; do
+			pid=${step_pid[$name]}
+			kill -0 "$pid" 2>/dev/null && continue
+			rc=0
+			wait "$pid" || rc=$?
+			unset "step_pid[$name]"
+			[[ -t 2 ]] && printf '\r\e[K' >&2
+			if ((rc)); then
+				tail -n 20 "$cache/log/$name.log" >&2
+				die "$name failed; all it said is in $cache/log/$name.log"
+			fi
+			say "$name: done in $(elapsed $((SECONDS - step_start[$name])))"
+		done
+		((${#step_pid[@]})) || break
+		if [[ -t 2 ]]; then
+			printf '\r\e[Ksetup: %.70s' "$(step_status)" >&2
+		elif ((SECONDS - shown >= 30)); then
+			shown=$SECONDS
+			say "$(step_status)"
+		fi
+		sleep 0.5
+	done
+	rm -rf "$cache/partial"
+}
+
+# --- What is asked for --------------------------------------------------------
+
+# Two set-ups on one cache would undo each other's work. The lock is inherited
+# by what they start, so it also waits for leftovers of a killed one.
+lock_cache() {
+	mkdir -p "$cache"/{log,src,tools} || die "can't write to $cache; set PAGEKIT_CACHE"
+	exec 9>"$cache/lock"
+	if ! flock -n 9; then
+		say "waiting for another set-up that uses $cache"
+		flock 9
+	fi
+	rm -rf "$cache/partial"
+}
+
+# set_up <config> <what else must be ready: modules_ready, vm_ready>
+set_up() {
+	local config=$1
+	shift
+	if [[ $KDIR ]]; then
+		check_kdir
+		all "$@" && return
+	else
+		check_kver
+		[[ ! ${PAGEKIT_UPDATE:-} ]] && find_tools && kernel_ready "$config" && all "$@" && return
+	fi
+	[[ $HOSTTYPE = x86_64 ]] || die "only x86-64 machines are supported so far"
+	lock_cache
+	check_rustc
+	# The downloads keep the network busy and bindgen the processors, while
+	# packages get installed; the rest goes on beside the kernel's build.
+	! have cc xz || start_tools
+	install_packages "$@"
+	start_tools
+	wait_steps
+	modules_ready || step bitflags make_bitflags
+	[[ $* != *vm_ready* ]] || virtme_ng_ready || step virtme-ng make_virtme_ng
+	if [[ ! $KDIR ]]; then
+		find_tools || die "the set-up did not complete; see $cache/log"
+		kernel_ready "$config" || step "kernel-$config" build_kernel "$config"
+	fi
+	wait_steps
+	all "$@" || die "the set-up did not complete; see $cache/log"
+	[[ $KDIR ]] || kernel_ready "$config" || die "the kernel build left no complete kernel"
+}
+
+# Starts what is still missing of the tools that a kernel build takes.
+start_tools() {
+	[[ ! $KDIR ]] || return 0
+	[[ -x $bindgen/bin/bindgen ]] || step bindgen make_bindgen
+	if [[ ${PAGEKIT_UPDATE:-} ]] || ! find_source || ! find_rust_src; then
+		step sources make_sources
+		PAGEKIT_UPDATE=''
+	fi
+}
+
+# all <predicate...>
+all() {
+	local predicate
+	for predicate; do "$predicate" || return; done
+}
+
+print_env() {
+	local config=$1
+	if [[ $KDIR ]]; then
+		check_kdir
+	else
+		check_kver
+		{ find_tools && kernel_ready "$config"; } ||
+			die "not set up yet: run 'make setup'"
+	fi
+	find_bitflags || die "bitflags is not fetched yet: run 'make setup'"
+	# Not exported: make would take an exported KDIR for the user's.
+	printf '%s=%q\n' KDIR "$KDIR" BITFLAGS "$bitflags" VNG "$virtme_ng/bin/vng" \
+		PAGEKIT_CACHE "$cache" PATH "$PATH"
+	# A KDIR that gcc built has no LLVM=, and no KDIR has the other two.
+	[[ ! $llvm ]] || printf 'LLVM=%q\n' "$llvm"
+	[[ ! $rust_src ]] || printf '%s=%q\n' RUST_LIB_SRC "$rust_src" LIBCLANG_PATH "$libclang"
+}
+
+usage() { sed -n 's/^#   \(setup.sh .*\)/usage: tests\/\1/p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+
+main() {
+	case ${1:-} in
+	kernel | modules | env)
+		(($# == 2)) || usage
+		[[ $2 && -f $here/config/$2.config ]] || die "CONFIG=$2: tests/config has no such kernel"
+		case $1 in
+		kernel) set_up "$2" modules_ready vm_ready ;;
+		modules) set_up "$2" modules_ready ;;
+		env) print_env "$2"; exit ;;
+		esac
+		echo "$KDIR"
+		;;
+	doctor) doctor ;;
+	*) usage ;;
+	esac
+}
+
+# One line, so that an edit of this file does not reach a set-up that runs.
+main "$@"; exit
