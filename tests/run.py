@@ -1,0 +1,345 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""The demo and the tests: build everything, boot the VM, judge what comes out of it.
+
+A case is named `suite.case`, and where it ran: `host`, or the kernel. Which cases
+must run where is held by expected.txt, because a suite that is gone, or that loads
+and runs nothing, would pass otherwise.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import vm
+
+TESTS = Path(__file__).resolve().parent
+TOP, OUT = TESTS.parent, vm.OUT
+BIN = OUT / "user" / "release"
+EXPECTED = TESTS / "expected.txt"
+UNLISTED = "not in tests/expected.txt"
+SAMPLE = "pagekit_udmabuf"
+
+# The demo's file lives in the guest's memory once; the rest is room for the guest.
+DEMO_MAX_MIB = 1024
+DEMO_ROOM_MIB = 512
+
+# What runs on a kernel: by level, the parts of guest/test.sh. Time limits are for
+# hardware acceleration (vm.py scales them); the selftest needs the 6 GiB.
+PARTS = {
+    ("test", "base"): "kunit user selftest",
+    ("test", "debug"): "kunit smoke leaks",
+    ("full", "base"): "kunit user selftest",
+    ("full", "debug"): "kunit user selftest leaks",
+}
+# A kernel may have KUnit switched off: suites load, run nothing and say ok.
+KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
+TIMEOUT = {"base": 60, "debug": 90}
+FULL_DEBUG_TIMEOUT = 300
+
+
+class Broken(vm.Error):
+    """Something the demo or the tests stand on did not work."""
+
+
+@dataclass
+class Case:
+    where: str
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+# --- Building ------------------------------------------------------------------
+
+
+def call(what, *cmd, **options):
+    """Run a command with its output visible."""
+    try:
+        return subprocess.run([str(c) for c in cmd], check=True, cwd=TOP, **options)
+    except subprocess.CalledProcessError as error:
+        raise Broken(f"{what} failed: {cmd[0]} ended with exit status {error.returncode}") from error
+    except OSError as error:
+        raise Broken(f"{what} failed: {error}") from error
+
+
+def modules_dir(config) -> Path:
+    return OUT / f"modules-{'custom' if os.environ.get('KDIR') else config}"
+
+
+def set_up(config) -> dict:
+    """Kernel, modules and user-space side; quiet when nothing is to do. Returns what
+    `setup.sh env` says."""
+    call(f"setting up the {config} kernel", TESTS / "setup.sh", "kernel", config, stdout=subprocess.DEVNULL)
+    text = call("tests/setup.sh env", TESTS / "setup.sh", "env", config, stdout=subprocess.PIPE, text=True).stdout
+    env = dict(word.split("=", 1) for word in shlex.split(text) if "=" in word)
+    call("building the modules", "make", "--silent", "--no-print-directory", "modules", f"CONFIG={config}")
+    quiet = ["--quiet"] if (BIN / "pagekit-test").exists() else []
+    call("building the user-space side", "cargo", "build", *quiet, "--release", "--locked",
+         "--manifest-path", TESTS / "user/Cargo.toml", "--target-dir", OUT / "user")
+    os.environ |= {name: env[name] for name in ("PAGEKIT_CACHE", "PATH")}
+    return env
+
+
+def depends(module: Path) -> list[str]:
+    found = subprocess.run(["modinfo", "-F", "depends", module], check=True, capture_output=True, text=True)
+    return [name for name in found.stdout.strip().split(",") if name]
+
+
+def load_order(modules: Path) -> list[str]:
+    """All modules there, each after those it depends on."""
+    order = []
+
+    def add(name):
+        if name not in order and (path := modules / f"{name}.ko").exists():
+            for other in depends(path):
+                add(other)
+            order.append(name)
+
+    for path in sorted(modules.glob("*.ko")):
+        add(path.stem)
+    if SAMPLE not in order:
+        raise Broken(f"{SAMPLE}.ko is not in {modules}")
+    return order
+
+
+def build_selftest(kdir: Path):
+    """The kernel tree's own test of /dev/udmabuf, unchanged."""
+    source = kdir / "source" if (kdir / "source").exists() else kdir
+    selftests = source / "tools/testing/selftests"
+    call("building the kernel's udmabuf selftest", "cc", "-O2", "-w", "-I", selftests,
+         selftests / "drivers/dma-buf/udmabuf.c", "-o", BIN / "udmabuf-selftest")
+
+
+def run_vm(config, built, script, env, **options) -> vm.Result:
+    modules = modules_dir(config)
+    order = load_order(modules)
+    plain = [name for name in order if not name.endswith("_kunit")]
+    env |= {
+        "MODDIR": modules, "BIN": BIN, "MODULES": " ".join(plain), "UNLOAD": " ".join(reversed(plain)),
+        "KUNIT": " ".join(name for name in order if name.endswith("_kunit"))}
+    return vm.run(built["KDIR"], TESTS / "guest" / f"{script}.sh", f"{script}-{config}",
+                  virtme_run=Path(built["VNG"]).with_name("virtme-run"), env=env, **options)
+
+
+# --- The demo --------------------------------------------------------------------
+
+
+def demo(options) -> int:
+    try:
+        share(options.file, options.kernel or "base")
+    except (vm.Error, OSError) as failure:
+        print(f"demo: {failure}")
+        return 1
+    print("demo: ok")
+    return 0
+
+
+def share(file, config):
+    if file:
+        mib(Path(file))  # before the set-up, which may take long
+    built = set_up(config)
+    file = Path(file or Path(built["KDIR"], "arch/x86/boot/bzImage"))
+    size = mib(file)
+    # A copy, because the guest does not see all of the host's file systems.
+    copy = OUT / "demo-file" / file.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(file, copy)
+        result = run_vm(config, built, "demo", memory=f"{DEMO_ROOM_MIB + 2 * size}M", timeout=30 + size // 2,
+                        env={"FILE": copy, "LIMIT_MB": max(64, size)})
+    finally:
+        copy.unlink(missing_ok=True)
+    verdict = result.out_dir / "verdict"
+    verdict = verdict.read_text().strip().removeprefix("demo: ") if verdict.exists() else ""
+    reason = result.reason
+    if verdict != "ok" and (not reason or result.status == 1 and not reason.startswith("kernel report")):
+        reason = verdict or reason or "pagekit-demo came to no verdict"
+    if reason:
+        raise Broken(f"{reason} (logs in {os.path.relpath(result.out_dir)})")
+
+
+def mib(path: Path) -> int:
+    """The size of a file that the demo can share."""
+    try:
+        if not path.is_file():
+            raise Broken(f"{path}: " + ("not a regular file" if path.exists() else "no such file"))
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise Broken(f"{path}: {error.strerror}") from error
+    if not size:
+        raise Broken(f"{path}: the file is empty")
+    if size > DEMO_MAX_MIB << 20:
+        raise Broken(f"{path}: {size >> 20} MiB are too much for the VM; the most is {DEMO_MAX_MIB} MiB")
+    return (size >> 20) + 1
+
+
+# --- The tests -------------------------------------------------------------------
+
+# KUnit indents its cases by four, and parameters of a case deeper.
+TAP = re.compile(r"(?: {4})?(not )?ok\b(?: \d+)?(?: -)? +(.*?)(?: *# ?(.*))?$")
+
+
+def parse_tap(text, where) -> list[Case]:
+    cases, suite, notes = [], "", {}
+    for line in text.splitlines():
+        if line.startswith("=="):
+            suite = line[2:].strip()
+        elif note := re.match(r" *# (\S+): (.*)", line):
+            notes.setdefault(note[1], note[2])  # KUnit says before the result why a case failed
+        elif (match := TAP.match(line)) and match[2] != suite:
+            name = re.sub(r".*\[(?:PASS|FAIL),(.*)\]$", r"\1", match[2])  # as kselftests name them
+            detail = match[3] or (notes.get(name, "") if match[1] else "")
+            skipped = detail.upper().startswith(("SKIP", "TODO"))
+            cases.append(Case(where, f"{suite}.{name}" if suite else name, not match[1] and not skipped, detail))
+    return cases
+
+
+def test_vm(level, config) -> list[Case]:
+    built = set_up(config)
+    parts = PARTS[level, config]
+    if "selftest" in parts:
+        build_selftest(Path(built["KDIR"]))
+    timeout = FULL_DEBUG_TIMEOUT if (level, config) == ("full", "debug") else TIMEOUT[config]
+    result = run_vm(config, built, "test", memory="6500M" if "selftest" in parts else "2G", timeout=timeout,
+                    env={"PARTS": parts}, append=KUNIT_ON)
+    text = (result.out_dir / "stdout.log").read_text(errors="replace")
+    broken = re.findall(r"^# broken: (.*)", text, re.M) if result.status else []
+    detail = "; ".join([result.reason, *broken, f"logs in {os.path.relpath(result.out_dir)}"]) if result.reason else ""
+    return [Case(config, "vm.clean", not result.reason, detail), *parse_tap(text, config)]
+
+
+def test_host(_level, _host) -> list[Case]:
+    """Pure code, and what depends on what."""
+    print("host: cargo test", flush=True)
+    run = subprocess.run(["cargo", "test", "--quiet", "--locked", "--manifest-path", TOP / "src/Cargo.toml",
+                          "--target-dir", OUT / "host", "--", "--format=pretty"], text=True, cwd=TOP,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    found = re.findall(r"^test (.*?)(?: - should panic)? \.\.\. (\w+)", run.stdout, re.M)
+    cases = [Case("host", "rust." + re.sub(r" \(line \d+\)", "", name).replace(" - ", "::").replace(" ", "_"),
+                  outcome == "ok", outcome) for name, outcome in found]
+    if run.returncode:
+        print(run.stdout)
+        cases.append(Case("host", "cargo-test", False, "failed"))
+    set_up("base")
+    for line in (TESTS / "depends.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            module, wanted = (part.strip() for part in line.split(":"))
+            path = modules_dir("base") / f"{module}.ko"
+            got = depends(path) if path.exists() else ["(not built)"]
+            ok = set(got) == set(filter(None, wanted.split(",")))
+            cases.append(Case("host", f"depends.{module}", ok, f"depends on {','.join(got) or 'nothing'}"))
+    listed = {case.name.removeprefix("depends.") for case in cases}
+    return cases + [Case("host", f"depends.{path.stem}", False, "not in tests/depends.txt")
+                    for path in sorted(modules_dir("base").glob("*.ko")) if path.stem not in listed]
+
+
+def read_expected() -> dict[str, set[str]]:
+    lines = [line.split() for line in EXPECTED.read_text().splitlines() if line and not line.startswith("#")]
+    return {name: set(wheres) for name, *wheres in lines}
+
+
+def judge(cases, where, level) -> list[Case]:
+    """The cases that count: those that ran, and those that should have."""
+    wanted = {name for name, wheres in read_expected().items()
+              if where in wheres or level == "full" and f"{where}-full" in wheres}
+    for case in cases:
+        if case.ok and case.name not in wanted:
+            case.ok, case.detail = False, UNLISTED
+    ran = {case.name for case in cases}
+    return cases + [Case(where, name, False, "did not run") for name in sorted(wanted - ran)]
+
+
+def test(options) -> int:
+    level = options.level
+    kernels = [options.kernel] if options.kernel else ["base"] if os.environ.get("KDIR") else ["base", "debug"]
+    jobs = [] if options.kernel == "debug" else [("host", test_host)]
+    cases = []
+    for where, run in jobs + [(kernel, test_vm) for kernel in kernels]:
+        try:
+            found = run(level, where)
+        except (vm.Error, OSError, subprocess.SubprocessError) as failure:
+            found = [Case(where, "setup", False, str(failure))]
+        cases += judge(found, where, level)
+    return report(cases, level)
+
+
+def report(cases, level) -> int:
+    failed = [case for case in cases if not case.ok]
+    passed = len(cases) - len(failed)
+    OUT.mkdir(exist_ok=True)
+    (OUT / "test.json").write_text(json.dumps(
+        {"level": level, "passed": passed, "failed": len(failed), "cases": [asdict(c) for c in cases]}, indent=1))
+    suites = Counter((c.where, c.name.split(".")[0]) for c in cases)
+    bad = Counter((c.where, c.name.split(".")[0]) for c in failed)
+    print(f"\n{'where':8}{'suite':24}{'passed':>8}{'failed':>8}")
+    for key, count in suites.items():
+        print(f"{key[0]:8}{key[1]:24}{count - bad[key]:8}{bad[key] or '':>8}")
+    # The cause first: a crash makes many cases not run.
+    for case in sorted(failed, key=lambda c: (c.detail == "did not run", c.name != "vm.clean")):
+        print(f"FAILED {case.where}: {case.name}" + (f": {case.detail}" if case.detail else ""))
+    if any(case.detail == UNLISTED for case in failed):
+        print("To list new cases: tests/run.py expected --update")
+    print(f"{passed} passed, {len(failed)} failed")
+    return 1 if failed or not passed else 0
+
+
+def expected(options) -> int:
+    """Compare the list with the last run, or make it agree."""
+    try:
+        last = json.loads((OUT / "test.json").read_text())
+    except OSError as error:
+        raise Broken(f"no run to compare with: {error}") from error
+    # Names without a dot are no cases but say what broke; a broken run teaches nothing.
+    broken = {c["where"] for c in last["cases"] if not c["ok"] and ("." not in c["name"] or c["name"] == "vm.clean")}
+    ran = {(c["name"], c["where"]) for c in last["cases"] if c["detail"] != "did not run"}
+    table = read_expected()
+    for where in {c["where"] for c in last["cases"]} - broken:
+        for name in sorted({name for name, _ in ran} | set(table)):
+            tokens = table.setdefault(name, set())
+            due = where in tokens or last["level"] == "full" and f"{where}-full" in tokens
+            if ((name, where) in ran) == due:
+                continue
+            if due:
+                tokens -= {where, f"{where}-full"}
+            else:
+                tokens.discard(f"{where}-full")
+                tokens.add(f"{where}-full" if last["level"] == "full" and where == "debug" else where)
+            print(f"{'-' if due else '+'} {name} {where}")
+    if options.update:
+        head = [line for line in EXPECTED.read_text().splitlines() if line.startswith("#")]
+        rows = [f"{name} {' '.join(sorted(tokens))}" for name, tokens in sorted(table.items()) if tokens]
+        EXPECTED.write_text("\n".join(head + [""] + rows) + "\n")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, function, text in (("demo", demo, f"share a file, of at most {DEMO_MAX_MIB} MiB"),
+                                 ("test", test, "all tests; on the debug kernel the quick ones"),
+                                 ("test-full", test, "all tests on both kernels"),
+                                 ("expected", expected, "compare expected.txt with the last run")):
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(run=function, level="full" if name == "test-full" else "test")
+        if function is expected:
+            command.add_argument("--update", action="store_true", help="make the list agree")
+        else:
+            command.add_argument("--kernel", choices=("base", "debug"))
+        if function is demo:
+            command.add_argument("file", nargs="?", help="default: the kernel image")
+    options = parser.parse_args()
+    return options.run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(vm.guarded(main))
