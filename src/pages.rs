@@ -12,6 +12,7 @@
 
 use core::ptr::NonNull;
 use kernel::{
+    alloc::Flags,
     bindings,
     error::from_err_ptr,
     fs::LocalFile,
@@ -62,12 +63,36 @@ extern "C" {
     fn pagekit_pages_poisoned(folio: *mut bindings::folio) -> bool;
     fn pagekit_pages_get(folio: *mut bindings::folio, refs: c_int);
     fn pagekit_pages_put(folio: *mut bindings::folio, refs: c_int);
+    fn pagekit_pages_alloc_large(gfp: bindings::gfp_t, order: c_uint) -> *mut bindings::folio;
+    fn pagekit_pages_alloc_bulk(
+        gfp: bindings::gfp_t,
+        count: usize,
+        pages: *mut *mut bindings::page,
+    ) -> usize;
     fn pagekit_pages_cond_resched();
     fn pagekit_pages_fatal_signal() -> bool;
 }
 
 /// References on a folio beyond which there are no further ones from here.
 const MAX_REFS: c_int = c_int::MAX / 2;
+
+/// The largest order that [`AllocFlags::LARGE`] tries: a huge page, C's `PMD_ORDER`.
+const LARGE_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
+/// Single pages allocated, or any released, at once: bounds the time between two looks at signals
+/// and others.
+const BULK: usize = 512;
+
+/// Gives way to others, and looks whether it's any use to go on.
+fn yield_or_eintr() -> Result {
+    // SAFETY: This runs in process context and holds no lock.
+    unsafe { pagekit_pages_cond_resched() };
+    // SAFETY: It reads the flags of the current task.
+    if unsafe { pagekit_pages_fatal_signal() } {
+        Err(EINTR)
+    } else {
+        Ok(())
+    }
+}
 
 /// What [`PageArray::put`] tells the page cache about the pages it releases.
 ///
@@ -83,7 +108,21 @@ bitflags::bitflags! {
     }
 }
 
-/// The pages of a shmem file range, one reference held on each.
+/// How [`PageArray::alloc`] allocates.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub struct AllocFlags(u8);
+
+bitflags::bitflags! {
+    impl AllocFlags: u8 {
+        /// Charge the pages to the memory cgroup of the caller, C's `__GFP_ACCOUNT`.
+        const ACCOUNT = 1;
+        /// Try for large folios, the largest first: fewer scatter-gather entries and larger
+        /// mappings, for more waste when memory is fragmented.
+        const LARGE = 2;
+    }
+}
+
+/// Pages, one reference held on each.
 ///
 /// Released on drop, or by [`PageArray::put`].
 ///
@@ -134,24 +173,104 @@ impl PageArray {
         if end > size || !unsafe { shmem_mapping(mapping) } {
             return Err(EINVAL);
         }
-        let mut array = Self {
-            // INVARIANT: There are no entries yet.
-            pages: KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?,
-        };
+        let mut array = Self::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
         while array.pages.len() < count {
             // SAFETY: `mapping` is a shmem mapping, and `file` keeps it.
             unsafe { array.fill(mapping, pgoff + array.pages.len(), count) }?;
-            // SAFETY: This runs in process context and holds no lock.
-            unsafe { pagekit_pages_cond_resched() };
-            // SAFETY: It reads the flags of the current task.
-            if unsafe { pagekit_pages_fatal_signal() } {
-                return Err(EINTR);
-            }
+            yield_or_eintr()?;
         }
         Ok(array)
     }
 
-    /// Lends the pages, in file order.
+    /// Allocates `count` zeroed pages.
+    ///
+    /// Context: process context, may sleep.
+    ///
+    /// # Errors
+    ///
+    /// * `EINVAL`: `count` is 0.
+    /// * `EINTR`: a fatal signal is pending.
+    /// * `ENOMEM`
+    ///
+    /// On any error no page is left.
+    ///
+    /// C: `system_heap_allocate()` in `drivers/dma-buf/heaps/system_heap.c`.
+    #[inline(never)]
+    pub fn alloc(count: usize, flags: AllocFlags) -> Result<Self> {
+        if count == 0 {
+            return Err(EINVAL);
+        }
+        let mut array = Self::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
+        let gfp = bindings::__GFP_ZERO
+            | if flags.contains(AllocFlags::ACCOUNT) {
+                bindings::GFP_KERNEL_ACCOUNT
+            } else {
+                bindings::GFP_KERNEL
+            };
+        let mut order = if flags.contains(AllocFlags::LARGE) {
+            LARGE_ORDER
+        } else {
+            0
+        };
+        while array.pages.len() < count {
+            let left = count - array.pages.len();
+            while order > 0 {
+                // Orders that are too large or not to be had are not tried again.
+                if 1 << order <= left && array.push_large(order, gfp) {
+                    break;
+                }
+                order -= 1;
+            }
+            if order == 0 {
+                array.push_bulk(left.min(BULK), gfp)?;
+            }
+            yield_or_eintr()?;
+        }
+        Ok(array)
+    }
+
+    /// Appends a folio of `order` if there is one to be had without effort.
+    fn push_large(&mut self, order: u32, gfp: bindings::gfp_t) -> bool {
+        // SAFETY: Plain call.
+        let Some(folio) = NonNull::new(unsafe { pagekit_pages_alloc_large(gfp, order) }) else {
+            return false;
+        };
+        let nr = 1usize << order;
+        // SAFETY: We own the one reference that a new folio has, and add those of the other entries.
+        unsafe { pagekit_pages_get(folio.as_ptr(), nr as c_int - 1) };
+        for i in 0..nr {
+            // SAFETY: The folio has `nr` pages, whose `struct page`s are contiguous, and this array
+            // now owns a reference for this entry.
+            let page = unsafe { PageRef::from_raw(folio.cast().add(i)) };
+            // INVARIANT: As above. There is room, for the caller has asked for no more than that.
+            let _ = self.pages.push_within_capacity(page);
+        }
+        true
+    }
+
+    /// Appends at least one and at most `count` single pages.
+    fn push_bulk(&mut self, count: usize, gfp: bindings::gfp_t) -> Result {
+        // The allocator fills in what is null, which `alloc` has seen to.
+        let spare = &mut self.pages.spare_capacity_mut()[..count];
+        // SAFETY: These are `count` pointers.
+        let n = unsafe { pagekit_pages_alloc_bulk(gfp, count, spare.as_mut_ptr().cast()) };
+        if n == 0 {
+            return Err(ENOMEM);
+        }
+        // SAFETY: The allocator has filled in the first `n`.
+        // INVARIANT: A new page has one reference, which is ours.
+        unsafe { self.pages.inc_len(n) };
+        Ok(())
+    }
+
+    fn with_capacity(count: usize, flags: Flags) -> Result<Self> {
+        Ok(Self {
+            // INVARIANT: There are no entries yet.
+            pages: KVVec::with_capacity(count, flags | __GFP_NOWARN)?,
+        })
+    }
+
+    /// Lends the pages, in the order of the file or the allocation.
     #[inline]
     pub fn pages(&self) -> &[PageRef<'_>] {
         &self.pages
@@ -270,7 +389,13 @@ impl PageArray {
 
     fn release(&mut self, marks: Marks) {
         let mut rest = &self.pages[..];
+        let mut quota = BULK;
         while let Some(page) = rest.first() {
+            if quota == 0 {
+                // SAFETY: This runs in process context and holds no lock.
+                unsafe { pagekit_pages_cond_resched() };
+                quota = BULK;
+            }
             let page = page.as_ptr();
             // SAFETY: We own references on all pages in `rest`.
             let folio = unsafe { pagekit_pages_page_folio(page) };
@@ -291,6 +416,7 @@ impl PageArray {
             // own a reference for each. `clear` below forgets them.
             unsafe { pagekit_pages_put(folio, n as c_int) };
             rest = &rest[n..];
+            quota = quota.saturating_sub(n);
         }
         // INVARIANT: No entry is left, as no reference is.
         self.pages.clear();

@@ -18,6 +18,11 @@ SHIM(bool, pagekit_pages_uptodate, (struct folio *folio), folio_test_uptodate(fo
 SHIM(bool, pagekit_pages_poisoned, (struct folio *folio), folio_contain_hwpoisoned_page(folio))
 SHIM(void, pagekit_pages_get, (struct folio *folio, int refs), folio_ref_add(folio, refs))
 SHIM(void, pagekit_pages_put, (struct folio *folio, int refs), folio_put_refs(folio, refs))
+SHIM(struct folio *, pagekit_pages_alloc_large, (gfp_t gfp, unsigned int order),
+     folio_alloc((gfp | __GFP_NOWARN | __GFP_NORETRY) & ~__GFP_RECLAIM, order))
+SHIM(unsigned long, pagekit_pages_alloc_bulk,
+     (gfp_t gfp, unsigned long count, struct page **pages),
+     alloc_pages_bulk(gfp, count, pages))
 SHIM(void, pagekit_pages_cond_resched, (void), (void)cond_resched())
 SHIM(bool, pagekit_pages_fatal_signal, (void), fatal_signal_pending(current))
 

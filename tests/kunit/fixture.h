@@ -25,6 +25,23 @@ int fixture_advise_huge(unsigned long addr)
 	return vma ? 0 : -EFAULT;
 }
 
+/* Is addr mapped by a huge page? Nobody changes the page tables meanwhile. */
+bool fixture_is_huge(unsigned long addr);
+bool fixture_is_huge(unsigned long addr)
+{
+	pgd_t *pgd = pgd_offset(current->mm, addr);
+	p4d_t *p4d;
+	pud_t *pud;
+
+	if (pgd_none(*pgd))
+		return false;
+	p4d = p4d_offset(pgd, addr);
+	if (p4d_none(*p4d))
+		return false;
+	pud = pud_offset(p4d, addr);
+	return !pud_none(*pud) && pmd_leaf(*pmd_offset(pud, addr));
+}
+
 SHIM(struct file *, fixture_shmem, (loff_t size),
      shmem_file_setup("pagekit-kunit", size, EMPTY_VMA_FLAGS))
 SHIM(int, fixture_refs, (struct page *page), folio_ref_count(page_folio(page)))

@@ -35,6 +35,7 @@ extern "C" {
     fn fixture_find(file: *mut bindings::file, index: c_ulong) -> *mut bindings::page;
     fn fixture_put(page: *mut bindings::page);
     fn fixture_stay() -> c_int;
+    fn fixture_is_huge(addr: c_ulong) -> bool;
     fn fixture_advise_huge(addr: c_ulong) -> c_int;
     fn anon_inode_getfile(
         name: *const c_char,
@@ -266,4 +267,56 @@ pub(crate) fn all(page: *mut bindings::page, byte: u8) -> bool {
 /// A byte for page `i`, never 0.
 pub(crate) fn pattern(i: usize) -> u8 {
     (i % 251) as u8 + 1
+}
+
+/// Fills a page that the caller keeps.
+pub(crate) fn fill(page: *mut bindings::page, byte: u8) {
+    // SAFETY: The page is valid and mapped, and is the test's.
+    unsafe { fixture_address(page).write_bytes(byte, PAGE_SIZE) }
+}
+
+/// References on the folio of a page that the caller keeps.
+pub(crate) fn refs(page: *mut bindings::page) -> c_int {
+    // SAFETY: The page is valid.
+    unsafe { fixture_refs(page) }
+}
+
+/// Pages of the folio of a page that the caller keeps.
+pub(crate) fn nr(page: *mut bindings::page) -> usize {
+    // SAFETY: The page is valid.
+    unsafe { fixture_nr(page) }
+}
+
+/// Attaches the test to an mm and maps `pages` pages of memory there.
+pub(crate) fn user_memory(file: Option<&TestFile>, pages: usize, prot: usize) -> Result<usize> {
+    // SAFETY: This runs in a test.
+    to_result(unsafe { bindings::kunit_attach_mm() })?;
+    let file = file.map_or(core::ptr::null_mut(), TestFile::as_ptr);
+    // MAP_SHARED, or MAP_PRIVATE | MAP_ANONYMOUS
+    let flags = if file.is_null() { 0x22 } else { 1 };
+    // SAFETY: We are attached to an mm.
+    let start = unsafe { bindings::vm_mmap(file, 0, pages * PAGE_SIZE, prot, flags, 0) };
+    from_err_ptr(start as *mut u8)?;
+    Ok(start)
+}
+
+/// Writes a byte to user memory.
+pub(crate) fn put_user(addr: usize, byte: u8) -> Result {
+    // SAFETY: The buffer has one byte.
+    match unsafe { bindings::_copy_to_user(addr as *mut c_void, (&raw const byte).cast(), 1) } {
+        0 => Ok(()),
+        _ => Err(EFAULT),
+    }
+}
+
+/// The first byte of a page that the caller keeps.
+pub(crate) fn first(page: *mut bindings::page) -> u8 {
+    // SAFETY: The page is valid and mapped.
+    unsafe { fixture_address(page).read_volatile() }
+}
+
+/// Whether the test's mm has a huge page at `addr`.
+pub(crate) fn is_huge(addr: usize) -> bool {
+    // SAFETY: The test is attached to an mm that nobody else uses.
+    unsafe { fixture_is_huge(addr) }
 }

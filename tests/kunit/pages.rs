@@ -27,6 +27,7 @@ mod tests {
     use super::fixture::*;
     use kernel::prelude::*;
     use pagekit_pages::{
+        AllocFlags,
         Marks,
         PageArray, //
     };
@@ -220,6 +221,71 @@ mod tests {
         let result = PageArray::from_shmem(file.file(), 0, MANY + 1);
         assert_eq!(result.err(), Some(EINVAL));
         assert!(file.find(0).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn fresh_pages_are_zero_and_distinct() -> Result {
+        for flags in [
+            AllocFlags::empty(),
+            AllocFlags::ACCOUNT,
+            AllocFlags::LARGE,
+            AllocFlags::all(),
+        ] {
+            // More than is allocated at once, and not a multiple of any order.
+            let array = PageArray::alloc(700, flags)?;
+            assert_eq!(array.pages().len(), 700);
+            for (i, page) in array.pages().iter().enumerate() {
+                assert!(all(page.as_ptr(), 0));
+                fill(page.as_ptr(), pattern(i));
+            }
+            // No page is there twice, or the later byte would be in both.
+            for (i, page) in array.pages().iter().enumerate() {
+                assert!(all(page.as_ptr(), pattern(i)));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn fresh_pages_are_not_stale() -> Result {
+        // What is freed here is what the next allocation on this CPU gets first.
+        for flags in [AllocFlags::empty(), AllocFlags::LARGE] {
+            let array = PageArray::alloc(512, flags)?;
+            for page in array.pages() {
+                fill(page.as_ptr(), 0xa5);
+            }
+            drop(array);
+            for page in PageArray::alloc(512, flags)?.pages() {
+                assert!(all(page.as_ptr(), 0));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn fresh_pages_have_one_reference_each() -> Result {
+        let array = PageArray::alloc(600, AllocFlags::empty())?;
+        for page in array.pages() {
+            assert_eq!(refs(page.as_ptr()), 1);
+        }
+        drop(array);
+        let array = PageArray::alloc(600, AllocFlags::LARGE)?;
+        let mut large = 0;
+        for page in array.pages() {
+            // As many as the folio has pages, for all of them are in the array.
+            assert_eq!(refs(page.as_ptr()) as usize, nr(page.as_ptr()));
+            large += usize::from(nr(page.as_ptr()) > 1);
+        }
+        // A machine that has just booted has a folio of 16 pages to spare.
+        assert!(large >= 16);
+        Ok(())
+    }
+
+    #[test]
+    fn no_pages_are_einval() -> Result {
+        let result = PageArray::alloc(0, AllocFlags::empty());
+        assert_eq!(result.err(), Some(EINVAL));
         Ok(())
     }
 }
