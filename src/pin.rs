@@ -2,8 +2,8 @@
 
 //! Pin and unpin.
 //!
-//! A [`PinArray`] pins ranges of memfds (shmem or hugetlb) and lends their pages
-//! as `&[PageRef<'_>]`, one pin per entry. Pinned means: the page stays where it
+//! A [`PinArray`] pins ranges of memfds (shmem or hugetlb) or user memory and
+//! lends their pages as `&[PageRef<'_>]`, one pin per entry. Pinned means: the page stays where it
 //! is, for as long as it takes (`FOLL_LONGTERM`), so that a device may use it. It
 //! was moved out of CMA and movable memory first; that fails if somebody else
 //! holds on to it there.
@@ -22,7 +22,10 @@ use kernel::{
         to_result, //
     },
     fs::LocalFile,
-    page::PAGE_SHIFT,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     prelude::*, //
 };
 use pagekit_view::{
@@ -60,6 +63,7 @@ extern "C" {
     ) -> *mut bindings::folio;
 
     // Static inlines, see pin_shim.c.
+    fn pagekit_pin_has_mm() -> bool;
     fn pagekit_pin_file_size(file: *mut bindings::file) -> bindings::loff_t;
     fn pagekit_pin_nr(folio: *mut bindings::folio) -> usize;
     fn pagekit_pin_index(folio: *mut bindings::folio) -> usize;
@@ -90,6 +94,18 @@ const CHUNK: usize = 1 << 12;
 /// References on a folio beyond which there are no further pins of it: the kernel warns when they
 /// overflow, and an order-0 folio has 1024 of them for each pin.
 const MAX_REFS: c_int = c_int::MAX / 2;
+
+/// Gives way to others, and looks whether it's any use to go on.
+fn yield_or_eintr() -> Result {
+    // SAFETY: This runs in process context and may sleep.
+    unsafe { pagekit_pin_cond_resched() };
+    // SAFETY: It reads the flags of the current task.
+    if unsafe { pagekit_pin_fatal_signal() } {
+        Err(EINTR)
+    } else {
+        Ok(())
+    }
+}
 
 /// Pinned pages.
 ///
@@ -168,6 +184,83 @@ impl PinArray {
         result
     }
 
+    /// Pins `count` pages of the memory of the current process from `addr` on, behind those that
+    /// the array has already.
+    ///
+    /// With [`PinFlags::WRITE`] private pages are copied first, so that what is pinned is what the
+    /// process sees, and memory of files on disk is refused.
+    ///
+    /// Context: process context, may sleep; takes the mmap lock for reading. `RLIMIT_MEMLOCK` is
+    /// the driver's to respect: it also bounds how often a page is pinned.
+    ///
+    /// # Errors
+    ///
+    /// * `EINVAL`: `addr` is not page aligned, `count` is 0, the range wraps around, or there is no
+    ///   room for it in the array.
+    /// * `EFAULT`: not user memory, not mapped, not writable but [`PinFlags::WRITE`], or there is no
+    ///   process: this is a kernel thread.
+    /// * `EINTR`: a fatal signal is pending.
+    /// * `ENOMEM` and others, as from `pin_user_pages_fast()`.
+    ///
+    /// On any error the array is as it was.
+    ///
+    /// C: `pin_user_pages_fast()` in `mm/gup.c`; `amdxdna_get_ubuf()` in
+    /// `drivers/accel/amdxdna/amdxdna_ubuf.c`.
+    #[inline(never)]
+    pub fn pin_user(&mut self, addr: usize, count: usize) -> Result {
+        let before = self.pages.len();
+        let wraps = count
+            .checked_mul(PAGE_SIZE)
+            .and_then(|len| addr.checked_add(len))
+            .is_none();
+        // SAFETY: It looks at the current task.
+        if !unsafe { pagekit_pin_has_mm() } {
+            return Err(EFAULT);
+        }
+        if count == 0 || wraps || addr % PAGE_SIZE != 0 || count > self.pages.capacity() - before {
+            return Err(EINVAL);
+        }
+        let result = self.pin_user_chunks(addr, count);
+        if result.is_err() {
+            self.unpin_from(before, false);
+        }
+        result
+    }
+
+    /// As [`Self::pin_user`], but leaves what it has pinned on error.
+    fn pin_user_chunks(&mut self, addr: usize, count: usize) -> Result {
+        let mut flags = bindings::FOLL_LONGTERM;
+        if self.flags.contains(PinFlags::WRITE) {
+            flags |= bindings::FOLL_WRITE;
+        }
+        let mut done = 0;
+        while done < count {
+            let n = CHUNK.min(count - done);
+            // SAFETY: There is room for `n` pointers, which fits a `c_int`.
+            let got = unsafe {
+                bindings::pin_user_pages_fast(
+                    addr + done * PAGE_SIZE,
+                    n as c_int,
+                    flags,
+                    self.pages.spare_capacity_mut().as_mut_ptr().cast(),
+                )
+            };
+            if got <= 0 {
+                // Some ways to be killed in there look like other errors.
+                yield_or_eintr()?;
+                to_result(got)?;
+                return Err(EFAULT);
+            }
+            // SAFETY: The kernel has filled in this many.
+            // INVARIANT: It has pinned each once.
+            unsafe { self.pages.inc_len(got as usize) };
+            // It may have stopped early. The next call says why, if there is a reason.
+            done += got as usize;
+            yield_or_eintr()?;
+        }
+        Ok(())
+    }
+
     /// As [`Self::pin_memfd`], but leaves what it has pinned on error.
     fn pin_chunks(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
         let mut done = 0;
@@ -179,12 +272,7 @@ impl PinArray {
                 Err(e) if e == EAGAIN => (),
                 Err(e) => return Err(e),
             }
-            // SAFETY: This runs in process context and may sleep.
-            unsafe { pagekit_pin_cond_resched() };
-            // SAFETY: It reads the flags of the current task.
-            if unsafe { pagekit_pin_fatal_signal() } {
-                return Err(EINTR);
-            }
+            yield_or_eintr()?;
         }
         Ok(())
     }

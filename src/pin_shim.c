@@ -8,6 +8,7 @@
 
 #include "shim.h"
 
+SHIM(bool, pagekit_pin_has_mm, (void), current->mm)
 SHIM(loff_t, pagekit_pin_file_size, (struct file *file), i_size_read(file_inode(file)))
 SHIM(pgoff_t, pagekit_pin_index, (struct folio *folio), folio->index)
 SHIM(int, pagekit_pin_refs, (struct folio *folio), folio_ref_count(folio))

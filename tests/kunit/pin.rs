@@ -25,7 +25,11 @@ impl kernel::Module for Module {
 #[kunit_tests(pagekit_pin)]
 mod tests {
     use super::fixture::*;
-    use kernel::prelude::*;
+    use kernel::{
+        bindings,
+        page::PAGE_SIZE,
+        prelude::*, //
+    };
     use pagekit_pin::{
         PinArray,
         PinFlags, //
@@ -279,6 +283,103 @@ mod tests {
         let mut array = PinArray::with_capacity(2 * MANY, PinFlags::WRITE)?;
         assert_eq!(array.pin_memfd(file.file(), 0, MANY + 1), Err(EINVAL));
         assert!(file.find(0).is_none());
+        Ok(())
+    }
+
+    const READ: usize = 1; // PROT_READ
+    const RW: usize = 3; // PROT_READ | PROT_WRITE
+
+    #[test]
+    fn user_memory_is_pinned() -> Result {
+        let start = user_memory(None, MANY, RW)?;
+        for i in 0..MANY {
+            put_user(start + i * PAGE_SIZE, pattern(i))?;
+        }
+        let mut array = PinArray::with_capacity(MANY, PinFlags::WRITE)?;
+        array.pin_user(start, 10)?;
+        array.pin_user(start + 10 * PAGE_SIZE, MANY - 10)?;
+        for (i, page) in array.pages().iter().enumerate() {
+            assert_eq!(first(page.as_ptr()), pattern(i));
+            assert!(refs(page.as_ptr()) >= PIN);
+        }
+        // It is the memory of the process, not a copy.
+        put_user(start + 5 * PAGE_SIZE, 0xee)?;
+        assert_eq!(first(array.pages()[5].as_ptr()), 0xee);
+        Ok(())
+    }
+
+    #[test]
+    fn untouched_user_memory_is_filled() -> Result {
+        let start = user_memory(None, 4, RW)?;
+        let mut array = PinArray::with_capacity(4, PinFlags::WRITE)?;
+        array.pin_user(start, 4)?;
+        put_user(start, 7)?;
+        assert_eq!(first(array.pages()[0].as_ptr()), 7);
+        assert!(all(array.pages()[1].as_ptr(), 0));
+        Ok(())
+    }
+
+    #[test]
+    fn shared_file_memory_is_dirtied() -> Result {
+        let file = TestFile::pattern(4)?;
+        let start = user_memory(Some(&file), 4, RW)?;
+        let mut array = PinArray::with_capacity(4, PinFlags::WRITE)?;
+        array.pin_user(start, 4)?;
+        // SAFETY: We are attached to the mm.
+        unsafe { bindings::vm_munmap(start, 4 * PAGE_SIZE) };
+        // Batches on their way to the LRU lists have references, too, but few.
+        assert!((PIN..PIN + 10).contains(&file.refs(2)));
+        let page = file.find(2).ok_or(ENOENT)?;
+        page.clear_dirty();
+        drop(array);
+        assert!(page.is_dirty());
+        assert!(!page.maybe_pinned());
+        Ok(())
+    }
+
+    #[test]
+    fn bad_user_ranges_fail_and_leave_no_pin() -> Result {
+        let file = TestFile::pattern(4)?;
+        let start = user_memory(Some(&file), 4, RW)?;
+        // A hole behind the first two pages.
+        // SAFETY: We are attached to the mm.
+        unsafe { bindings::vm_munmap(start + 2 * PAGE_SIZE, PAGE_SIZE) };
+        let mut array = PinArray::with_capacity(8, PinFlags::WRITE)?;
+        for (addr, count, error) in [
+            (start, 3, EFAULT),
+            (start + 2 * PAGE_SIZE, 1, EFAULT),
+            (1 << 63, 1, EFAULT),
+            (start + 1, 1, EINVAL),
+            (start, 0, EINVAL),
+            (start, 9, EINVAL),
+            (start, usize::MAX, EINVAL),
+            (usize::MAX - PAGE_SIZE + 1, 1, EINVAL),
+        ] {
+            assert_eq!(array.pin_user(addr, count), Err(error));
+            assert!(array.pages().is_empty());
+            assert!(!file.find(0).is_some_and(|page| page.maybe_pinned()));
+        }
+        array.pin_user(start, 2)?;
+        assert!(file.find(0).is_some_and(|page| page.maybe_pinned()));
+        Ok(())
+    }
+
+    #[test]
+    fn read_only_memory_is_not_pinned_for_writing() -> Result {
+        let file = TestFile::pattern(2)?;
+        let start = user_memory(Some(&file), 2, READ)?;
+        let mut array = PinArray::with_capacity(2, PinFlags::WRITE)?;
+        assert_eq!(array.pin_user(start, 2), Err(EFAULT));
+        let mut array = PinArray::with_capacity(2, PinFlags::empty())?;
+        array.pin_user(start, 2)?;
+        assert_eq!(first(array.pages()[1].as_ptr()), pattern(1));
+        Ok(())
+    }
+
+    #[test]
+    fn kernel_threads_have_no_user_memory() -> Result {
+        let mut array = PinArray::with_capacity(1, PinFlags::WRITE)?;
+        assert_eq!(array.pin_user(1 << 20, 1), Err(EFAULT));
         Ok(())
     }
 }
