@@ -14,9 +14,17 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*, //
 };
-use pagekit_pages::PageArray;
+use pagekit_pages::{
+    AllocFlags,
+    PageArray, //
+};
 use pagekit_vma::{
+    fault_pages,
     fault_pfns,
+    huge_fault_pfns,
+    map_pages,
+    map_pfns,
+    setup_pages,
     setup_pfns,
     VmFault, //
 };
@@ -39,9 +47,21 @@ impl kernel::Module for Module {
     }
 }
 
+/// How a driver maps.
+#[derive(Copy, Clone, PartialEq)]
+enum Kind {
+    FaultPfns,
+    HugePfns,
+    EagerPfns,
+    FaultPages,
+    EagerPages,
+}
+use Kind::*;
+
 /// An object of the driver, whose file userspace maps at page offset `base`.
 struct Object {
     array: PageArray,
+    kind: Kind,
     base: usize,
     /// What mmap says that the array has, if not the truth.
     claim: usize,
@@ -57,25 +77,68 @@ static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
     ..pin_init::zeroed()
 };
 
+static HUGE_VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+    fault: Some(fault),
+    huge_fault: Some(huge_fault),
+    ..pin_init::zeroed()
+};
+
 unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
-    // SAFETY: The file was made with an object as its private data; the VMA is being set up.
+    // SAFETY: The file was made with an object as its private data; the VMA is being set up, and is
+    // of one kind. A test drops its object, and with it the pages, only after it has unmapped it.
     from_result(|| unsafe {
         let object = &*(*file).private_data.cast::<Object>();
-        setup_pfns(VmaNew::from_raw(vma), object.claim, object.base)?;
-        (*vma).vm_ops = &VM_OPS;
+        let (new, pages) = (VmaNew::from_raw(vma), object.array.pages());
         (*vma).vm_private_data = (*file).private_data;
+        match object.kind {
+            FaultPfns | FaultPages => (*vma).vm_ops = &VM_OPS,
+            HugePfns => (*vma).vm_ops = &HUGE_VM_OPS,
+            EagerPfns | EagerPages => (),
+        }
+        match object.kind {
+            FaultPfns | HugePfns => setup_pfns(new, object.claim, object.base)?,
+            FaultPages => setup_pages(new, object.claim, object.base)?,
+            EagerPfns => map_pfns(new, pages, object.base)?,
+            EagerPages => map_pages(new, pages, object.base)?,
+        }
         Ok(0)
     })
 }
 
+/// # Safety
+///
+/// To be called for a fault in a VMA that `mmap` has set up.
+unsafe fn object_of<'a>(vmf: *mut bindings::vm_fault) -> &'a Object {
+    // SAFETY: `mmap` has set the private data.
+    unsafe { &*(*(*vmf).__bindgen_anon_1.vma).vm_private_data.cast() }
+}
+
 unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
-    // SAFETY: `mmap` has set the private data. A test drops its object, and with it the pages, only
-    // after it has unmapped it.
+    // SAFETY: The kernel passes a fault that is being handled. See `mmap`.
     unsafe {
-        let object = &*(*(*vmf).__bindgen_anon_1.vma)
-            .vm_private_data
-            .cast::<Object>();
-        fault_pfns(VmFault::from_raw(vmf), object.array.pages(), object.base)
+        let object = object_of(vmf);
+        let vmf = VmFault::from_raw(vmf);
+        if object.kind == FaultPages {
+            fault_pages(vmf, object.array.pages(), object.base)
+        } else {
+            fault_pfns(vmf, object.array.pages(), object.base)
+        }
+    }
+}
+
+unsafe extern "C" fn huge_fault(
+    vmf: *mut bindings::vm_fault,
+    order: c_uint,
+) -> bindings::vm_fault_t {
+    // SAFETY: As in `fault`.
+    unsafe {
+        let object = object_of(vmf);
+        huge_fault_pfns(
+            VmFault::from_raw(vmf),
+            order,
+            object.array.pages(),
+            object.base,
+        )
     }
 }
 
@@ -96,12 +159,38 @@ impl Object {
     fn new(file: &fixture::TestFile, pages: usize, base: usize) -> Result<Self> {
         Ok(Self {
             array: PageArray::from_shmem(file.file(), 0, pages)?,
+            kind: FaultPfns,
+            base,
+            claim: pages,
+        })
+    }
+
+    /// An object of fresh pages, page i of which begins with `pattern(i)`.
+    fn fresh(kind: Kind, pages: usize, base: usize) -> Result<Self> {
+        let array = PageArray::alloc(pages, AllocFlags::empty())?;
+        for (i, page) in array.pages().iter().enumerate() {
+            fixture::fill(page.as_ptr(), fixture::pattern(i));
+        }
+        Ok(Self {
+            array,
+            kind,
             base,
             claim: pages,
         })
     }
 
     fn mmap(&self, pgoff: usize, pages: usize, prot: u32, flags: u32) -> Result<Mapping> {
+        self.mmap_at(0, pgoff, pages, prot, flags)
+    }
+
+    fn mmap_at(
+        &self,
+        addr: usize,
+        pgoff: usize,
+        pages: usize,
+        prot: u32,
+        flags: u32,
+    ) -> Result<Mapping> {
         // The object outlives the file, which ends here or with the last mapping of it.
         let data = core::ptr::from_ref(self).cast_mut().cast();
         let file = fixture::TestFile::anon(&FOPS, data)?;
@@ -110,7 +199,7 @@ impl Object {
         let start = unsafe {
             bindings::vm_mmap(
                 file.as_ptr(),
-                0,
+                addr,
                 len,
                 prot as c_ulong,
                 flags as c_ulong,
@@ -357,6 +446,151 @@ mod tests {
         for i in 0..pages - 1 {
             assert_eq!(map.read(i)?, pattern(1 + i));
         }
+        Ok(())
+    }
+
+    const KINDS: [Kind; 4] = [FaultPfns, EagerPfns, FaultPages, EagerPages];
+
+    #[test]
+    fn all_kinds_know_one_offset_rule() -> Result {
+        attach()?;
+        for kind in KINDS {
+            for base in [0, 0x10_0000] {
+                let object = Object::fresh(kind, PAGES, base)?;
+                let map = object.mmap(base + 3, 9, RW, SHARED)?;
+                // Split, before and after it was touched.
+                for cut in [4, 7] {
+                    // SAFETY: We are attached to the mm of the test.
+                    unsafe { bindings::vm_munmap(map.start + cut * PAGE_SIZE, PAGE_SIZE) };
+                    for i in [0, 1, 2, 3, 5, 6, 8] {
+                        assert_eq!(map.read(i)?, pattern(3 + i));
+                    }
+                    assert_eq!(map.read(cut), Err(EFAULT));
+                }
+                map.write(5, 0xee)?;
+                assert_eq!(first(object.array.pages()[8].as_ptr()), 0xee);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn all_kinds_refuse_what_they_cannot_map() -> Result {
+        attach()?;
+        for kind in KINDS {
+            let object = Object::fresh(kind, PAGES, 5)?;
+            for (pgoff, count, prot, flags) in [
+                (5, PAGES + 1, READ, SHARED),
+                (5 + PAGES, 1, READ, SHARED),
+                (4, 2, READ, SHARED),
+                (5, 1, RW, PRIVATE),
+                (5, 1, READ, PRIVATE),
+            ] {
+                assert_eq!(object.mmap(pgoff, count, prot, flags).err(), Some(EINVAL));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn gup_works_on_referenced_pages_only() -> Result {
+        attach()?;
+        for kind in KINDS {
+            let object = Object::fresh(kind, PAGES, 0)?;
+            let map = object.mmap(0, 1, RW, SHARED)?;
+            assert_eq!(map.read(0)?, pattern(0));
+            let pages = matches!(kind, FaultPages | EagerPages);
+            assert_eq!(map.pin(), if pages { 1 } else { EFAULT.to_errno() });
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn referenced_pages_are_referenced() -> Result {
+        attach()?;
+        for kind in KINDS {
+            let object = Object::fresh(kind, PAGES, 0)?;
+            let map = object.mmap(0, PAGES, READ, SHARED)?;
+            assert_eq!(map.read(0)?, pattern(0));
+            let held = 1 + c_int::from(matches!(kind, FaultPages | EagerPages));
+            assert_eq!(refs(object.array.pages()[0].as_ptr()), held);
+            drop(map);
+            assert_eq!(refs(object.array.pages()[0].as_ptr()), 1);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn file_pages_are_not_mapped_by_reference() -> Result {
+        attach()?;
+        let file = TestFile::pattern(PAGES)?;
+        let before = file.refs(0);
+        let mut object = Object::new(&file, PAGES, 0)?;
+        object.kind = EagerPages;
+        assert_eq!(object.mmap(0, PAGES, READ, SHARED).err(), Some(EINVAL));
+        object.kind = FaultPages;
+        assert_eq!(object.mmap(0, PAGES, READ, SHARED)?.read(0), Err(EFAULT));
+        drop(object);
+        assert_eq!(file.refs(0), before);
+        Ok(())
+    }
+
+    const BLOCK: usize = 1 << bindings::PMD_SHIFT;
+    const FIXED: u32 = SHARED | 0x10; // MAP_SHARED | MAP_FIXED
+    const AT: usize = 256 * BLOCK;
+
+    #[test]
+    fn aligned_blocks_are_huge() -> Result {
+        attach()?;
+        let file = TestFile::huge_pattern(1536)?;
+        let mut object = Object::new(&file, 1536, 0)?;
+        object.kind = HugePfns;
+        // From page 500 on: a bit of the first block, the second, and a bit of the third.
+        let map = object.mmap_at(AT - 12 * PAGE_SIZE, 500, 600, RW, FIXED)?;
+        for i in [0, 11, 12, 100, 523, 524, 599] {
+            assert_eq!(map.read(i)?, pattern(500 + i));
+        }
+        assert!(!is_huge(AT - PAGE_SIZE));
+        assert!(is_huge(AT));
+        assert!(!is_huge(AT + BLOCK));
+        map.write(300, 0xee)?;
+        assert_eq!(first(object.array.pages()[800].as_ptr()), 0xee);
+        // A split block is mapped by pages.
+        // SAFETY: We are attached to the mm of the test.
+        unsafe { bindings::vm_munmap(AT + 5 * PAGE_SIZE, PAGE_SIZE) };
+        for i in [12, 16, 18, 100, 523] {
+            assert_eq!(map.read(i)?, if i == 300 { 0xee } else { pattern(500 + i) });
+        }
+        assert!(!is_huge(AT));
+        assert_eq!(map.read(17), Err(EFAULT));
+        Ok(())
+    }
+
+    #[test]
+    fn unaligned_blocks_are_not_huge() -> Result {
+        attach()?;
+        let file = TestFile::huge_pattern(1024)?;
+        let mut object = Object::new(&file, 1024, 0)?;
+        object.kind = HugePfns;
+        let map = object.mmap_at(AT, 1, 1023, RW, FIXED)?;
+        for i in [0, 511, 1022] {
+            assert_eq!(map.read(i)?, pattern(1 + i));
+        }
+        assert!(!is_huge(AT));
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_beyond_the_array_are_not_huge() -> Result {
+        attach()?;
+        let file = TestFile::huge_pattern(512)?;
+        let mut object = Object::new(&file, 511, 0)?;
+        object.kind = HugePfns;
+        object.claim = 512;
+        let map = object.mmap_at(AT, 0, 512, READ, FIXED)?;
+        assert_eq!(map.read(510)?, pattern(510));
+        assert_eq!(map.read(511), Err(EFAULT));
+        assert!(!is_huge(AT));
         Ok(())
     }
 }
