@@ -9,7 +9,8 @@
 //! * What is mapped for devices hangs off the attachments, and so is under the reservation lock of
 //!   the buffer, which the dma-buf core holds in map, unmap, vmap and vunmap, and which
 //!   begin/end_cpu_access take. There is no other lock.
-//! * CPU mappings are of PFNs, on fault: users of the memfd may punch holes at will.
+//! * CPU mappings are of PFNs, on fault, by huge pages where buffer and address are aligned: users
+//!   of the memfd may punch holes at will.
 //!
 //! C: `drivers/dma-buf/udmabuf.c`.
 
@@ -50,9 +51,12 @@ use pagekit_pin::{
 };
 use pagekit_vma::{
     fault_pfns,
+    huge_fault_pfns,
     setup_pfns,
     VmFault, //
 };
+
+use pagekit_view::PageRef;
 
 mod dmabuf;
 
@@ -395,6 +399,7 @@ unsafe extern "C" fn end_cpu_access(
 
 static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
     fault: Some(fault),
+    huge_fault: Some(huge_fault),
     ..pin_init::zeroed()
 };
 
@@ -414,15 +419,32 @@ unsafe extern "C" fn mmap(
     })
 }
 
-unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+/// The pages of a VMA of ours, for the two functions below.
+///
+/// # Safety
+///
+/// `mmap` must have set up the VMA of `vmf`, which must be a fault that is being handled.
+unsafe fn pages<'a>(vmf: *mut bindings::vm_fault) -> &'a [PageRef<'a>] {
     // SAFETY: `mmap` has set the private data. The VMA holds the file of the buffer, so that the
     // buffer is released, and its pages unpinned, after the mapping has gone.
     unsafe {
-        let data = &*(*(*vmf).__bindgen_anon_1.vma)
-            .vm_private_data
-            .cast::<Udmabuf>();
-        fault_pfns(VmFault::from_raw(vmf), data.pins.pages(), 0)
+        let data = (*(*vmf).__bindgen_anon_1.vma).vm_private_data;
+        (*data.cast::<Udmabuf>()).pins.pages()
     }
+}
+
+unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    // SAFETY: The kernel passes a fault that is being handled, in a VMA of ours. Its pages are
+    // pinned until the mapping has gone.
+    unsafe { fault_pfns(VmFault::from_raw(vmf), pages(vmf), 0) }
+}
+
+unsafe extern "C" fn huge_fault(
+    vmf: *mut bindings::vm_fault,
+    order: c_uint,
+) -> bindings::vm_fault_t {
+    // SAFETY: As in `fault`.
+    unsafe { huge_fault_pfns(VmFault::from_raw(vmf), order, pages(vmf), 0) }
 }
 
 /// Called under the reservation lock.
