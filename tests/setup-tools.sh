@@ -179,6 +179,9 @@ install_packages() {
 	say "installing ${packages[*]}"
 	step packages apt_install "${packages[@]}"
 	wait_steps
+	# Nobody should have to find that out later.
+	sed -n '/^The following packages will be REMOVED/,/^The following NEW/p' "$cache/log/packages.log" |
+		sed -n 's/^  /setup: removed, because it conflicts: /p' >&2
 	find_missing "$@"
 	((!${#packages[@]})) || die "still missing after '$install': ${packages[*]}"
 }
