@@ -122,9 +122,11 @@ make_rust_src() {
 
 # --- Configuring and building -------------------------------------------------
 
-# fragments <config>: every other config is base plus its own lines
+# fragments <config>: every other config is base plus its own lines; a series of
+# the kernel may need some more
 fragments() {
 	cat "$here/config/base.config"
+	[[ ! -f $here/config/base-$KVER.config ]] || cat "$here/config/base-$KVER.config"
 	[[ $1 = base ]] || cat "$here/config/$1.config"
 }
 
