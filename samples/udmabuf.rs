@@ -291,7 +291,11 @@ static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
     ..pin_init::zeroed()
 };
 
-/// Called under the reservation lock.
+// What the dma-buf core calls, with buffers that were exported with `OPS`.
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
 unsafe extern "C" fn map_dma_buf(
     attachment: *mut bindings::dma_buf_attachment,
     dir: bindings::dma_data_direction,
@@ -323,7 +327,9 @@ unsafe extern "C" fn map_dma_buf(
     map().unwrap_or_else(|e| e.to_ptr())
 }
 
-/// Called under the reservation lock.
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
 unsafe extern "C" fn unmap_dma_buf(
     attachment: *mut bindings::dma_buf_attachment,
     table: *mut bindings::sg_table,
@@ -379,7 +385,9 @@ unsafe fn sync_all(
     0
 }
 
-/// Called without a lock.
+/// # Safety
+///
+/// To be called by the core, which holds no lock.
 unsafe extern "C" fn begin_cpu_access(
     buf: *mut bindings::dma_buf,
     dir: bindings::dma_data_direction,
@@ -388,7 +396,9 @@ unsafe extern "C" fn begin_cpu_access(
     unsafe { sync_all(buf, dir, pagekit_udmabuf_for_cpu) }
 }
 
-/// Called without a lock.
+/// # Safety
+///
+/// To be called by the core, which holds no lock.
 unsafe extern "C" fn end_cpu_access(
     buf: *mut bindings::dma_buf,
     dir: bindings::dma_data_direction,
@@ -403,7 +413,9 @@ static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
     ..pin_init::zeroed()
 };
 
-/// Called under the mmap lock. The buffer has checked that the window is within it.
+/// # Safety
+///
+/// To be called by the core, under the mmap lock.
 unsafe extern "C" fn mmap(
     buf: *mut bindings::dma_buf,
     vma: *mut bindings::vm_area_struct,
@@ -433,12 +445,18 @@ unsafe fn pages<'a>(vmf: *mut bindings::vm_fault) -> &'a [PageRef<'a>] {
     }
 }
 
+/// # Safety
+///
+/// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
 unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
     // SAFETY: The kernel passes a fault that is being handled, in a VMA of ours. Its pages are
     // pinned until the mapping has gone.
     unsafe { fault_pfns(VmFault::from_raw(vmf), pages(vmf), 0) }
 }
 
+/// # Safety
+///
+/// As for `fault`.
 unsafe extern "C" fn huge_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
@@ -447,7 +465,9 @@ unsafe extern "C" fn huge_fault(
     unsafe { huge_fault_pfns(VmFault::from_raw(vmf), order, pages(vmf), 0) }
 }
 
-/// Called under the reservation lock.
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
 unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) -> c_int {
     // SAFETY: The core passes a buffer of ours, and a map to be filled in.
     from_result(|| unsafe {
@@ -456,13 +476,17 @@ unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys
     })
 }
 
-/// Called under the reservation lock.
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
 unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
     // SAFETY: The core passes a buffer of ours, and what `vmap` has filled in.
     unsafe { dmabuf::vunmap(dmabuf::data::<Udmabuf>(buf).pins.pages(), &*map) };
 }
 
-/// Called when the last file descriptor, mapping and importer has gone.
+/// # Safety
+///
+/// To be called by the core, when the last file descriptor, mapping and importer has gone.
 unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
     // SAFETY: The core passes a buffer of ours, for the last time. This unpins.
     drop(unsafe { dmabuf::release::<Udmabuf>(buf) });

@@ -169,11 +169,10 @@ impl PinArray {
     pub fn pin_memfd(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
         let (_, end) = range::file_bytes(pgoff, count, PAGE_SHIFT as u32).ok_or(EINVAL)?;
         let before = self.pages.len();
-        // The end of the file is checked before the first page of it is filled.
         // SAFETY: The file is open.
-        if count > self.pages.capacity() - before
-            || end > unsafe { pagekit_pin_file_size(file.as_ptr()) }
-        {
+        let size = unsafe { pagekit_pin_file_size(file.as_ptr()) };
+        // The end of the file is checked before the first page of it is filled.
+        if count > self.pages.capacity() - before || end > size {
             return Err(EINVAL);
         }
         let result = self.pin_chunks(file, pgoff, count);
@@ -299,7 +298,7 @@ impl PinArray {
         };
         to_result(nr as c_int)?;
         let nr = nr as usize;
-        let skip = offset as usize >> PAGE_SHIFT;
+        let skip = offset >> PAGE_SHIFT;
 
         // SAFETY: The kernel filled in `nr` folios and pinned each once for this call.
         let folios = unsafe { core::slice::from_raw_parts(slots, nr) };

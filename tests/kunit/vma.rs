@@ -83,6 +83,9 @@ static HUGE_VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_str
     ..pin_init::zeroed()
 };
 
+/// # Safety
+///
+/// To be called by the kernel, for a file that was made with an object.
 unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
     // SAFETY: The file was made with an object as its private data; the VMA is being set up, and is
     // of one kind. A test drops its object, and with it the pages, only after it has unmapped it.
@@ -113,6 +116,9 @@ unsafe fn object_of<'a>(vmf: *mut bindings::vm_fault) -> &'a Object {
     unsafe { &*(*(*vmf).__bindgen_anon_1.vma).vm_private_data.cast() }
 }
 
+/// # Safety
+///
+/// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
 unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
     // SAFETY: The kernel passes a fault that is being handled. See `mmap`.
     unsafe {
@@ -126,6 +132,9 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
     }
 }
 
+/// # Safety
+///
+/// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
 unsafe extern "C" fn huge_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
