@@ -341,6 +341,31 @@ impl Drop for PinArray {
     }
 }
 
+/// How many users need pages pinned: a plain nested count.
+///
+/// Whoever counts first pins the pages, and whoever leaves last unpins them, whether they pin when
+/// a buffer is made, a device maps or the CPU does. The driver brings the lock: `&mut self` asks
+/// for it.
+#[derive(Default)]
+pub struct PinCount(usize);
+
+impl PinCount {
+    /// Counts one user more. Returns whether it is the first.
+    #[inline]
+    pub fn pin(&mut self) -> bool {
+        self.0 = self.0.saturating_add(1);
+        self.0 == 1
+    }
+
+    /// Counts one user less. Returns whether it was the last; where there is none, it is not.
+    #[inline]
+    pub fn unpin(&mut self) -> bool {
+        let users = self.0;
+        self.0 = users.saturating_sub(1);
+        users == 1
+    }
+}
+
 /// Looks at freshly pinned folios: makes each up to date, refuses hardware memory errors, and
 /// returns how many pages of the last one belong to the `count` wanted at `pgoff`, of which the
 /// first is page `skip` of the first folio.

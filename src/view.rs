@@ -51,9 +51,34 @@ impl<'a> PageRef<'a> {
         Self(page, PhantomData)
     }
 
+    /// Borrows an array of pages that a driver has already: TTM's `ttm->pages`, say. No references
+    /// are taken, and none is needed on what is no compound page.
+    ///
+    /// # Safety
+    ///
+    /// `pages` must be `len` pointers, each of which is what the invariants of [`PageRef`] ask for.
+    /// Nobody may change them during `'a`.
+    #[inline]
+    pub const unsafe fn slice_from_raw(
+        pages: NonNull<*mut bindings::page>,
+        len: usize,
+    ) -> &'a [Self] {
+        // SAFETY: The caller promises `len` valid pointers; the type is transparent.
+        // INVARIANT: By the safety requirements of this function.
+        unsafe { core::slice::from_raw_parts(pages.as_ptr().cast(), len) }
+    }
+
     /// Returns the `struct page` pointer.
     #[inline]
     pub const fn as_ptr(self) -> *mut bindings::page {
         self.0.as_ptr()
     }
+}
+
+/// Cuts `pages` where they are not physically contiguous: all the pages of a run make up one block
+/// of memory.
+#[inline]
+pub fn runs<'p, 'a>(pages: &'p [PageRef<'a>]) -> impl Iterator<Item = &'p [PageRef<'a>]> {
+    // Where pages are contiguous their `struct page`s are, too: see above.
+    pages.chunk_by(|a, b| a.as_ptr().wrapping_add(1) == b.as_ptr())
 }

@@ -36,6 +36,7 @@ use kernel::{
 };
 use pagekit_view::{
     range,
+    runs,
     PageRef, //
 };
 
@@ -170,18 +171,10 @@ impl VmFault {
         }
         let start = index.checked_sub((self.address() - block.start) >> PAGE_SHIFT)?;
         let pages = pages.get(start..)?.get(..1 << PMD_ORDER)?;
-        let first = pages[0];
+        let run = runs(pages).next()?;
         // SAFETY: The page exists.
-        if unsafe { pagekit_vma_page_to_pfn(first.as_ptr()) } % pages.len() != 0 {
-            return None;
-        }
-        let mut next = first.as_ptr();
-        let contiguous = pages.iter().all(|page| {
-            let same = page.as_ptr() == next;
-            next = next.wrapping_add(1);
-            same
-        });
-        contiguous.then_some(first)
+        let pfn = unsafe { pagekit_vma_page_to_pfn(run[0].as_ptr()) };
+        (run.len() == pages.len() && pfn % pages.len() == 0).then_some(run[0])
     }
 }
 
