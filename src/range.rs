@@ -46,17 +46,21 @@ pub const fn file_bytes(pgoff: usize, count: usize, page_shift: u32) -> Option<(
     ))
 }
 
-/// The addresses that one fault may fill: the aligned block of `size` bytes (a
-/// power of two) around `address`, cut to `vma`.
+/// How many pages one fault at `address` may map around page `index` of an array of `len` pages:
+/// before that page, and from it on. They lie in the array, in `vma`, and in the aligned block of
+/// `size` bytes (a power of two) around the address.
 ///
-/// [`None`] if `address` is not in `vma`.
+/// [`None`] if `address` is not in `vma`, or `index` not in the array.
 #[inline]
-pub const fn block(
+pub const fn around(
     vma: core::ops::Range<usize>,
     address: usize,
     size: usize,
-) -> Option<core::ops::Range<usize>> {
-    if address < vma.start || address >= vma.end {
+    page_shift: u32,
+    index: usize,
+    len: usize,
+) -> Option<(usize, usize)> {
+    if address < vma.start || address >= vma.end || index >= len {
         return None;
     }
     let floor = address & !(size - 1);
@@ -65,5 +69,14 @@ pub const fn block(
         Some(end) if end < vma.end => end,
         _ => vma.end,
     };
-    Some(start..end)
+    let before = (address - start) >> page_shift;
+    let after = (end - address) >> page_shift;
+    Some((
+        if before < index { before } else { index },
+        if after < len - index {
+            after
+        } else {
+            len - index
+        },
+    ))
 }

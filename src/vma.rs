@@ -30,7 +30,10 @@ use kernel::{
         VmaNew,
         VmaRef, //
     },
-    page::PAGE_SHIFT,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     prelude::*,
     types::Opaque, //
 };
@@ -69,8 +72,17 @@ extern "C" {
         pages: *const PageRef<'_>,
     ) -> c_int;
     fn pagekit_vma_pmd(vmf: *mut bindings::vm_fault) -> c_int;
-    fn pagekit_vma_insert_pmd(
+    fn pagekit_vma_insert_huge_pfn(
         vmf: *mut bindings::vm_fault,
+        page: *mut bindings::page,
+    ) -> bindings::vm_fault_t;
+    fn pagekit_vma_insert_huge_page(
+        vmf: *mut bindings::vm_fault,
+        page: *mut bindings::page,
+    ) -> bindings::vm_fault_t;
+    fn pagekit_vma_insert_page(
+        vma: *mut bindings::vm_area_struct,
+        addr: c_ulong,
         page: *mut bindings::page,
     ) -> bindings::vm_fault_t;
     fn pagekit_vma_page_to_pfn(page: *mut bindings::page) -> usize;
@@ -122,60 +134,99 @@ impl VmFault {
         self.fault().address
     }
 
-    /// Whether the driver maps huge pages here, too.
-    fn has_huge_fault(&self) -> bool {
-        // SAFETY: By the type invariants, the VMA is valid. Its operations are what called us.
-        unsafe { (*(*self.vma().as_ptr()).vm_ops).huge_fault.is_some() }
-    }
-
-    /// The faulting page in the array, if the VMA is of this kind and may show the page.
-    fn index(&self, pages: &[PageRef<'_>], base: usize, kind: vm_flags_t) -> Option<usize> {
-        let vma = self.vma();
-        if vma.flags() & (flags::PFNMAP | flags::MIXEDMAP) != kind || is_cow(vma) {
-            return None;
-        }
-        Some(range::window(pages.len(), base, self.fault().pgoff, 1)?.start)
-    }
-
-    /// The addresses that this fault may fill.
-    fn block(&self) -> Option<Range<usize>> {
-        let vma = self.vma();
-        range::block(vma.start()..vma.end(), self.address(), BLOCK)
-    }
-
-    /// How many pages from page `index` on of `len` pages lie within `block`: before the faulting
-    /// one, and from that on.
-    fn reach(&self, block: &Range<usize>, index: usize, len: usize) -> (usize, usize) {
-        (
-            ((self.address() - block.start) >> PAGE_SHIFT).min(index),
-            ((block.end - self.address()) >> PAGE_SHIFT).min(len - index),
-        )
-    }
-
-    /// The first page of `block` if it can be mapped as one huge page. Page `index` is the faulting
-    /// one.
-    fn huge<'a>(
+    /// The faulting page and those that can be mapped along with it, if the VMA may show it: it has
+    /// none of the flags `other`, and is not COW.
+    fn block<'p, 'a>(
         &self,
-        block: &Range<usize>,
-        index: usize,
-        pages: &[PageRef<'a>],
-    ) -> Option<PageRef<'a>> {
-        let vma = self.vma().as_ptr();
-        // The kernel chooses the cache mode of huge PFNs. If the driver has, too, leave it at that.
-        // SAFETY: By the type invariants, the VMA is locked.
-        let same_prot = unsafe {
-            (*vma).vm_page_prot.pgprot == bindings::vm_get_page_prot(self.vma().flags()).pgprot
-        };
-        if block.len() != BLOCK || !same_prot || !cfg!(CONFIG_TRANSPARENT_HUGEPAGE) {
+        pages: &'p [PageRef<'a>],
+        base: usize,
+        other: vm_flags_t,
+    ) -> Option<Block<'p, 'a>> {
+        let (vma, pgoff) = (self.vma(), self.fault().pgoff);
+        if vma.flags() & other != 0 || is_cow(vma) {
             return None;
         }
-        let start = index.checked_sub((self.address() - block.start) >> PAGE_SHIFT)?;
-        let pages = pages.get(start..)?.get(..1 << PMD_ORDER)?;
-        let run = runs(pages).next()?;
-        // SAFETY: The page exists.
-        let pfn = unsafe { pagekit_vma_page_to_pfn(run[0].as_ptr()) };
-        (run.len() == pages.len() && pfn % pages.len() == 0).then_some(run[0])
+        Block::new(vma, self.address(), pages, pgoff.checked_sub(base)?)
     }
+
+    /// [`Self::block`] of a VMA for PFNs.
+    fn pfn_block<'p, 'a>(&self, pages: &'p [PageRef<'a>], base: usize) -> Option<Block<'p, 'a>> {
+        if self.vma().flags() & flags::PFNMAP == 0 {
+            return None;
+        }
+        self.block(pages, base, flags::MIXEDMAP)
+    }
+
+    /// As [`Self::block`], but cut to the faulting page where there may be a huge page instead of all
+    /// of them, and [`None`] if there is one already.
+    fn small<'p, 'a>(&self, block: Block<'p, 'a>) -> Option<Block<'p, 'a>> {
+        let vma = self.vma();
+        if has_huge_fault(vma) && block.huge(vma).is_some() {
+            // SAFETY: The fault is being handled.
+            match unsafe { pagekit_vma_pmd(self.0.get()) } {
+                // Somebody was faster, and mapped it as one.
+                PMD_LEAF => return None,
+                // Once there is a page table, nobody can any more.
+                PMD_TABLE => (),
+                _ => {
+                    let at = (self.address() - block.addr) >> PAGE_SHIFT;
+                    return Some(Block {
+                        addr: self.address(),
+                        pages: block.pages.get(at..=at)?,
+                    });
+                }
+            }
+        }
+        Some(block)
+    }
+}
+
+/// What one page table can map: pages, and the address of the first.
+struct Block<'p, 'a> {
+    addr: usize,
+    pages: &'p [PageRef<'a>],
+}
+
+impl<'p, 'a> Block<'p, 'a> {
+    /// What one page table can map around `address`, which shows page `index` of `pages`.
+    fn new(vma: &VmaRef, address: usize, pages: &'p [PageRef<'a>], index: usize) -> Option<Self> {
+        let (before, after) = range::around(
+            vma.start()..vma.end(),
+            address,
+            BLOCK,
+            PAGE_SHIFT as u32,
+            index,
+            pages.len(),
+        )?;
+        Some(Self {
+            addr: address - (before << PAGE_SHIFT),
+            pages: pages.get(index - before..index + after)?,
+        })
+    }
+
+    /// The first page if all of them can be mapped as one huge page of `vma`.
+    fn huge(&self, vma: &VmaRef) -> Option<PageRef<'a>> {
+        let first = *self.pages.first()?;
+        // The kernel chooses the cache mode of huge PFNs. If the driver has, too, leave it at that.
+        // SAFETY: The VMA is locked.
+        let same_prot = unsafe {
+            (*vma.as_ptr()).vm_page_prot.pgprot == bindings::vm_get_page_prot(vma.flags()).pgprot
+        };
+        // SAFETY: The page exists.
+        let pfn = unsafe { pagekit_vma_page_to_pfn(first.as_ptr()) };
+        (cfg!(CONFIG_TRANSPARENT_HUGEPAGE)
+            && same_prot
+            && self.pages.len() == 1 << PMD_ORDER
+            && pfn % (1 << PMD_ORDER) == 0
+            && runs(self.pages).nth(1).is_none())
+        .then_some(first)
+    }
+}
+
+/// Whether the driver maps huge pages in `vma`, too.
+fn has_huge_fault(vma: &VmaRef) -> bool {
+    // SAFETY: The VMA is locked, and its operations are null or valid.
+    unsafe { (*vma.as_ptr()).vm_ops.as_ref() }.is_some_and(|ops| ops.huge_fault.is_some())
 }
 
 /// Checks that `vma` may show its window of an array of `len` pages, and returns that.
@@ -233,7 +284,8 @@ pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
 
 /// Maps the PFNs of all pages that `vma` shows, from a driver's mmap operation.
 ///
-/// As [`setup_pfns`], and maps at once. `vma` needs no fault operation then.
+/// As [`setup_pfns`], and maps at once. `vma` needs no fault operation then. If it has operations
+/// for huge faults already, blocks that [`huge_fault_pfns`] can map as one are left to them.
 ///
 /// Not for pages that the driver revokes: `unmap_mapping_range()` misses a VMA whose mmap operation
 /// is still running. Map on fault instead, under the lock that revoking takes.
@@ -256,19 +308,30 @@ pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
 #[inline(never)]
 pub unsafe fn map_pfns(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::MIXEDMAP)?;
-    // SAFETY: As in `setup_pfns`.
+    // SAFETY: It is neither a mixed nor a COW mapping, and the caller promises to keep it so.
     unsafe { set_flags(vma, flags::PFNMAP | flags::DONTEXPAND | flags::DONTDUMP) };
-    // SAFETY: The VMA is locked and for PFNs, and has as many pages as the window. The caller
-    // promises that the pages outlive their mapping.
-    unsafe { fill_pfns(vma, vma.start(), &pages[window]) }
+    let mut rest = Block {
+        addr: vma.start(),
+        pages: pages.get(window).ok_or(EINVAL)?,
+    };
+    while let Some(block) = Block::new(vma, rest.addr, rest.pages, 0) {
+        if !(has_huge_fault(vma) && block.huge(vma).is_some()) {
+            // SAFETY: The VMA is locked and for PFNs, and the block is in it. The caller promises
+            // that the pages outlive their mapping.
+            unsafe { fill_pfns(vma, &block) }?;
+        }
+        rest.addr += block.pages.len() << PAGE_SHIFT;
+        rest.pages = rest.pages.get(block.pages.len()..).ok_or(EINVAL)?;
+    }
+    Ok(())
 }
 
 /// Maps PFNs for a fault in a VMA that [`setup_pfns`] has set up, from a driver's fault operation.
 ///
-/// Maps the faulting page, and while at it what else of `pages` the same page table reaches. What is
-/// mapped already stays as it is. PTEs are writable if the VMA is: there is no second fault for a
-/// write, and no need for `pfn_mkwrite`. In a block that [`huge_fault_pfns`] could still map as one, it
-/// maps just the one page.
+/// Maps the faulting page, and while at it what else of `pages` the same page table reaches: to map
+/// less, pass a part of the array and move `base` with it. What is mapped already stays as it is. PTEs
+/// are writable if the VMA is: there is no second fault for a write, and no need for `pfn_mkwrite`. In a
+/// block that [`huge_fault_pfns`] could still map as one, it maps just the one page.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array or the VMA
 /// isn't one for PFNs; `VM_FAULT_OOM`.
@@ -290,30 +353,15 @@ pub unsafe fn fault_pfns(
     pages: &[PageRef<'_>],
     base: usize,
 ) -> bindings::vm_fault_t {
-    let vma = vmf.vma();
-    let (Some(index), Some(block)) = (vmf.index(pages, base, flags::PFNMAP), vmf.block()) else {
+    let Some(block) = vmf.pfn_block(pages, base) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
-    let (mut before, mut after) = vmf.reach(&block, index, pages.len());
-    if vmf.has_huge_fault() && vmf.huge(&block, index, pages).is_some() {
-        // SAFETY: The fault is being handled.
-        match unsafe { pagekit_vma_pmd(vmf.0.get()) } {
-            // Somebody was faster, and mapped it as one.
-            PMD_LEAF => return bindings::vm_fault_reason_VM_FAULT_NOPAGE,
-            // Once there is a page table, nobody can any more.
-            PMD_TABLE => (),
-            _ => (before, after) = (0, 1),
-        }
-    }
-    // SAFETY: The range is in the VMA, which is locked and for PFNs, and has as many pages as the
-    // slice. The caller promises that the pages outlive their mapping.
-    match unsafe {
-        fill_pfns(
-            vma,
-            vmf.address() - (before << PAGE_SHIFT),
-            &pages[index - before..index + after],
-        )
-    } {
+    let Some(block) = vmf.small(block) else {
+        return bindings::vm_fault_reason_VM_FAULT_NOPAGE;
+    };
+    // SAFETY: The block is in the VMA, which is locked and for PFNs. The caller promises that the
+    // pages outlive their mapping.
+    match unsafe { fill_pfns(vmf.vma(), &block) } {
         Ok(()) => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
         Err(_) => bindings::vm_fault_reason_VM_FAULT_OOM,
     }
@@ -345,32 +393,30 @@ pub unsafe fn huge_fault_pfns(
     pages: &[PageRef<'_>],
     base: usize,
 ) -> bindings::vm_fault_t {
-    let (Some(index), Some(block)) = (vmf.index(pages, base, flags::PFNMAP), vmf.block()) else {
+    let Some(block) = vmf.pfn_block(pages, base) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
-    if order != PMD_ORDER {
-        return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
-    }
-    match vmf.huge(&block, index, pages) {
+    match block.huge(vmf.vma()) {
         // SAFETY: The VMA is locked, for PFNs and not COW, the block lies within it, and the pages
         // are contiguous and aligned. The caller promises that they outlive their mapping.
-        Some(page) => unsafe { pagekit_vma_insert_pmd(vmf.0.get(), page.as_ptr()) },
-        None => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+        Some(page) if order == PMD_ORDER => unsafe {
+            pagekit_vma_insert_huge_pfn(vmf.0.get(), page.as_ptr())
+        },
+        _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
     }
 }
 
 /// # Safety
 ///
-/// `vma` must be for PFNs, the range from `addr` on as long as `pages` are in it, and the pages
-/// outlive their mapping.
-unsafe fn fill_pfns(vma: &VmaRef, addr: usize, pages: &[PageRef<'_>]) -> Result {
+/// `vma` must be for PFNs, `block` in it, and its pages must outlive their mapping.
+unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
     // SAFETY: As the caller promises. The VMA is locked.
     to_result(unsafe {
         pagekit_vma_fill_pfns(
             vma.as_ptr(),
-            addr,
-            pages.len() << PAGE_SHIFT,
-            pages.as_ptr(),
+            block.addr,
+            block.pages.len() << PAGE_SHIFT,
+            block.pages.as_ptr(),
         )
     })
 }
@@ -380,8 +426,12 @@ unsafe fn fill_pfns(vma: &VmaRef, addr: usize, pages: &[PageRef<'_>]) -> Result 
 /// Sets `vma` up to show referenced pages of an array of `len` pages, from a driver's mmap
 /// operation.
 ///
-/// Sets `VM_MIXEDMAP`, `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault
-/// operation calls [`fault_pages`]. `vm_page_prot` stays as the driver has left it.
+/// Sets `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault operation calls
+/// [`fault_pages`]. `vm_page_prot` stays as the driver has left it.
+///
+/// It is no mixed mapping (`VM_MIXEDMAP`): when the kernel splits a huge page in one of those, it
+/// loses the references. The kernel must not track what is written to the file that is mapped; it
+/// doesn't for dma-bufs.
 ///
 /// Context: the mmap operation, under the mmap lock held for writing. Doesn't sleep.
 ///
@@ -394,15 +444,16 @@ unsafe fn fill_pfns(vma: &VmaRef, addr: usize, pages: &[PageRef<'_>]) -> Result 
 #[inline(never)]
 pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
     window(vma, len, base, flags::PFNMAP)?;
-    // SAFETY: It is not one for PFNs.
-    unsafe { set_flags(vma, flags::MIXEDMAP | flags::DONTEXPAND | flags::DONTDUMP) };
+    // SAFETY: These make nothing of it.
+    unsafe { set_flags(vma, flags::DONTEXPAND | flags::DONTDUMP) };
     Ok(())
 }
 
 /// Maps all pages that `vma` shows and takes references on them, from a driver's mmap operation.
 ///
-/// As [`setup_pages`], and maps at once. Without a fault operation, what a process drops with
-/// `madvise(MADV_DONTNEED)` is gone for it: `SIGBUS`.
+/// Sets `VM_MIXEDMAP`, `VM_DONTEXPAND` and `VM_DONTDUMP`. A fault operation with [`fault_pages`] is
+/// not needed, but without one, what a process drops with `madvise(MADV_DONTNEED)` is gone for it:
+/// `SIGBUS`.
 ///
 /// Context: the mmap operation, under the mmap lock held for writing. May sleep.
 ///
@@ -418,24 +469,35 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
 #[inline(never)]
 pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::PFNMAP)?;
-    let pages = &pages[window];
+    let pages = pages.get(window).ok_or(EINVAL)?;
     if !pages.iter().all(|page| is_free_standing(*page)) {
         return Err(EINVAL);
     }
     // SAFETY: It is not one for PFNs.
     unsafe { set_flags(vma, flags::MIXEDMAP | flags::DONTEXPAND | flags::DONTDUMP) };
-    // SAFETY: The VMA is locked and a mixed mapping, and has as many pages as the slice.
-    unsafe { insert_pages(vma, vma.start(), pages) }.map_err(|(_, e)| e)
+    let mut left = pages.len();
+    // SAFETY: The VMA is locked and a mixed mapping, and has as many pages as the slice, which is only
+    // read.
+    to_result(unsafe {
+        bindings::vm_insert_pages(
+            vma.as_ptr(),
+            vma.start(),
+            pages.as_ptr().cast_mut().cast(),
+            &mut left,
+        )
+    })
 }
 
-/// Maps referenced pages for a fault in a VMA that [`setup_pages`] has set up, from a driver's fault
-/// operation.
+/// Maps referenced pages for a fault in a VMA that [`setup_pages`] or [`map_pages`] has set up, from a
+/// driver's fault operation.
 ///
-/// Maps the faulting page, and while at it what else of `pages` the same page table reaches. What is
-/// mapped already stays as it is. PTEs are writable if the VMA is.
+/// Maps the faulting page, and while at it what else of `pages` the same page table reaches: to map
+/// less, pass a part of the array and move `base` with it. What is mapped already stays as it is. PTEs
+/// are writable if the VMA is. In a block that [`huge_fault_pages`] could still map as one, it maps
+/// just the one page.
 ///
-/// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array, the VMA isn't
-/// one for referenced pages, or the page is one that [`map_pages`] refuses; `VM_FAULT_OOM`.
+/// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array, the VMA is
+/// one for PFNs, or the page is one that [`map_pages`] refuses; `VM_FAULT_OOM`.
 ///
 /// Context: the fault operation, under the mmap lock or the lock of the VMA. Allocates page tables
 /// (may sleep), takes their lock.
@@ -443,67 +505,68 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
 /// C: `vmf_insert_page_mkwrite()` in `mm/memory.c`.
 #[inline(never)]
 pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> bindings::vm_fault_t {
-    let vma = vmf.vma();
-    let (Some(index), Some(block)) = (vmf.index(pages, base, flags::MIXEDMAP), vmf.block()) else {
+    let Some(block) = vmf.block(pages, base, flags::PFNMAP) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
-    if !is_free_standing(pages[index]) {
-        return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
-    }
-    // The page that is needed first: it decides.
-    // SAFETY: The fault is being handled, the VMA is a mixed mapping, the page may be mapped.
-    let result =
-        unsafe { bindings::vmf_insert_page_mkwrite(vmf.0.get(), pages[index].as_ptr(), false) };
-    if result != bindings::vm_fault_reason_VM_FAULT_NOPAGE {
+    let mut result = bindings::vm_fault_reason_VM_FAULT_NOPAGE;
+    let Some(block) = vmf.small(block) else {
         return result;
-    }
-    let (before, after) = vmf.reach(&block, index, pages.len());
-    let mut rest = &pages[index - before..index + after];
-    let mut addr = vmf.address() - (before << PAGE_SHIFT);
-    while !rest.is_empty() {
-        let run = rest
-            .iter()
-            .take_while(|page| is_free_standing(**page))
-            .count();
-        // SAFETY: The VMA is locked and a mixed mapping, and the pages lie within it.
-        let done = match unsafe { insert_pages(vma, addr, &rest[..run]) } {
-            Ok(()) => run,
-            // What is mapped already, or may not be, is stepped over.
-            Err((done, e)) if e == EBUSY => done,
-            Err(_) => break,
+    };
+    for (i, page) in block.pages.iter().enumerate() {
+        let addr = block.addr + (i << PAGE_SHIFT);
+        let one = if is_free_standing(*page) {
+            // SAFETY: The address is in the VMA, which is locked and not one for PFNs.
+            unsafe { pagekit_vma_insert_page(vmf.vma().as_ptr(), addr, page.as_ptr()) }
+        } else {
+            bindings::vm_fault_reason_VM_FAULT_SIGBUS
         };
-        let step = (done + 1).min(rest.len());
-        rest = &rest[step..];
-        addr += step << PAGE_SHIFT;
+        // The page that is needed decides. The others are a favour.
+        if addr == vmf.address() & !(PAGE_SIZE - 1) {
+            result = one;
+        }
     }
     result
+}
+
+/// Maps a huge page and takes a reference on it for a fault, from a driver's `huge_fault` operation.
+///
+/// The block of `PMD_SIZE` around the faulting address must lie wholly within the VMA and the array,
+/// its pages must be those of one folio, and `vm_page_prot` as the kernel has made it. The VMA must be
+/// one that [`setup_pages`] has set up, not [`map_pages`].
+///
+/// The kernel asks for huge pages of this kind where the administrator lets processes have
+/// transparent huge pages always, or on `madvise(MADV_HUGEPAGE)` and the process has done that. As to
+/// the address, see [`huge_fault_pfns`].
+///
+/// Returns what [`fault_pages`] does, and `VM_FAULT_FALLBACK` for other orders, blocks and VMAs: the
+/// kernel calls the fault operation, then.
+///
+/// Context: that of [`fault_pages`], which the driver's fault operation must call.
+///
+/// C: `vmf_insert_folio_pmd()` in `mm/huge_memory.c`.
+#[inline(never)]
+pub fn huge_fault_pages(
+    vmf: &VmFault,
+    order: c_uint,
+    pages: &[PageRef<'_>],
+    base: usize,
+) -> bindings::vm_fault_t {
+    let Some(block) = vmf.block(pages, base, flags::PFNMAP) else {
+        return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+    };
+    let vma = vmf.vma();
+    match block.huge(vma) {
+        Some(page) if order == PMD_ORDER && vma.flags() & flags::MIXEDMAP == 0 => {
+            // SAFETY: The VMA is locked, neither for PFNs nor mixed nor COW, and the block lies within
+            // it. The shim looks at the folio.
+            unsafe { pagekit_vma_insert_huge_page(vmf.0.get(), page.as_ptr()) }
+        }
+        _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+    }
 }
 
 /// Whether a page is neither a file's nor a process's.
 fn is_free_standing(page: PageRef<'_>) -> bool {
     // SAFETY: The page exists.
     !unsafe { pagekit_vma_has_mapping(page.as_ptr()) }
-}
-
-/// Maps pages, until one can't be: returns how many were mapped, and why not more.
-///
-/// # Safety
-///
-/// `vma` must be a mixed mapping. The range from `addr` on as long as `pages` must be in it.
-unsafe fn insert_pages(
-    vma: &VmaRef,
-    addr: usize,
-    pages: &[PageRef<'_>],
-) -> Result<(), (usize, Error)> {
-    let mut left = pages.len();
-    // SAFETY: As the caller promises. The VMA is locked. The array is only read.
-    let result = unsafe {
-        bindings::vm_insert_pages(
-            vma.as_ptr(),
-            addr,
-            pages.as_ptr().cast_mut().cast(),
-            &mut left,
-        )
-    };
-    to_result(result).map_err(|e| (pages.len() - left, e))
 }

@@ -43,21 +43,44 @@ int pagekit_vma_pmd(struct vm_fault *vmf)
 	return pmd_none(pmd) ? 0 : pmd_leaf(pmd) ? 2 : 1;
 }
 
+/* A shmem page on its way to swap has no mapping, but will have one again. */
+SHIM(bool, pagekit_vma_has_mapping, (struct page *page),
+     page_folio(page)->mapping || folio_test_swapcache(page_folio(page)))
+
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 /*
  * As a write only where a huge page is made writable: where there was none, a
  * page table that came first must not be taken for a huge page.
  */
-SHIM(vm_fault_t, pagekit_vma_insert_pmd, (struct vm_fault *vmf, struct page *page),
-     vmf_insert_pfn_pmd(vmf, page_to_pfn(page),
-			(vmf->flags & FAULT_FLAG_WRITE) && pmd_leaf(vmf->orig_pmd)))
+static bool mkwrite(struct vm_fault *vmf)
+{
+	return (vmf->flags & FAULT_FLAG_WRITE) && pmd_leaf(vmf->orig_pmd);
+}
+
+SHIM(vm_fault_t, pagekit_vma_insert_huge_pfn, (struct vm_fault *vmf, struct page *page),
+     vmf_insert_pfn_pmd(vmf, page_to_pfn(page), mkwrite(vmf)))
+
+/* The page is aligned like a huge page, so it is the first of a folio of that size. */
+vm_fault_t pagekit_vma_insert_huge_page(struct vm_fault *vmf, struct page *page);
+vm_fault_t pagekit_vma_insert_huge_page(struct vm_fault *vmf, struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	if (folio_order(folio) != PMD_ORDER || !folio_test_large_rmappable(folio) ||
+	    pagekit_vma_has_mapping(page))
+		return VM_FAULT_FALLBACK;
+	return vmf_insert_folio_pmd(vmf, folio, mkwrite(vmf));
+}
 #else
-SHIM(vm_fault_t, pagekit_vma_insert_pmd, (struct vm_fault *vmf, struct page *page),
+SHIM(vm_fault_t, pagekit_vma_insert_huge_pfn, (struct vm_fault *vmf, struct page *page),
+     VM_FAULT_FALLBACK)
+SHIM(vm_fault_t, pagekit_vma_insert_huge_page, (struct vm_fault *vmf, struct page *page),
      VM_FAULT_FALLBACK)
 #endif
-SHIM(unsigned long, pagekit_vma_page_to_pfn, (struct page *page), page_to_pfn(page))
-/* A shmem page on its way to swap has no mapping, but will have one again. */
-SHIM(bool, pagekit_vma_has_mapping, (struct page *page),
-     page_folio(page)->mapping || folio_test_swapcache(page_folio(page)))
 
+/* This looks at the VMA and the address only, and unlike vm_insert_page() not for VM_MIXEDMAP. */
+SHIM(vm_fault_t, pagekit_vma_insert_page,
+     (struct vm_area_struct *vma, unsigned long addr, struct page *page),
+     vmf_insert_page_mkwrite(&(struct vm_fault){ .vma = vma, .address = addr }, page, false))
+SHIM(unsigned long, pagekit_vma_page_to_pfn, (struct page *page), page_to_pfn(page))
 #include "pagekit_vma_exports.h"

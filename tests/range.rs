@@ -3,7 +3,7 @@
 //! Property tests of `src/range.rs`, against the same questions asked in arithmetic that can't
 //! overflow.
 
-use pagekit_range::{block, file_bytes, window};
+use pagekit_range::{around, file_bytes, window};
 use proptest::prelude::*;
 
 /// Numbers of all magnitudes, with what lies around zero, powers of two and the maximum.
@@ -61,20 +61,22 @@ proptest! {
     }
 
     #[test]
-    fn block_is_the_aligned_block_cut_to_the_vma(start in number(), len in number(), address in number(), bits in 12..31u32) {
-        let end = start.saturating_add(len);
-        let size = 1usize << bits;
-        match block(start..end, address, size) {
-            Some(range) => {
-                prop_assert!(range.start <= address && address < range.end);
-                prop_assert!(start <= range.start && range.end <= end);
-                prop_assert_eq!(range.start / size, address / size);
-                prop_assert_eq!((range.end - 1) / size, address / size);
+    fn around_is_the_aligned_block_cut_to_vma_and_array(start in number(), len in number(), page in number(), bits in 12..31u32, index in number(), pages in number()) {
+        const SHIFT: u32 = 12;
+        let (start, end) = (start >> SHIFT << SHIFT, start.saturating_add(len) >> SHIFT << SHIFT);
+        let (address, size) = (page << SHIFT, 1usize << bits);
+        match around(start..end, address, size, SHIFT, index, pages) {
+            Some((before, after)) => {
+                prop_assert!(after > 0 && before <= index && after <= pages - index);
+                let (first, last) = (address - (before << SHIFT), address + ((after - 1) << SHIFT));
+                prop_assert!(start <= first && last < end);
+                prop_assert_eq!(first / size, address / size);
+                prop_assert_eq!(last / size, address / size);
                 // It can't be extended.
-                prop_assert!(range.start == start || range.start.is_multiple_of(size));
-                prop_assert!(range.end == end || range.end.is_multiple_of(size));
+                prop_assert!(before == index || first == start || first.is_multiple_of(size));
+                prop_assert!(index + after == pages || last + (1 << SHIFT) == end || ((last >> SHIFT) + 1).is_multiple_of(size >> SHIFT));
             }
-            None => prop_assert!(address < start || address >= end),
+            None => prop_assert!(address < start || address >= end || index >= pages),
         }
     }
 }

@@ -90,8 +90,7 @@ impl TestFile {
         // SAFETY: We are attached to an mm.
         let start = unsafe { bindings::vm_mmap(file.0, 0, len, 3, 1, 0) }; // RW, MAP_SHARED
         from_err_ptr(start as *mut u8)?;
-        // SAFETY: As above.
-        to_result(unsafe { fixture_advise_huge(start) })?;
+        advise_huge(start)?;
         for i in 0..pages {
             let data = KVec::from_elem(pattern(i), PAGE_SIZE, GFP_KERNEL)?;
             let to = (start + i * PAGE_SIZE) as *mut c_void;
@@ -319,4 +318,10 @@ pub(crate) fn first(page: *mut bindings::page) -> u8 {
 pub(crate) fn is_huge(addr: usize) -> bool {
     // SAFETY: The test is attached to an mm that nobody else uses.
     unsafe { fixture_is_huge(addr) }
+}
+
+/// Lets the VMA at `addr` have huge pages, as after `MADV_HUGEPAGE`.
+pub(crate) fn advise_huge(addr: usize) -> Result {
+    // SAFETY: The test is attached to an mm.
+    to_result(unsafe { fixture_advise_huge(addr) })
 }

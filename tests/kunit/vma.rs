@@ -3,7 +3,13 @@
 //! KUnit suite `pagekit_vma`: arrays mapped into a process, by a driver with mmap and fault
 //! operations as short as they get.
 
-use core::ptr::null_mut;
+use core::{
+    ops::Range,
+    ptr::{
+        null_mut,
+        NonNull, //
+    }, //
+};
 use kernel::{
     bindings,
     error::{
@@ -18,9 +24,11 @@ use pagekit_pages::{
     AllocFlags,
     PageArray, //
 };
+use pagekit_view::PageRef;
 use pagekit_vma::{
     fault_pages,
     fault_pfns,
+    huge_fault_pages,
     huge_fault_pfns,
     map_pages,
     map_pfns,
@@ -53,10 +61,18 @@ enum Kind {
     FaultPfns,
     HugePfns,
     EagerPfns,
+    EagerHugePfns,
     FaultPages,
+    HugePages,
     EagerPages,
 }
 use Kind::*;
+
+impl Kind {
+    fn is_referenced(self) -> bool {
+        matches!(self, FaultPages | HugePages | EagerPages)
+    }
+}
 
 /// An object of the driver, whose file userspace maps at page offset `base`.
 struct Object {
@@ -65,6 +81,10 @@ struct Object {
     base: usize,
     /// What mmap says that the array has, if not the truth.
     claim: usize,
+    /// The part of the array that is shown, from its start.
+    part: Range<usize>,
+    /// Pages that are shown instead of the array.
+    own: Option<&'static [PageRef<'static>]>,
 }
 
 const FOPS: bindings::file_operations = bindings::file_operations {
@@ -91,17 +111,17 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
     // of one kind. A test drops its object, and with it the pages, only after it has unmapped it.
     from_result(|| unsafe {
         let object = &*(*file).private_data.cast::<Object>();
-        let (new, pages) = (VmaNew::from_raw(vma), object.array.pages());
+        let (new, pages) = (VmaNew::from_raw(vma), object.pages());
         (*vma).vm_private_data = (*file).private_data;
         match object.kind {
             FaultPfns | FaultPages => (*vma).vm_ops = &VM_OPS,
-            HugePfns => (*vma).vm_ops = &HUGE_VM_OPS,
+            HugePfns | EagerHugePfns | HugePages => (*vma).vm_ops = &HUGE_VM_OPS,
             EagerPfns | EagerPages => (),
         }
         match object.kind {
             FaultPfns | HugePfns => setup_pfns(new, object.claim, object.base)?,
-            FaultPages => setup_pages(new, object.claim, object.base)?,
-            EagerPfns => map_pfns(new, pages, object.base)?,
+            FaultPages | HugePages => setup_pages(new, object.claim, object.base)?,
+            EagerPfns | EagerHugePfns => map_pfns(new, pages, object.base)?,
             EagerPages => map_pages(new, pages, object.base)?,
         }
         Ok(0)
@@ -124,10 +144,9 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
     unsafe {
         let object = object_of(vmf);
         let vmf = VmFault::from_raw(vmf);
-        if object.kind == FaultPages {
-            fault_pages(vmf, object.array.pages(), object.base)
-        } else {
-            fault_pfns(vmf, object.array.pages(), object.base)
+        match object.kind {
+            FaultPages | HugePages => fault_pages(vmf, object.pages(), object.base),
+            _ => fault_pfns(vmf, object.pages(), object.base),
         }
     }
 }
@@ -142,12 +161,11 @@ unsafe extern "C" fn huge_fault(
     // SAFETY: As in `fault`.
     unsafe {
         let object = object_of(vmf);
-        huge_fault_pfns(
-            VmFault::from_raw(vmf),
-            order,
-            object.array.pages(),
-            object.base,
-        )
+        let vmf = VmFault::from_raw(vmf);
+        match object.kind {
+            HugePages => huge_fault_pages(vmf, order, object.pages(), object.base),
+            _ => huge_fault_pfns(vmf, order, object.pages(), object.base),
+        }
     }
 }
 
@@ -171,12 +189,27 @@ impl Object {
             kind: FaultPfns,
             base,
             claim: pages,
+            part: 0..pages,
+            own: None,
         })
+    }
+
+    fn pages(&self) -> &[PageRef<'_>] {
+        &self.own.unwrap_or(self.array.pages())[self.part.clone()]
     }
 
     /// An object of fresh pages, page i of which begins with `pattern(i)`.
     fn fresh(kind: Kind, pages: usize, base: usize) -> Result<Self> {
-        let array = PageArray::alloc(pages, AllocFlags::empty())?;
+        Self::of(kind, PageArray::alloc(pages, AllocFlags::empty())?, base)
+    }
+
+    /// As [`Self::fresh`], with folios as large as there are.
+    fn large(kind: Kind, pages: usize) -> Result<Self> {
+        Self::of(kind, PageArray::alloc(pages, AllocFlags::LARGE)?, 0)
+    }
+
+    fn of(kind: Kind, array: PageArray, base: usize) -> Result<Self> {
+        let pages = array.pages().len();
         for (i, page) in array.pages().iter().enumerate() {
             fixture::fill(page.as_ptr(), fixture::pattern(i));
         }
@@ -185,6 +218,8 @@ impl Object {
             kind,
             base,
             claim: pages,
+            part: 0..pages,
+            own: None,
         })
     }
 
@@ -358,6 +393,7 @@ mod tests {
             &mut object.array,
             PageArray::from_shmem(other.file(), 0, PAGES)?,
         );
+        object.part = 0..PAGES;
         assert_eq!(map.read(15)?, 0);
         assert_eq!(map.read(0)?, pattern(0));
         drop(map);
@@ -458,7 +494,15 @@ mod tests {
         Ok(())
     }
 
-    const KINDS: [Kind; 4] = [FaultPfns, EagerPfns, FaultPages, EagerPages];
+    const KINDS: [Kind; 7] = [
+        FaultPfns,
+        HugePfns,
+        EagerPfns,
+        EagerHugePfns,
+        FaultPages,
+        HugePages,
+        EagerPages,
+    ];
 
     #[test]
     fn all_kinds_know_one_offset_rule() -> Result {
@@ -508,8 +552,15 @@ mod tests {
             let object = Object::fresh(kind, PAGES, 0)?;
             let map = object.mmap(0, 1, RW, SHARED)?;
             assert_eq!(map.read(0)?, pattern(0));
-            let pages = matches!(kind, FaultPages | EagerPages);
-            assert_eq!(map.pin(), if pages { 1 } else { EFAULT.to_errno() });
+            let pinned = map.pin();
+            assert_eq!(
+                pinned,
+                if kind.is_referenced() {
+                    1
+                } else {
+                    EFAULT.to_errno()
+                }
+            );
         }
         Ok(())
     }
@@ -521,7 +572,7 @@ mod tests {
             let object = Object::fresh(kind, PAGES, 0)?;
             let map = object.mmap(0, PAGES, READ, SHARED)?;
             assert_eq!(map.read(0)?, pattern(0));
-            let held = 1 + c_int::from(matches!(kind, FaultPages | EagerPages));
+            let held = 1 + c_int::from(kind.is_referenced());
             assert_eq!(refs(object.array.pages()[0].as_ptr()), held);
             drop(map);
             assert_eq!(refs(object.array.pages()[0].as_ptr()), 1);
@@ -600,6 +651,129 @@ mod tests {
         assert_eq!(map.read(510)?, pattern(510));
         assert_eq!(map.read(511), Err(EFAULT));
         assert!(!is_huge(AT));
+        Ok(())
+    }
+
+    #[test]
+    fn huge_blocks_of_all_kinds() -> Result {
+        attach()?;
+        for kind in [HugePfns, EagerHugePfns, HugePages] {
+            let object = Object::large(kind, 1536)?;
+            let page = |i: usize| object.array.pages()[i].as_ptr();
+            // The machine has just booted.
+            assert_eq!([nr(page(0)), nr(page(512))], [512, 512]);
+            // As above, from page 500 on.
+            let map = object.mmap_at(AT - 12 * PAGE_SIZE, 500, 600, RW, FIXED)?;
+            advise_huge(AT)?;
+            assert!(!is_huge(AT));
+            for i in [300, 0, 11, 12, 523, 524, 599] {
+                assert_eq!(map.read(i)?, pattern(500 + i));
+            }
+            assert!(!is_huge(AT - PAGE_SIZE));
+            assert!(is_huge(AT));
+            assert!(!is_huge(AT + BLOCK));
+            assert_eq!(refs(page(512)), 512 + c_int::from(kind.is_referenced()));
+            assert_eq!(
+                map.pin(),
+                if kind.is_referenced() {
+                    1
+                } else {
+                    EFAULT.to_errno()
+                }
+            );
+            map.write(300, 0xee)?;
+            assert_eq!(first(page(800)), 0xee);
+            // The block is split, and mapped by pages again.
+            // SAFETY: We are attached to the mm of the test.
+            unsafe { bindings::vm_munmap(AT + 5 * PAGE_SIZE, PAGE_SIZE) };
+            assert_eq!(refs(page(512)), 512);
+            for i in [12, 16, 18, 300, 523] {
+                let byte = if i == 300 { 0xee } else { pattern(500 + i) };
+                assert_eq!(map.read(i)?, byte);
+            }
+            assert!(!is_huge(AT));
+            assert_eq!(map.read(17), Err(EFAULT));
+            drop(map);
+            assert_eq!([refs(page(0)), refs(page(512))], [512, 512]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn huge_pages_are_whole_folios() -> Result {
+        attach()?;
+        let mut object = Object::large(HugePages, 1024)?;
+        // Aligned addresses, but not aligned memory, and the other way round.
+        for (at, pgoff) in [(AT, 1), (AT + PAGE_SIZE, 0)] {
+            let map = object.mmap_at(at, pgoff, 1023, RW, FIXED)?;
+            advise_huge(at)?;
+            assert_eq!(map.read(700)?, pattern(pgoff + 700));
+            assert!(!is_huge(AT) && !is_huge(AT + BLOCK));
+        }
+        // Memory like a huge page, but of the file that it is in.
+        let file = TestFile::huge_pattern(512)?;
+        object.array = PageArray::from_shmem(file.file(), 0, 512)?;
+        object.part = 0..512;
+        object.claim = 512;
+        let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+        advise_huge(AT)?;
+        assert_eq!(map.read(0), Err(EFAULT));
+        assert!(!is_huge(AT));
+        Ok(())
+    }
+
+    #[test]
+    fn a_part_of_the_array_maps_less() -> Result {
+        attach()?;
+        for kind in [FaultPfns, FaultPages] {
+            let mut object = Object::fresh(kind, PAGES, 0)?;
+            let map = object.mmap_at(AT, 0, PAGES, RW, FIXED)?;
+            (object.part, object.base) = (8..10, 8);
+            assert_eq!(map.read(9)?, pattern(9));
+            // Without an array no further fault is served.
+            object.base = usize::MAX;
+            assert_eq!(map.read(8)?, pattern(8));
+            assert_eq!(map.read(7), Err(EFAULT));
+            assert_eq!(map.read(10), Err(EFAULT));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn pages_that_a_driver_has_already() -> Result {
+        attach()?;
+        // As TTM has them: of one allocation, which is not compound.
+        // SAFETY: Plain call.
+        let block = unsafe { bindings::alloc_pages(bindings::GFP_KERNEL, 2) };
+        assert!(!block.is_null());
+        let mut array: [_; 4] = core::array::from_fn(|i| block.wrapping_add(i));
+        for (i, page) in array.iter().enumerate() {
+            fill(*page, pattern(i));
+        }
+        for kind in [FaultPfns, EagerPfns, FaultPages, EagerPages] {
+            let mut object = Object::fresh(kind, 4, 0)?;
+            // SAFETY: These are four pages, which outlive the object and its mappings.
+            object.own =
+                Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut array).cast(), 4) });
+            let map = object.mmap(0, 4, RW, SHARED);
+            if kind == EagerPages {
+                assert_eq!(map.err(), Some(EINVAL));
+                continue;
+            }
+            let map = map?;
+            assert_eq!(map.read(0)?, pattern(0));
+            // No references can be taken on the others.
+            let byte = if kind == FaultPages {
+                Err(EFAULT)
+            } else {
+                Ok(pattern(3))
+            };
+            assert_eq!(map.read(3), byte);
+            drop(map);
+            assert_eq!(refs(block), 1);
+        }
+        // SAFETY: The mappings have gone.
+        unsafe { bindings::__free_pages(block, 2) };
         Ok(())
     }
 }
