@@ -159,6 +159,17 @@ impl PageArray {
     /// On any error no reference is left.
     ///
     /// C: `drm_gem_get_pages()` in `drivers/gpu/drm/drm_gem.c`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let shmem = TestFile::pattern(8)?;
+    /// # let (file, pgoff, count) = (shmem.file(), 2, 4);
+    /// let array = PageArray::from_shmem(file, pgoff, count)?;
+    /// assert_eq!(array.pages().len(), count);
+    /// // Or drop it, if nothing was written.
+    /// array.put(Marks::DIRTY | Marks::ACCESSED);
+    /// ```
     #[inline(never)]
     pub fn from_shmem(file: &LocalFile, pgoff: usize, count: usize) -> Result<Self> {
         let (_, end) = range::file_bytes(pgoff, count, PAGE_SHIFT as u32).ok_or(EINVAL)?;
@@ -195,6 +206,14 @@ impl PageArray {
     /// On any error no page is left.
     ///
     /// C: `system_heap_allocate()` in `drivers/dma-buf/heaps/system_heap.c`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let array = PageArray::alloc(100, AllocFlags::ACCOUNT | AllocFlags::LARGE)?;
+    /// let middle = &array.pages()[25..75];
+    /// # assert_eq!(middle.len(), 50);
+    /// ```
     #[inline(never)]
     pub fn alloc(count: usize, flags: AllocFlags) -> Result<Self> {
         if count == 0 {

@@ -165,6 +165,18 @@ impl PinArray {
     ///
     /// C: `memfd_pin_folios()` in `mm/gup.c`; `udmabuf_pin_folios()` in
     /// `drivers/dma-buf/udmabuf.c`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let (a, b) = (TestFile::pattern(4)?, TestFile::pattern(4)?);
+    /// # let (memfd, other) = (a.file(), b.file());
+    /// let mut pins = PinArray::with_capacity(5, PinFlags::WRITE)?;
+    /// pins.pin_memfd(memfd, 1, 3)?;
+    /// pins.pin_memfd(other, 0, 2)?;
+    /// assert_eq!(pins.pages().len(), 5);
+    /// drop(pins); // Unpins.
+    /// ```
     #[inline(never)]
     pub fn pin_memfd(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
         let (_, end) = range::file_bytes(pgoff, count, PAGE_SHIFT as u32).ok_or(EINVAL)?;
@@ -205,6 +217,16 @@ impl PinArray {
     ///
     /// C: `pin_user_pages_fast()` in `mm/gup.c`; `amdxdna_get_ubuf()` in
     /// `drivers/accel/amdxdna/amdxdna_ubuf.c`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let addr = user_memory(None, 4, 3)?;
+    /// let mut pins = PinArray::with_capacity(4, PinFlags::WRITE)?;
+    /// pins.pin_user(addr, 4)?;
+    /// # put_user(addr, 7)?;
+    /// # assert_eq!(first(pins.pages()[0].as_ptr()), 7);
+    /// ```
     #[inline(never)]
     pub fn pin_user(&mut self, addr: usize, count: usize) -> Result {
         let before = self.pages.len();
@@ -346,6 +368,28 @@ impl Drop for PinArray {
 /// Whoever counts first pins the pages, and whoever leaves last unpins them, whether they pin when
 /// a buffer is made, a device maps or the CPU does. The driver brings the lock: `&mut self` asks
 /// for it.
+///
+/// # Examples
+///
+/// ```
+/// # let shmem = TestFile::pattern(4)?;
+/// # let file = shmem.file();
+/// // What the driver's lock protects:
+/// let (mut count, mut pins) = (PinCount::default(), None);
+///
+/// // A device maps. If pinning fails, `count.unpin()` takes this user back.
+/// if count.pin() {
+///     let mut array = PinArray::with_capacity(4, PinFlags::WRITE)?;
+///     array.pin_memfd(file, 0, 4)?;
+///     pins = Some(array);
+/// }
+///
+/// // It unmaps.
+/// if count.unpin() {
+///     pins = None;
+/// }
+/// # assert!(pins.is_none());
+/// ```
 #[derive(Default)]
 pub struct PinCount(usize);
 

@@ -58,6 +58,18 @@ impl<'a> PageRef<'a> {
     ///
     /// `pages` must be `len` pointers, each of which is what the invariants of [`PageRef`] ask for.
     /// Nobody may change them during `'a`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let array = PageArray::alloc(3, AllocFlags::empty())?;
+    /// # let mut raw: KVec<*mut bindings::page> = KVec::new();
+    /// # for page in array.pages() { raw.push(page.as_ptr(), GFP_KERNEL)?; }
+    /// # let (ttm_pages, num_pages) = (core::ptr::NonNull::new(raw.as_mut_ptr()).unwrap(), 3);
+    /// // SAFETY: The driver keeps the array and its pages until the object goes.
+    /// let pages = unsafe { PageRef::slice_from_raw(ttm_pages, num_pages) };
+    /// # assert!(pages == array.pages());
+    /// ```
     #[inline]
     pub const unsafe fn slice_from_raw(
         pages: NonNull<*mut bindings::page>,
@@ -77,6 +89,19 @@ impl<'a> PageRef<'a> {
 
 /// Cuts `pages` where they are not physically contiguous: all the pages of a run make up one block
 /// of memory.
+///
+/// # Examples
+///
+/// ```
+/// # let array = PageArray::alloc(700, AllocFlags::LARGE)?;
+/// # let pages = array.pages();
+/// let mut count = 0;
+/// for run in runs(pages) {
+///     // `run[0]` begins a block of `run.len()` pages: one entry of a scatter-gather table.
+///     count += run.len();
+/// }
+/// assert_eq!(count, pages.len());
+/// ```
 #[inline]
 pub fn runs<'p, 'a>(pages: &'p [PageRef<'a>]) -> impl Iterator<Item = &'p [PageRef<'a>]> {
     // Where pages are contiguous their `struct page`s are, too: see above.

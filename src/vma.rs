@@ -274,6 +274,21 @@ unsafe fn set_flags(vma: &VmaNew, flags: vm_flags_t) {
 /// # Safety
 ///
 /// The caller must not make `vma` a mixed mapping afterwards.
+///
+/// # Examples
+///
+/// ```
+/// fn mmap(vma: &VmaNew, pages: &[PageRef<'_>]) -> Result {
+///     // SAFETY: It is not made a mixed mapping.
+///     unsafe { setup_pfns(vma, pages.len(), 0) }
+/// }
+///
+/// fn fault(vmf: &VmFault, pages: &[PageRef<'_>]) -> vm_fault_t {
+///     // SAFETY: The array stays as it is until the file is released.
+///     unsafe { fault_pfns(vmf, pages, 0) }
+/// }
+/// # assert!(!Driver::new(mmap)?.fault(fault).shows_its_pages()?);
+/// ```
 #[inline(never)]
 pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
     window(vma, len, base, flags::MIXEDMAP)?;
@@ -305,6 +320,21 @@ pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
 ///
 /// As for [`setup_pfns`]. Each of `pages` must stay allocated until the mapping of it is gone: until
 /// the file that was mapped is released.
+///
+/// # Examples
+///
+/// ```
+/// fn mmap(vma: &VmaNew, pages: &[PageRef<'_>]) -> Result {
+///     // SAFETY: It is not made a mixed mapping. The array stays until the file is released.
+///     unsafe { map_pfns(vma, pages, 0) }
+/// }
+/// # // This VMA has operations for huge faults.
+/// # fn fault(vmf: &VmFault, pages: &[PageRef<'_>]) -> vm_fault_t {
+/// #     // SAFETY: As above.
+/// #     unsafe { fault_pfns(vmf, pages, 0) }
+/// # }
+/// # assert!(!Driver::new(mmap)?.fault(fault).shows_its_pages()?);
+/// ```
 #[inline(never)]
 pub unsafe fn map_pfns(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::MIXEDMAP)?;
@@ -386,6 +416,24 @@ pub unsafe fn fault_pfns(
 /// # Safety
 ///
 /// As for [`fault_pfns`].
+///
+/// # Examples
+///
+/// ```
+/// # fn mmap(vma: &VmaNew, pages: &[PageRef<'_>]) -> Result {
+/// #     // SAFETY: It is not made a mixed mapping.
+/// #     unsafe { setup_pfns(vma, pages.len(), 0) }
+/// # }
+/// # fn fault(vmf: &VmFault, pages: &[PageRef<'_>]) -> vm_fault_t {
+/// #     // SAFETY: The array stays as it is until the file is released.
+/// #     unsafe { fault_pfns(vmf, pages, 0) }
+/// # }
+/// fn huge_fault(vmf: &VmFault, order: c_uint, pages: &[PageRef<'_>]) -> vm_fault_t {
+///     // SAFETY: The array stays as it is until the file is released.
+///     unsafe { huge_fault_pfns(vmf, order, pages, 0) }
+/// }
+/// # assert!(Driver::new(mmap)?.fault(fault).huge_fault(huge_fault).shows_its_pages()?);
+/// ```
 #[inline(never)]
 pub unsafe fn huge_fault_pfns(
     vmf: &VmFault,
@@ -441,6 +489,19 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// within the array, or a VMA that is one for PFNs already.
 ///
 /// C: `drm_gem_shmem_mmap()` in `drivers/gpu/drm/drm_gem_shmem_helper.c`.
+///
+/// # Examples
+///
+/// ```
+/// fn mmap(vma: &VmaNew, pages: &[PageRef<'_>]) -> Result {
+///     setup_pages(vma, pages.len(), 0)
+/// }
+///
+/// fn fault(vmf: &VmFault, pages: &[PageRef<'_>]) -> vm_fault_t {
+///     fault_pages(vmf, pages, 0)
+/// }
+/// # assert!(!Driver::new(mmap)?.fault(fault).shows_its_pages()?);
+/// ```
 #[inline(never)]
 pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
     window(vma, len, base, flags::PFNMAP)?;
@@ -466,6 +527,15 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
 /// The error must be that of the mmap operation: the kernel unmaps what was mapped, then.
 ///
 /// C: `vm_insert_pages()` in `mm/memory.c`.
+///
+/// # Examples
+///
+/// ```
+/// fn mmap(vma: &VmaNew, pages: &[PageRef<'_>]) -> Result {
+///     map_pages(vma, pages, 0)
+/// }
+/// # assert!(!Driver::new(mmap)?.shows_its_pages()?);
+/// ```
 #[inline(never)]
 pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::PFNMAP)?;
@@ -544,6 +614,21 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
 /// Context: that of [`fault_pages`], which the driver's fault operation must call.
 ///
 /// C: `vmf_insert_folio_pmd()` in `mm/huge_memory.c`.
+///
+/// # Examples
+///
+/// ```
+/// # fn mmap(vma: &VmaNew, pages: &[PageRef<'_>]) -> Result {
+/// #     setup_pages(vma, pages.len(), 0)
+/// # }
+/// # fn fault(vmf: &VmFault, pages: &[PageRef<'_>]) -> vm_fault_t {
+/// #     fault_pages(vmf, pages, 0)
+/// # }
+/// fn huge_fault(vmf: &VmFault, order: c_uint, pages: &[PageRef<'_>]) -> vm_fault_t {
+///     huge_fault_pages(vmf, order, pages, 0)
+/// }
+/// # assert!(Driver::new(mmap)?.fault(fault).huge_fault(huge_fault).shows_its_pages()?);
+/// ```
 #[inline(never)]
 pub fn huge_fault_pages(
     vmf: &VmFault,

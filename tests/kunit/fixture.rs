@@ -308,6 +308,16 @@ pub(crate) fn put_user(addr: usize, byte: u8) -> Result {
     }
 }
 
+/// Reads a byte of user memory.
+pub(crate) fn get_user(addr: usize) -> Result<u8> {
+    let mut byte = 0u8;
+    // SAFETY: The buffer has one byte.
+    match unsafe { bindings::_copy_from_user((&raw mut byte).cast(), addr as *const c_void, 1) } {
+        0 => Ok(byte),
+        _ => Err(EFAULT),
+    }
+}
+
 /// The first byte of a page that the caller keeps.
 pub(crate) fn first(page: *mut bindings::page) -> u8 {
     // SAFETY: The page is valid and mapped.

@@ -258,26 +258,11 @@ impl Object {
 impl Mapping {
     /// The first byte of a page, as the process would read it.
     fn read(&self, page: usize) -> Result<u8> {
-        let mut byte = 0u8;
-        let from = (self.start + page * PAGE_SIZE) as *const c_void;
-        // SAFETY: The buffer has one byte.
-        let left = unsafe { bindings::_copy_from_user((&raw mut byte).cast(), from, 1) };
-        if left == 0 {
-            Ok(byte)
-        } else {
-            Err(EFAULT)
-        }
+        fixture::get_user(self.start + page * PAGE_SIZE)
     }
 
     fn write(&self, page: usize, byte: u8) -> Result {
-        let to = (self.start + page * PAGE_SIZE) as *mut c_void;
-        // SAFETY: The buffer has one byte.
-        let left = unsafe { bindings::_copy_to_user(to, (&raw const byte).cast(), 1) };
-        if left == 0 {
-            Ok(())
-        } else {
-            Err(EFAULT)
-        }
+        fixture::put_user(self.start + page * PAGE_SIZE, byte)
     }
 
     /// Tries to pin the first page, as `O_DIRECT` would.

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KUnit suite `pagekit_examples`: the examples in the doc comments of the helpers. They see what
+//! is in this file.
+
+#![allow(unused_imports, reason = "The examples decide what they use.")]
+
+use kernel::{
+    bindings,
+    bindings::vm_fault_t,
+    error::{
+        from_err_ptr,
+        from_result,
+        to_result, //
+    },
+    mm::virt::VmaNew,
+    page::PAGE_SIZE,
+    prelude::*, //
+};
+use pagekit_pages::*;
+use pagekit_pin::*;
+use pagekit_view::*;
+use pagekit_vma::*;
+
+mod fixture;
+use fixture::*;
+
+module! {
+    type: Module,
+    name: "pagekit_examples_kunit",
+    authors: ["The pagekit authors"],
+    description: "KUnit tests of the examples in the documentation of pagekit",
+    license: "GPL",
+}
+
+struct Module;
+
+impl kernel::Module for Module {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+/// A driver with a fixed array of pages, and no more than these operations.
+struct Driver {
+    array: PageArray,
+    mmap: fn(&VmaNew, &[PageRef<'_>]) -> Result,
+    fault: fn(&VmFault, &[PageRef<'_>]) -> vm_fault_t,
+    huge_fault: fn(&VmFault, c_uint, &[PageRef<'_>]) -> vm_fault_t,
+}
+
+const FOPS: bindings::file_operations = bindings::file_operations {
+    mmap: Some(mmap),
+    ..pin_init::zeroed()
+};
+
+static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+    fault: Some(fault),
+    huge_fault: Some(huge_fault),
+    ..pin_init::zeroed()
+};
+
+/// # Safety
+///
+/// To be called by the kernel, for a file that was made with a driver.
+unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
+    // SAFETY: The file was made with a driver, which outlives it.
+    from_result(|| unsafe {
+        let driver = &*(*file).private_data.cast::<Driver>();
+        (*vma).vm_ops = &VM_OPS;
+        (*vma).vm_private_data = (*file).private_data;
+        (driver.mmap)(VmaNew::from_raw(vma), driver.array.pages())?;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
+unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> vm_fault_t {
+    // SAFETY: `mmap` has set the private data; the fault is being handled.
+    unsafe {
+        let driver = &*(*(*vmf).__bindgen_anon_1.vma)
+            .vm_private_data
+            .cast::<Driver>();
+        (driver.fault)(VmFault::from_raw(vmf), driver.array.pages())
+    }
+}
+
+/// # Safety
+///
+/// As for `fault`.
+unsafe extern "C" fn huge_fault(vmf: *mut bindings::vm_fault, order: c_uint) -> vm_fault_t {
+    // SAFETY: As in `fault`.
+    unsafe {
+        let driver = &*(*(*vmf).__bindgen_anon_1.vma)
+            .vm_private_data
+            .cast::<Driver>();
+        (driver.huge_fault)(VmFault::from_raw(vmf), order, driver.array.pages())
+    }
+}
+
+impl Driver {
+    fn new(mmap: fn(&VmaNew, &[PageRef<'_>]) -> Result) -> Result<Self> {
+        Ok(Self {
+            array: PageArray::alloc(1024, AllocFlags::LARGE)?,
+            mmap,
+            fault: |_, _| bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+            huge_fault: |_, _, _| bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+        })
+    }
+
+    fn fault(mut self, fault: fn(&VmFault, &[PageRef<'_>]) -> vm_fault_t) -> Self {
+        self.fault = fault;
+        self
+    }
+
+    fn huge_fault(
+        mut self,
+        huge_fault: fn(&VmFault, c_uint, &[PageRef<'_>]) -> vm_fault_t,
+    ) -> Self {
+        self.huge_fault = huge_fault;
+        self
+    }
+
+    /// Maps all pages from page 1 on in a process, and sees that they are the right ones. Returns
+    /// whether those from page 512 on are mapped as one.
+    fn shows_its_pages(self) -> Result<bool> {
+        const BLOCK: usize = 1 << bindings::PMD_SHIFT;
+        const AT: usize = 256 * BLOCK;
+        for (i, page) in self.array.pages().iter().enumerate() {
+            fill(page.as_ptr(), pattern(i));
+        }
+        // SAFETY: This runs in a test.
+        to_result(unsafe { bindings::kunit_attach_mm() })?;
+        let file = TestFile::anon(&FOPS, (&raw const self).cast_mut().cast())?;
+        let (start, len) = (AT + PAGE_SIZE, 1023 * PAGE_SIZE);
+        // SAFETY: We are attached to an mm. Readable and writable; shared, at this address.
+        let result = unsafe { bindings::vm_mmap(file.as_ptr(), start, len, 3, 0x11, PAGE_SIZE) };
+        from_err_ptr(result as *mut u8)?;
+        advise_huge(start)?;
+        for i in [1, 511, 512, 700, 1023] {
+            assert_eq!(get_user(AT + i * PAGE_SIZE)?, pattern(i));
+        }
+        let huge = is_huge(AT + BLOCK);
+        // SAFETY: As above.
+        unsafe { bindings::vm_munmap(start, len) };
+        Ok(huge)
+    }
+}
+
+include!(env!("PAGEKIT_EXAMPLES"));
