@@ -52,9 +52,8 @@ test-full: ## run all of them on the debug kernel too
 	@tests/run.py test-full
 
 .PHONY: check
-check: ## check the sources without a kernel
-	shellcheck -x tests/setup.sh .ci/run
-	rustfmt --check --edition 2021 $$(find src samples tests -name '*.rs')
+check: ## check format, lints, documents, and what the modules link to and call
+	@tests/run.py check
 
 .PHONY: clean
 clean: ## remove what was built here (the cache stays)

@@ -16,10 +16,12 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+import host
 import vm
+from host import Case
 
 TESTS = Path(__file__).resolve().parent
 TOP, OUT = TESTS.parent, vm.OUT
@@ -48,14 +50,6 @@ FULL_DEBUG_TIMEOUT = 300
 
 class Broken(vm.Error):
     """Something the demo or the tests stand on did not work."""
-
-
-@dataclass
-class Case:
-    where: str
-    name: str
-    ok: bool
-    detail: str = ""
 
 
 # --- Building ------------------------------------------------------------------
@@ -89,18 +83,13 @@ def set_up(config) -> dict:
     return env
 
 
-def depends(module: Path) -> list[str]:
-    found = subprocess.run(["modinfo", "-F", "depends", module], check=True, capture_output=True, text=True)
-    return [name for name in found.stdout.strip().split(",") if name]
-
-
 def load_order(modules: Path) -> list[str]:
     """All modules there, each after those it depends on."""
     order = []
 
     def add(name):
         if name not in order and (path := modules / f"{name}.ko").exists():
-            for other in depends(path):
+            for other in host.depends(path):
                 add(other)
             order.append(name)
 
@@ -230,55 +219,7 @@ def test_host(_level, _host) -> list[Case]:
     if run.returncode:
         print(run.stdout)
         cases.append(Case("host", "cargo-test", False, "failed"))
-    built = set_up("base")
-    cases += compile_cases(modules_dir("base"), built) + lock_cases(modules_dir("base"))
-    for line in (TESTS / "depends.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            module, wanted = (part.strip() for part in line.split(":"))
-            path = modules_dir("base") / f"{module}.ko"
-            got = depends(path) if path.exists() else ["(not built)"]
-            ok = set(got) == set(filter(None, wanted.split(",")))
-            cases.append(Case("host", f"depends.{module}", ok, f"depends on {','.join(got) or 'nothing'}"))
-    listed = {case.name.removeprefix("depends.") for case in cases}
-    return cases + [Case("host", f"depends.{path.stem}", False, "not in tests/depends.txt")
-                    for path in sorted(modules_dir("base").glob("*.ko")) if path.stem not in listed]
-
-
-def compile_cases(modules, built) -> list[Case]:
-    """What the types forbid must not compile. Compiled as kbuild has compiled a crate
-    that uses the helpers; the second line of each file says with what it must end."""
-    command = (modules / "tests/kunit/.vma.o.cmd").read_text().partition(" := ")[2].partition(" ; ")[0]
-    words = shlex.split(re.sub(r"--(?:emit=|out-dir |crate-name )\S+", "", command))[:-1]
-    first = words.index("rustc")
-    env = os.environ | {"RUSTC_BOOTSTRAP": "1", "PATH": built["PATH"]} | dict(w.split("=", 1) for w in words[:first])
-    cases = []
-    for path in sorted((TESTS / "compile").glob("*.rs")):
-        run = subprocess.run([*words[first:], "--extern", "pagekit_pin", "--crate-name", path.stem, "--emit=metadata",
-                              "--out-dir", OUT / "compile", path], cwd=modules, env=env, capture_output=True, text=True)
-        wanted = path.read_text().splitlines()[1].removeprefix("// ")
-        found = re.findall(r"^error\[E\d+\]|^error: (?!aborting).*", run.stderr, re.M)
-        got = ", ".join(found) or ("ok" if run.returncode == 0 else run.stderr[-200:])
-        cases.append(Case("host", f"compile.{path.stem}", got == wanted, f"{got}, not {wanted}"))
-    return cases
-
-
-# No helper takes a lock or waits, but within these calls of the kernel's.
-LOCKS = re.compile(r"mutex|spin|sem|lock|ww_|resv|rcu|wait|completion|(^|_)(down|up)_|atomic|refcount")
-LOCKS_ALLOWED = {
-    "set_page_dirty_lock": "takes the folio lock, which keeps truncation away while the page is marked",
-    "unpin_user_pages_dirty_lock": "the same",
-}
-
-
-def lock_cases(modules) -> list[Case]:
-    """What the helpers call. Inline atomics are invisible here: reviews say the rest."""
-    cases = []
-    for name in ("pagekit_pages", "pagekit_pin", "pagekit_vma"):
-        run = subprocess.run(["nm", "-u", modules / f"{name}.ko"], check=True, capture_output=True, text=True)
-        symbols = {line.split()[-1] for line in run.stdout.splitlines()} - LOCKS_ALLOWED.keys()
-        locks = sorted(filter(LOCKS.search, symbols))
-        cases.append(Case("host", f"locks.{name}", bool(run.stdout) and not locks, f"calls {', '.join(locks)}"))
-    return cases
+    return cases + host.cases(modules_dir("base"), set_up("base"))
 
 
 def read_expected() -> dict[str, set[str]]:
@@ -311,11 +252,22 @@ def test(options) -> int:
     return report(cases, level)
 
 
+def check(options) -> int:
+    """All that needs no machine to boot. What the set-up prints comes first."""
+    try:
+        built = set_up("base")
+        print("check: clippy builds everything once more", flush=True)
+        cases = [*host.cases(modules_dir("base"), built), *host.style_cases(), *host.clippy_cases("base")]
+    except (vm.Error, OSError, subprocess.SubprocessError) as failure:
+        cases = [Case("host", "setup", False, str(failure))]
+    return report(cases, "check")
+
+
 def report(cases, level) -> int:
     failed = [case for case in cases if not case.ok]
     passed = len(cases) - len(failed)
     OUT.mkdir(exist_ok=True)
-    (OUT / "test.json").write_text(json.dumps(
+    (OUT / f"{'check' if level == 'check' else 'test'}.json").write_text(json.dumps(
         {"level": level, "passed": passed, "failed": len(failed), "cases": [asdict(c) for c in cases]}, indent=1))
     suites = Counter((c.where, c.name.split(".")[0]) for c in cases)
     bad = Counter((c.where, c.name.split(".")[0]) for c in failed)
@@ -366,12 +318,13 @@ def main() -> int:
     for name, function, text in (("demo", demo, f"share a file, of at most {DEMO_MAX_MIB} MiB"),
                                  ("test", test, "all tests; on the debug kernel the quick ones"),
                                  ("test-full", test, "all tests on both kernels"),
+                                 ("check", check, "the sources, the documents and what the modules link to"),
                                  ("expected", expected, "compare expected.txt with the last run")):
         command = commands.add_parser(name, help=text)
         command.set_defaults(run=function, level="full" if name == "test-full" else "test")
         if function is expected:
             command.add_argument("--update", action="store_true", help="make the list agree")
-        else:
+        elif function is not check:
             command.add_argument("--kernel", choices=("base", "debug"))
         if function is demo:
             command.add_argument("file", nargs="?", help="default: the kernel image")

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What is checked without a machine to boot: what the modules link to and call, what
+the types forbid, what the documents show, and how the sources look.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+TOP = TESTS.parent
+HELPERS = ("pagekit_pages", "pagekit_pin", "pagekit_vma")
+
+
+@dataclass
+class Case:
+    where: str
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+def case(name, problem) -> Case:
+    return Case("host", name, not problem, problem or "")
+
+
+def run(*cmd, **options):
+    return subprocess.run([str(c) for c in cmd], capture_output=True, text=True, **options)
+
+
+def depends(module: Path) -> list[str]:
+    found = run("modinfo", "-F", "depends", module, check=True).stdout
+    return [name for name in found.strip().split(",") if name]
+
+
+def depends_cases(modules):
+    listed = set()
+    for line in (TESTS / "depends.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            module, wanted = (part.strip() for part in line.split(":"))
+            listed.add(module)
+            path = modules / f"{module}.ko"
+            got = depends(path) if path.exists() else ["(not built)"]
+            same = set(got) == set(filter(None, wanted.split(",")))
+            yield case(f"depends.{module}", "" if same else f"depends on {','.join(got) or 'nothing'}")
+    for path in sorted(modules.glob("*.ko")):
+        if path.stem not in listed:
+            yield case(f"depends.{path.stem}", "not in tests/depends.txt")
+
+
+# No helper takes a lock or waits, but within these calls of the kernel's.
+LOCKS = re.compile(r"mutex|spin|sem|lock|ww_|resv|rcu|wait|completion|(^|_)(down|up)_|atomic|refcount")
+LOCKS_ALLOWED = {
+    "set_page_dirty_lock": "takes the folio lock, which keeps truncation away while the page is marked",
+    "unpin_user_pages_dirty_lock": "the same",
+}
+
+
+def lock_cases(modules):
+    """What the helpers call. Inline atomics are invisible here: reviews say the rest."""
+    for name in HELPERS:
+        symbols = {line.split()[-1] for line in run("nm", "-u", modules / f"{name}.ko").stdout.splitlines()}
+        locks = sorted(filter(LOCKS.search, symbols - LOCKS_ALLOWED.keys()))
+        yield case(f"locks.{name}", f"calls {', '.join(locks)}" if locks else "" if symbols else "calls nothing at all")
+
+
+def compile_cases(modules, built):
+    """What the types forbid must not compile. Compiled as kbuild has compiled a crate
+    that uses the helpers; the second line of each file says with what it must end."""
+    command = (modules / "tests/kunit/.examples.o.cmd").read_text().partition(" := ")[2].partition(" ; ")[0]
+    words = shlex.split(re.sub(r"--(?:emit=|out-dir |crate-name )\S+", "", command))[:-1]
+    first = words.index("rustc")
+    env = os.environ | {"RUSTC_BOOTSTRAP": "1", "PATH": built["PATH"]} | dict(w.split("=", 1) for w in words[:first])
+    for path in sorted((TESTS / "compile").glob("*.rs")):
+        result = run(*words[first:], "--crate-name", path.stem, "--emit=metadata", "--out-dir", TOP / "out/compile", path,
+                     cwd=modules, env=env)
+        wanted = path.read_text().splitlines()[1].removeprefix("// ")
+        found = re.findall(r"^error\[E\d+\]|^error: (?!aborting).*", result.stderr, re.M)
+        got = ", ".join(found) or ("ok" if result.returncode == 0 else result.stderr[-200:])
+        yield case(f"compile.{path.stem}", "" if got == wanted else f"{got}, not {wanted}")
+
+
+def lines_of(code) -> set[str]:
+    """Lines of code, in examples within comments as well."""
+    return {re.sub(r"^//[/!] ?(# )?", "", line.strip()).strip() for line in code.splitlines()}
+
+
+def docs_cases():
+    """Each line of Rust that a document shows is one that is compiled."""
+    compiled = lines_of((TESTS / "compile/readme.rs").read_text())
+    for folder in ("src", "samples", "tests/kunit"):
+        for path in (TOP / folder).glob("*.rs"):
+            compiled |= lines_of(path.read_text())
+    for path in [TOP / "README.md", *sorted((TOP / "Documentation").glob("*.rst"))]:
+        blocks = re.findall(r"^```rust\n(.*?)^```|^\.\. code-block:: rust\n\n(.*?)(?=^\S|\Z)", path.read_text(), re.M | re.S)
+        shown = lines_of("\n".join(a or b for a, b in blocks))
+        wrong = sorted(line for line in shown - compiled if line and not line.startswith("//"))
+        yield case(f"docs.{path.name}", f"not in any source: {' | '.join(wrong)}" if wrong else "")
+
+
+def cases(modules, built) -> list[Case]:
+    return [*compile_cases(modules, built), *lock_cases(modules), *depends_cases(modules), *docs_cases()]
+
+
+def style_cases():
+    """How the sources look to the tools that the kernel uses."""
+    tracked = run("git", "ls-files", cwd=TOP, check=True).stdout.split()
+    sources = [TOP / name for name in tracked if name.endswith(".rs")]
+    yield case("style.rustfmt", run("rustfmt", "--check", "--edition", "2021", "-l", *sources).stdout.strip())
+    if shutil.which("shellcheck"):
+        found = run("shellcheck", "-x", "tests/setup.sh", ".ci/run", cwd=TOP).stdout
+        # What the guest runs has no first line of its own, and splits lists of modules.
+        found += run("shellcheck", "-s", "sh", "-S", "warning", *(TESTS / "guest").glob("*.sh")).stdout
+    else:
+        found = "not installed; as root: apt-get install shellcheck"
+    yield case("style.shellcheck", found.strip())
+    unsigned = [name for name in tracked if name not in ("COPYING", ".gitignore") and not name.endswith(".lock")
+                and "SPDX-License-Identifier: GPL-2.0" not in (TOP / name).read_text()[:300]]
+    yield case("style.spdx", ", ".join(unsigned))
+
+
+def clippy_cases(config):
+    """The kernel's choice of lints, with nothing that was built before in the way."""
+    folder = TOP / "out/clippy"
+    shutil.rmtree(folder, ignore_errors=True)
+    result = run("make", "--silent", "modules", "CLIPPY=1", f"CONFIG={config}", f"OUT={folder}", cwd=TOP)
+    said = result.stdout + result.stderr
+    found = re.findall(r"^(?:warning|error).*\n.*-->.*", said, re.M)
+    yield case("style.clippy", " | ".join(" ".join(w.split()) for w in found) or (said[-500:] if result.returncode else ""))
