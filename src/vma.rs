@@ -30,10 +30,7 @@ use kernel::{
         VmaNew,
         VmaRef, //
     },
-    page::{
-        PAGE_SHIFT,
-        PAGE_SIZE, //
-    },
+    page::PAGE_SHIFT,
     prelude::*,
     types::Opaque, //
 };
@@ -86,7 +83,7 @@ extern "C" {
         page: *mut bindings::page,
     ) -> bindings::vm_fault_t;
     fn pagekit_vma_page_to_pfn(page: *mut bindings::page) -> usize;
-    fn pagekit_vma_has_mapping(page: *mut bindings::page) -> bool;
+    fn pagekit_vma_has_owner(page: *mut bindings::page) -> bool;
 }
 
 /// Order of a huge page, C's `PMD_ORDER`.
@@ -95,7 +92,7 @@ const PMD_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
 const BLOCK: usize = 1 << bindings::PMD_SHIFT;
 
 // What `pagekit_vma_pmd` tells of where the fault is.
-const PMD_TABLE: c_int = 1;
+const PMD_NONE: c_int = 0;
 const PMD_LEAF: c_int = 2;
 
 /// A page fault that is being handled, C's `struct vm_fault`.
@@ -134,50 +131,48 @@ impl VmFault {
         self.fault().address
     }
 
-    /// The faulting page and those that can be mapped along with it, if the VMA may show it: it has
-    /// none of the flags `other`, and is not COW.
+    /// The faulting page and those that can be mapped along with it, if the VMA may show it: it was
+    /// set up here, for PFNs or not, and is not COW.
     fn block<'p, 'a>(
         &self,
         pages: &'p [PageRef<'a>],
         base: usize,
-        other: vm_flags_t,
+        pfns: bool,
     ) -> Option<Block<'p, 'a>> {
         let (vma, pgoff) = (self.vma(), self.fault().pgoff);
-        if vma.flags() & other != 0 || is_cow(vma) {
+        // What it must have, of what it may have.
+        let (must, may) = if pfns {
+            (flags::PFNMAP, flags::PFNMAP | flags::MIXEDMAP)
+        } else {
+            (flags::DONTEXPAND, flags::DONTEXPAND | flags::PFNMAP)
+        };
+        if vma.flags() & may != must || is_cow(vma) {
             return None;
         }
         Block::new(vma, self.address(), pages, pgoff.checked_sub(base)?)
     }
 
-    /// [`Self::block`] of a VMA for PFNs.
-    fn pfn_block<'p, 'a>(&self, pages: &'p [PageRef<'a>], base: usize) -> Option<Block<'p, 'a>> {
-        if self.vma().flags() & flags::PFNMAP == 0 {
-            return None;
+    /// As much of `block` as to map now: just the faulting page where all of it could still be mapped
+    /// as one, and [`None`] if it is mapped as one.
+    fn small<'p, 'a>(&self, block: Block<'p, 'a>) -> Option<Block<'p, 'a>> {
+        if !has_huge_fault(self.vma()) {
+            return Some(block);
         }
-        self.block(pages, base, flags::MIXEDMAP)
+        // SAFETY: The fault is being handled.
+        match unsafe { pagekit_vma_pmd(self.0.get()) } {
+            PMD_LEAF => None,
+            PMD_NONE if block.huge(self.vma()).is_some() => self.one(&block),
+            _ => Some(block),
+        }
     }
 
-    /// As [`Self::block`], but cut to the faulting page where there may be a huge page instead of all
-    /// of them, and [`None`] if there is one already.
-    fn small<'p, 'a>(&self, block: Block<'p, 'a>) -> Option<Block<'p, 'a>> {
-        let vma = self.vma();
-        if has_huge_fault(vma) && block.huge(vma).is_some() {
-            // SAFETY: The fault is being handled.
-            match unsafe { pagekit_vma_pmd(self.0.get()) } {
-                // Somebody was faster, and mapped it as one.
-                PMD_LEAF => return None,
-                // Once there is a page table, nobody can any more.
-                PMD_TABLE => (),
-                _ => {
-                    let at = (self.address() - block.addr) >> PAGE_SHIFT;
-                    return Some(Block {
-                        addr: self.address(),
-                        pages: block.pages.get(at..=at)?,
-                    });
-                }
-            }
-        }
-        Some(block)
+    /// The faulting page of `block`.
+    fn one<'p, 'a>(&self, block: &Block<'p, 'a>) -> Option<Block<'p, 'a>> {
+        let at = (self.address() - block.addr) >> PAGE_SHIFT;
+        Some(Block {
+            addr: self.address(),
+            pages: block.pages.get(at..=at)?,
+        })
     }
 }
 
@@ -360,8 +355,8 @@ pub unsafe fn map_pfns(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Resu
 ///
 /// Maps the faulting page, and while at it what else of `pages` the same page table reaches: to map
 /// less, pass a part of the array and move `base` with it. What is mapped already stays as it is. PTEs
-/// are writable if the VMA is: there is no second fault for a write, and no need for `pfn_mkwrite`. In a
-/// block that [`huge_fault_pfns`] could still map as one, it maps just the one page.
+/// are what `vm_page_prot` says, and so writable if the VMA is: there is no second fault for a write, and
+/// no need for `pfn_mkwrite`. In a block that [`huge_fault_pfns`] could still map as one, it maps just the one page.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array or the VMA
 /// isn't one for PFNs; `VM_FAULT_OOM`.
@@ -383,7 +378,7 @@ pub unsafe fn fault_pfns(
     pages: &[PageRef<'_>],
     base: usize,
 ) -> bindings::vm_fault_t {
-    let Some(block) = vmf.pfn_block(pages, base) else {
+    let Some(block) = vmf.block(pages, base, true) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
     let Some(block) = vmf.small(block) else {
@@ -401,7 +396,8 @@ pub unsafe fn fault_pfns(
 ///
 /// Maps the block of `PMD_SIZE` around the faulting address as one if it lies wholly within the VMA
 /// and the array, its pages are contiguous and aligned, and `vm_page_prot` is as the kernel has made
-/// it. This depends on nothing else.
+/// it. This function looks at nothing else. The kernel doesn't call the operation where a process
+/// does without huge pages (`madvise(MADV_NOHUGEPAGE)`, `prctl(PR_SET_THP_DISABLE)`).
 ///
 /// The address must be as aligned as the pages for that. dma-buf files don't see to it: whoever maps
 /// them chooses the address.
@@ -441,7 +437,7 @@ pub unsafe fn huge_fault_pfns(
     pages: &[PageRef<'_>],
     base: usize,
 ) -> bindings::vm_fault_t {
-    let Some(block) = vmf.pfn_block(pages, base) else {
+    let Some(block) = vmf.block(pages, base, true) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
     match block.huge(vmf.vma()) {
@@ -505,7 +501,7 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 #[inline(never)]
 pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
     window(vma, len, base, flags::PFNMAP)?;
-    // SAFETY: These make nothing of it.
+    // SAFETY: Neither of these is one of the two.
     unsafe { set_flags(vma, flags::DONTEXPAND | flags::DONTDUMP) };
     Ok(())
 }
@@ -522,6 +518,7 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
 ///
 /// * `EINVAL`: as from [`setup_pages`]; or a page that is a file's or a process's, or can't be mapped
 ///   for another reason (a part of a high-order allocation that is not compound, a slab).
+/// * `EBUSY`: something is mapped there already.
 /// * `ENOMEM`: no page tables.
 ///
 /// The error must be that of the mmap operation: the kernel unmaps what was mapped, then.
@@ -563,8 +560,8 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
 ///
 /// Maps the faulting page, and while at it what else of `pages` the same page table reaches: to map
 /// less, pass a part of the array and move `base` with it. What is mapped already stays as it is. PTEs
-/// are writable if the VMA is. In a block that [`huge_fault_pages`] could still map as one, it maps
-/// just the one page.
+/// are what `vm_page_prot` says, and so writable if the VMA is. In a block that [`huge_fault_pages`]
+/// could still map as one, it maps just the one page.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array, the VMA is
 /// one for PFNs, or the page is one that [`map_pages`] refuses; `VM_FAULT_OOM`.
@@ -575,27 +572,34 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
 /// C: `vmf_insert_page_mkwrite()` in `mm/memory.c`.
 #[inline(never)]
 pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> bindings::vm_fault_t {
-    let Some(block) = vmf.block(pages, base, flags::PFNMAP) else {
+    let Some(block) = vmf.block(pages, base, false) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
-    let mut result = bindings::vm_fault_reason_VM_FAULT_NOPAGE;
     let Some(block) = vmf.small(block) else {
-        return result;
+        return bindings::vm_fault_reason_VM_FAULT_NOPAGE;
+    };
+    let insert = |addr, page: PageRef<'_>| {
+        if !is_free_standing(page) {
+            return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+        }
+        // SAFETY: The address is in the VMA, which is locked and not one for PFNs.
+        unsafe { pagekit_vma_insert_page(vmf.vma().as_ptr(), addr, page.as_ptr()) }
     };
     for (i, page) in block.pages.iter().enumerate() {
         let addr = block.addr + (i << PAGE_SHIFT);
-        let one = if is_free_standing(*page) {
-            // SAFETY: The address is in the VMA, which is locked and not one for PFNs.
-            unsafe { pagekit_vma_insert_page(vmf.vma().as_ptr(), addr, page.as_ptr()) }
-        } else {
-            bindings::vm_fault_reason_VM_FAULT_SIGBUS
-        };
-        // The page that is needed decides. The others are a favour.
-        if addr == vmf.address() & !(PAGE_SIZE - 1) {
-            result = one;
+        let mut result = insert(addr, *page);
+        // The page that is needed decides, the others are a favour.
+        if addr == vmf.address() {
+            if result == bindings::vm_fault_reason_VM_FAULT_OOM {
+                // The kernel says so, too, when somebody freed the page table at the same time.
+                result = insert(addr, *page);
+            }
+            if result != bindings::vm_fault_reason_VM_FAULT_NOPAGE {
+                return result;
+            }
         }
     }
-    result
+    bindings::vm_fault_reason_VM_FAULT_NOPAGE
 }
 
 /// Maps a huge page and takes a reference on it for a fault, from a driver's `huge_fault` operation.
@@ -615,6 +619,12 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
 ///
 /// C: `vmf_insert_folio_pmd()` in `mm/huge_memory.c`.
 ///
+/// # Safety
+///
+/// While this runs no other fault may be handled in the VMA: the driver must hold a lock of its own
+/// around this and what its fault operation does, as `drm_gem_shmem` does with the reservation lock.
+/// The kernel takes it for a bug (`VM_BUG_ON`) if a huge page appears while pages are inserted.
+///
 /// # Examples
 ///
 /// ```
@@ -625,33 +635,34 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
 /// #     fault_pages(vmf, pages, 0)
 /// # }
 /// fn huge_fault(vmf: &VmFault, order: c_uint, pages: &[PageRef<'_>]) -> vm_fault_t {
-///     huge_fault_pages(vmf, order, pages, 0)
+///     // SAFETY: The driver takes its lock in both operations.
+///     unsafe { huge_fault_pages(vmf, order, pages, 0) }
 /// }
 /// # assert!(Driver::new(mmap)?.fault(fault).huge_fault(huge_fault).shows_its_pages()?);
 /// ```
 #[inline(never)]
-pub fn huge_fault_pages(
+pub unsafe fn huge_fault_pages(
     vmf: &VmFault,
     order: c_uint,
     pages: &[PageRef<'_>],
     base: usize,
 ) -> bindings::vm_fault_t {
-    let Some(block) = vmf.block(pages, base, flags::PFNMAP) else {
+    let Some(block) = vmf.block(pages, base, false) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
     let vma = vmf.vma();
     match block.huge(vma) {
         Some(page) if order == PMD_ORDER && vma.flags() & flags::MIXEDMAP == 0 => {
             // SAFETY: The VMA is locked, neither for PFNs nor mixed nor COW, and the block lies within
-            // it. The shim looks at the folio.
+            // it. The shim looks at the folio. The caller promises that no page is being inserted.
             unsafe { pagekit_vma_insert_huge_page(vmf.0.get(), page.as_ptr()) }
         }
         _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
     }
 }
 
-/// Whether a page is neither a file's nor a process's.
+/// Whether a page is neither a file's nor a process's, and never was.
 fn is_free_standing(page: PageRef<'_>) -> bool {
     // SAFETY: The page exists.
-    !unsafe { pagekit_vma_has_mapping(page.as_ptr()) }
+    !unsafe { pagekit_vma_has_owner(page.as_ptr()) }
 }

@@ -34,18 +34,22 @@ int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
 	return apply_to_page_range(vma->vm_mm, addr, size, fill_pfn, &fill);
 }
 
-/* What there is to fill: nothing yet, a page table or a huge page. */
+/*
+ * What there is to fill: nothing yet, a page table or a huge page. A huge fault
+ * of a larger order comes before there is a place for any of them.
+ */
 int pagekit_vma_pmd(struct vm_fault *vmf);
 int pagekit_vma_pmd(struct vm_fault *vmf)
 {
-	pmd_t pmd = pmdp_get_lockless(vmf->pmd);
+	pmd_t pmd = vmf->pmd ? pmdp_get_lockless(vmf->pmd) : __pmd(0);
 
 	return pmd_none(pmd) ? 0 : pmd_leaf(pmd) ? 2 : 1;
 }
 
-/* A shmem page on its way to swap has no mapping, but will have one again. */
-SHIM(bool, pagekit_vma_has_mapping, (struct page *page),
-     page_folio(page)->mapping || folio_test_swapcache(page_folio(page)))
+/* Pages of files and processes, also while they go to swap or have been truncated. */
+SHIM(bool, pagekit_vma_has_owner, (struct page *page),
+     page_folio(page)->mapping || folio_test_swapbacked(page_folio(page)) ||
+     folio_test_hugetlb(page_folio(page)))
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 /*
@@ -67,7 +71,7 @@ vm_fault_t pagekit_vma_insert_huge_page(struct vm_fault *vmf, struct page *page)
 	struct folio *folio = page_folio(page);
 
 	if (folio_order(folio) != PMD_ORDER || !folio_test_large_rmappable(folio) ||
-	    pagekit_vma_has_mapping(page))
+	    pagekit_vma_has_owner(page))
 		return VM_FAULT_FALLBACK;
 	return vmf_insert_folio_pmd(vmf, folio, mkwrite(vmf));
 }

@@ -83,6 +83,8 @@ struct Object {
     claim: usize,
     /// The part of the array that is shown, from its start.
     part: Range<usize>,
+    /// The driver serves huge faults as if they were others.
+    small: bool,
     /// Pages that are shown instead of the array.
     own: Option<&'static [PageRef<'static>]>,
 }
@@ -158,9 +160,12 @@ unsafe extern "C" fn huge_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
 ) -> bindings::vm_fault_t {
-    // SAFETY: As in `fault`.
+    // SAFETY: As in `fault`. A test has one thread, which handles one fault at a time.
     unsafe {
         let object = object_of(vmf);
+        if object.small {
+            return fault(vmf);
+        }
         let vmf = VmFault::from_raw(vmf);
         match object.kind {
             HugePages => huge_fault_pages(vmf, order, object.pages(), object.base),
@@ -190,6 +195,7 @@ impl Object {
             base,
             claim: pages,
             part: 0..pages,
+            small: false,
             own: None,
         })
     }
@@ -219,6 +225,7 @@ impl Object {
             base,
             claim: pages,
             part: 0..pages,
+            small: false,
             own: None,
         })
     }
@@ -575,6 +582,9 @@ mod tests {
         assert_eq!(object.mmap(0, PAGES, READ, SHARED).err(), Some(EINVAL));
         object.kind = FaultPages;
         assert_eq!(object.mmap(0, PAGES, READ, SHARED)?.read(0), Err(EFAULT));
+        // Nor are those that it has lost.
+        file.punch_hole(5, 1)?;
+        assert_eq!(object.mmap(0, PAGES, READ, SHARED)?.read(5), Err(EFAULT));
         drop(object);
         assert_eq!(file.refs(0), before);
         Ok(())
@@ -680,6 +690,20 @@ mod tests {
             assert_eq!(map.read(17), Err(EFAULT));
             drop(map);
             assert_eq!([refs(page(0)), refs(page(512))], [512, 512]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn faults_of_larger_orders_have_no_page_table() -> Result {
+        attach()?;
+        for kind in [HugePfns, HugePages] {
+            let mut object = Object::large(kind, 512)?;
+            object.small = true;
+            // Nothing else is mapped in this part of the address space.
+            let map = object.mmap_at(1 << 40, 0, 512, RW, FIXED)?;
+            advise_huge(map.start)?;
+            assert_eq!(map.read(7)?, pattern(7));
         }
         Ok(())
     }
