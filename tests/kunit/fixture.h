@@ -3,11 +3,20 @@
  * Static inlines for the fixture in fixture.rs. Each test module has a copy.
  */
 #include <linux/anon_inodes.h>
+#include <linux/cred.h>
+#include <linux/falloc.h>
+#include <linux/file.h>
+#include <linux/fs_struct.h>
 #include <linux/highmem.h>
+#include <linux/hugetlb.h>
+#include <linux/kthread.h>
 #include <linux/mm.h>
+#include <linux/mount.h>
+#include <linux/namei.h>
 #include <linux/pagemap.h>
-#include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
+#include <linux/vmstat.h>
 
 #include "../../src/shim.h"
 
@@ -42,13 +51,147 @@ bool fixture_is_huge(unsigned long addr)
 	return !pud_none(*pud) && pmd_leaf(*pmd_offset(pud, addr));
 }
 
-SHIM(struct file *, fixture_shmem, (loff_t size),
-     shmem_file_setup("pagekit-kunit", size, EMPTY_VMA_FLAGS))
+/* A shmem file on a file system with these mount options, or on the kernel's own. */
+struct file *fixture_shmem(loff_t size, char *options);
+struct file *fixture_shmem(loff_t size, char *options)
+{
+	const vma_flags_t flags = mk_vma_flags(VMA_NORESERVE_BIT);
+	struct vfsmount *mnt;
+	struct file *file;
+
+	if (!options)
+		return shmem_file_setup("pagekit-kunit", size, flags);
+	mnt = vfs_kern_mount(get_fs_type("tmpfs"), SB_KERNMOUNT, "tmpfs", options);
+	if (IS_ERR(mnt))
+		return ERR_CAST(mnt);
+	file = shmem_file_setup_with_mnt(mnt, "pagekit-kunit", size, flags);
+	mntput(mnt);
+	return file;
+}
+
+struct file *fixture_hugetlb(loff_t size);
+struct file *fixture_hugetlb(loff_t size)
+{
+	struct vfsmount *mnt;
+	struct path root;
+	struct file *file;
+
+	/* What kernel threads have closed still has its huge pages. */
+	flush_delayed_fput();
+	mnt = vfs_kern_mount(get_fs_type("hugetlbfs"), SB_KERNMOUNT, "hugetlbfs", NULL);
+	if (IS_ERR(mnt))
+		return ERR_CAST(mnt);
+	root = (struct path){ .mnt = mnt, .dentry = mnt->mnt_root };
+	file = kernel_tmpfile_open(&nop_mnt_idmap, &root, 0600, O_RDWR, current_cred());
+	if (!IS_ERR(file))
+		i_size_write(file_inode(file), size);
+	mntput(mnt);
+	return file;
+}
+
+/* A disk that nobody uses. Kernel threads don't see the files of user space by themselves. */
+struct file *fixture_disk(void);
+struct file *fixture_disk(void)
+{
+	scoped_with_init_fs()
+		return filp_open("/dev/zram1", O_RDWR, 0);
+	unreachable();
+}
+
+/* As reclaim: a page that nobody maps is written to swap if it is dirty, and dropped if not. */
+void fixture_reclaim(struct file *file, pgoff_t index);
+void fixture_reclaim(struct file *file, pgoff_t index)
+{
+	struct folio *folio = filemap_lock_folio(file->f_mapping, index);
+
+	if (IS_ERR(folio))
+		return;
+	/* Writing unlocks. */
+	if (!folio_clear_dirty_for_io(folio) ||
+	    shmem_write_folio(folio) == AOP_WRITEPAGE_ACTIVATE)
+		folio_unlock(folio);
+	folio_put(folio);
+	invalidate_mapping_pages(file->f_mapping, index, index);
+}
+
+/* A thread that takes all pages out of a file and allocates new ones, with what was there before. */
+static int fixture_churn_thread(void *data)
+{
+	struct file *file = data;
+	loff_t size = i_size_read(file_inode(file));
+
+	while (!kthread_should_stop()) {
+		vfs_fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, size);
+		vfs_fallocate(file, 0, 0, size);
+		for (pgoff_t i = 0; i < size >> PAGE_SHIFT; i++) {
+			struct folio *folio = filemap_lock_folio(file->f_mapping, i);
+
+			if (IS_ERR(folio))
+				continue;
+			if (!folio_test_uptodate(folio))
+				memset(folio_address(folio), 0x5a, folio_size(folio));
+			folio_unlock(folio);
+			folio_put(folio);
+		}
+		cond_resched();
+	}
+	return 0;
+}
+
+/* The memory of a page has an error, or has none after all. */
+void fixture_poison(struct page *page, bool bad);
+void fixture_poison(struct page *page, bool bad)
+{
+	struct folio *folio = page_folio(page);
+	/* hugetlb says it of the first page instead. */
+	bool large = folio_test_large(folio) && !folio_test_hugetlb(folio);
+
+	if (bad) {
+		SetPageHWPoison(page);
+		if (large)
+			folio_set_has_hwpoisoned(folio);
+	} else {
+		ClearPageHWPoison(page);
+		if (large)
+			folio_clear_has_hwpoisoned(folio);
+	}
+}
+
+/* This thread, which takes no signals otherwise, was killed, or was not after all. */
+void fixture_kill(bool kill);
+void fixture_kill(bool kill)
+{
+	if (kill) {
+		allow_signal(SIGKILL);
+		send_sig(SIGKILL, current, 1);
+	} else {
+		flush_signals(current);
+		disallow_signal(SIGKILL);
+	}
+}
+
+/* New pages sit in a batch of this CPU, with a reference, until they go to the LRU lists: now. */
+void fixture_drain(void);
+void fixture_drain(void)
+{
+	struct folio_batch none;
+
+	folio_batch_init(&none);
+	__folio_batch_release(&none);
+}
+
+SHIM(struct task_struct *, fixture_churn, (struct file *file),
+     kthread_run(fixture_churn_thread, file, "pagekit-kunit"))
+SHIM(void, fixture_set_movable, (struct file *file, bool movable),
+     mapping_set_gfp_mask(file->f_mapping, movable ? GFP_HIGHUSER_MOVABLE : GFP_USER))
+SHIM(bool, fixture_movable, (struct page *page), is_zone_movable_page(page))
+SHIM(unsigned long, fixture_free_pages, (void), nr_free_pages())
+SHIM(pgoff_t, fixture_index, (struct page *page), page_folio(page)->index)
 SHIM(int, fixture_refs, (struct page *page), folio_ref_count(page_folio(page)))
 SHIM(bool, fixture_maybe_pinned, (struct page *page), folio_maybe_dma_pinned(page_folio(page)))
-SHIM(int, fixture_pincount, (struct page *page), atomic_read(&page_folio(page)->_pincount))
-SHIM(void, fixture_poison, (struct page *page), SetPageHWPoison(page))
-SHIM(void, fixture_unpoison, (struct page *page), ClearPageHWPoison(page))
+SHIM(int, fixture_pincount, (struct page *page),
+     folio_has_pincount(page_folio(page)) ? atomic_read(&page_folio(page)->_pincount) : 0)
+SHIM(void, fixture_add_refs, (struct page *page, int refs), folio_ref_add(page_folio(page), refs))
 SHIM(bool, fixture_dirty, (struct page *page), folio_test_dirty(page_folio(page)))
 SHIM(void, fixture_clear_dirty, (struct page *page), folio_clear_dirty(page_folio(page)))
 SHIM(bool, fixture_uptodate, (struct page *page), folio_test_uptodate(page_folio(page)))

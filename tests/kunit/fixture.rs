@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "Each test module uses its part.")]
 
+use core::ptr::null_mut;
 use kernel::{
     bindings,
     error::{
@@ -20,12 +21,22 @@ use kernel::{
     reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
 )]
 extern "C" {
-    fn fixture_shmem(size: bindings::loff_t) -> *mut bindings::file;
+    fn fixture_shmem(size: bindings::loff_t, options: *mut c_char) -> *mut bindings::file;
+    fn fixture_hugetlb(size: bindings::loff_t) -> *mut bindings::file;
+    fn fixture_disk() -> *mut bindings::file;
+    fn fixture_churn(file: *mut bindings::file) -> *mut bindings::task_struct;
+    fn fixture_set_movable(file: *mut bindings::file, movable: bool);
+    fn fixture_reclaim(file: *mut bindings::file, index: c_ulong);
+    fn fixture_drain();
+    fn fixture_kill(kill: bool);
+    fn fixture_free_pages() -> c_ulong;
+    fn fixture_movable(page: *mut bindings::page) -> bool;
+    fn fixture_index(page: *mut bindings::page) -> usize;
     fn fixture_refs(page: *mut bindings::page) -> c_int;
     fn fixture_maybe_pinned(page: *mut bindings::page) -> bool;
     fn fixture_pincount(page: *mut bindings::page) -> c_int;
-    fn fixture_poison(page: *mut bindings::page);
-    fn fixture_unpoison(page: *mut bindings::page);
+    fn fixture_poison(page: *mut bindings::page, bad: bool);
+    fn fixture_add_refs(page: *mut bindings::page, refs: c_int);
     fn fixture_dirty(page: *mut bindings::page) -> bool;
     fn fixture_clear_dirty(page: *mut bindings::page);
     fn fixture_uptodate(page: *mut bindings::page) -> bool;
@@ -43,6 +54,12 @@ extern "C" {
         data: *mut c_void,
         flags: c_int,
     ) -> *mut bindings::file;
+    fn kernel_read(
+        file: *mut bindings::file,
+        buf: *mut c_void,
+        count: usize,
+        pos: *mut bindings::loff_t,
+    ) -> isize;
     fn kernel_write(
         file: *mut bindings::file,
         buf: *const c_void,
@@ -50,6 +67,9 @@ extern "C" {
         pos: *mut bindings::loff_t,
     ) -> isize;
 }
+
+/// Pages of files that [`TestFile::mixed`] has filled.
+pub(crate) const MIXED: usize = 600;
 
 /// An open file that is put on drop.
 pub(crate) struct TestFile(*mut bindings::file);
@@ -62,49 +82,101 @@ impl Drop for TestFile {
 }
 
 impl TestFile {
-    /// A shmem file of `pages` pages, all holes.
+    /// A shmem file of `pages` pages, all holes. None will be in movable memory, so that tests may
+    /// hold pages while they pin them.
     pub(crate) fn shmem(pages: usize) -> Result<Self> {
-        // SAFETY: It keeps this thread, which is the test's, on its CPU: see `refs`.
-        to_result(unsafe { fixture_stay() })?;
-        // SAFETY: Plain call.
-        from_err_ptr(unsafe { fixture_shmem((pages * PAGE_SIZE) as i64) }).map(Self)
+        Self::shmem_on(pages, null_mut())
     }
 
-    /// A shmem file of `pages` pages, page i full of bytes `pattern(i)`.
-    pub(crate) fn pattern(pages: usize) -> Result<Self> {
-        let file = Self::shmem(pages)?;
+    /// As [`Self::shmem`], on a file system that has room for 4 pages.
+    pub(crate) fn cramped(pages: usize) -> Result<Self> {
+        let mut options = *b"nr_blocks=4\0";
+        Self::shmem_on(pages, options.as_mut_ptr().cast())
+    }
+
+    fn shmem_on(pages: usize, options: *mut c_char) -> Result<Self> {
+        // SAFETY: It keeps this thread, which is the test's, on its CPU: see `drain`.
+        to_result(unsafe { fixture_stay() })?;
+        // SAFETY: The options are null or a string, and may be written to.
+        let file = from_err_ptr(unsafe { fixture_shmem((pages * PAGE_SIZE) as i64, options) });
+        let file = Self(file?);
+        // SAFETY: The file is open.
+        unsafe { fixture_set_movable(file.0, false) };
+        Ok(file)
+    }
+
+    /// A hugetlb file of `pages` pages, all holes. The administrator must have made huge pages.
+    pub(crate) fn hugetlb(pages: usize) -> Result<Self> {
+        // SAFETY: Plain call.
+        from_err_ptr(unsafe { fixture_hugetlb((pages * PAGE_SIZE) as i64) }).map(Self)
+    }
+
+    /// A disk: a file whose dirty pages must be written back. The administrator must have made it.
+    pub(crate) fn disk() -> Result<Self> {
+        // SAFETY: Plain call.
+        from_err_ptr(unsafe { fixture_disk() }).map(Self)
+    }
+
+    /// As [`Self::hugetlb`], page i full of bytes `pattern(i)`.
+    pub(crate) fn hugetlb_pattern(pages: usize) -> Result<Self> {
+        let file = Self::hugetlb(pages)?;
+        file.fallocate(0, pages)?;
         for i in 0..pages {
-            file.write(i, pattern(i))?;
+            file.find(i).ok_or(ENOENT)?.fill(pattern(i));
         }
         Ok(file)
     }
 
+    /// A shmem file of `pages` pages, page i full of bytes `pattern(i)`.
+    pub(crate) fn pattern(pages: usize) -> Result<Self> {
+        Self::shmem(pages)?.filled(pages)
+    }
+
     /// As [`Self::pattern`], in folios of 512 pages. Attaches the test to an mm.
-    ///
-    /// The administrator must let shmem use them (shmem_enabled: advise).
     pub(crate) fn huge_pattern(pages: usize) -> Result<Self> {
         let file = Self::shmem(pages)?;
-        // SAFETY: This runs in a test.
-        to_result(unsafe { bindings::kunit_attach_mm() })?;
-        let len = pages * PAGE_SIZE;
-        // SAFETY: We are attached to an mm.
-        let start = unsafe { bindings::vm_mmap(file.0, 0, len, 3, 1, 0) }; // RW, MAP_SHARED
-        from_err_ptr(start as *mut u8)?;
-        advise_huge(start)?;
-        for i in 0..pages {
-            let data = KVec::from_elem(pattern(i), PAGE_SIZE, GFP_KERNEL)?;
-            let to = (start + i * PAGE_SIZE) as *mut c_void;
-            // SAFETY: The buffer has as many bytes.
-            if unsafe { bindings::_copy_to_user(to, data.as_ptr().cast(), PAGE_SIZE) } != 0 {
-                return Err(EFAULT);
-            }
+        for first in (0..pages).step_by(512) {
+            file.add_folio(first, 512)?;
         }
-        // SAFETY: As above.
-        unsafe { bindings::vm_munmap(start, len) };
-        match file.find(0).map(|page| page.nr()) {
-            Some(512) => Ok(file),
+        file.filled(pages)
+    }
+
+    /// As [`Self::pattern`], of [`MIXED`] pages in folios of 512, 16 and 1. Attaches the test to an mm.
+    pub(crate) fn mixed(self) -> Result<Self> {
+        for (first, nr) in [(0, 512), (512, 16), (544, 16)] {
+            self.add_folio(first, nr)?;
+        }
+        self.filled(MIXED)
+    }
+
+    /// From now on, pages come from movable memory while there is some: boot with movablecore=.
+    pub(crate) fn movable(self) -> Self {
+        // SAFETY: The file is open.
+        unsafe { fixture_set_movable(self.0, true) };
+        self
+    }
+
+    /// Makes the hole at `first` a folio of `nr` pages. Attaches the test to an mm.
+    ///
+    /// The administrator must let shmem use folios of that size (shmem_enabled: advise).
+    pub(crate) fn add_folio(&self, first: usize, nr: usize) -> Result {
+        // A larger one doesn't fit into the VMA.
+        let addr = map_user(AT, Some(self), first, nr, RW, SHARED | FIXED)?;
+        advise_huge(addr)?;
+        put_user(addr, 0)?;
+        unmap_user(addr, nr);
+        match self.find(first) {
+            Some(page) if page.first() == first && page.nr() == nr => Ok(()),
             _ => Err(ENOSYS),
         }
+    }
+
+    /// Makes page i full of bytes `pattern(i)`.
+    pub(crate) fn filled(self, pages: usize) -> Result<Self> {
+        for i in 0..pages {
+            self.write(i, pattern(i))?;
+        }
+        Ok(self)
     }
 
     /// A file that is not shmem, with these operations.
@@ -127,7 +199,7 @@ impl TestFile {
     /// A file that is not shmem.
     pub(crate) fn other() -> Result<Self> {
         const NONE: &bindings::file_operations = &pin_init::zeroed();
-        Self::anon(NONE, core::ptr::null_mut())
+        Self::anon(NONE, null_mut())
     }
 
     pub(crate) fn as_ptr(&self) -> *mut bindings::file {
@@ -146,6 +218,16 @@ impl TestFile {
         // SAFETY: The file is open, and the buffer has as many bytes.
         let n = unsafe { kernel_write(self.0, data.as_ptr().cast(), PAGE_SIZE, &mut pos) };
         to_result(n as c_int)
+    }
+
+    /// Whether reading page `index` gives bytes `byte`.
+    pub(crate) fn reads(&self, index: usize, byte: u8) -> Result<bool> {
+        let mut data = KVec::from_elem(!byte, PAGE_SIZE, GFP_KERNEL)?;
+        let mut pos = (index * PAGE_SIZE) as i64;
+        // SAFETY: The file is open, and the buffer has as many bytes.
+        let n = unsafe { kernel_read(self.0, data.as_mut_ptr().cast(), PAGE_SIZE, &mut pos) };
+        to_result(n as c_int)?;
+        Ok(data.iter().all(|b| *b == byte))
     }
 
     /// Allocates `count` pages from `index` on, without writing to them.
@@ -172,6 +254,17 @@ impl TestFile {
         })
     }
 
+    /// Runs `f` while somebody else takes all pages out of the file and allocates new ones that
+    /// are not zeroed, over and over.
+    pub(crate) fn churned<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
+        // SAFETY: The file is open until the thread has ended.
+        let thread = from_err_ptr(unsafe { fixture_churn(self.0) })?;
+        let result = f();
+        // SAFETY: It has not been stopped yet.
+        unsafe { bindings::kthread_stop(thread) };
+        Ok(result)
+    }
+
     /// What the page cache has at `index`, with a reference that is given back.
     pub(crate) fn find(&self, index: usize) -> Option<Found> {
         // SAFETY: The file is open.
@@ -181,10 +274,60 @@ impl TestFile {
 
     /// References on the folio at `index`, but for ours.
     pub(crate) fn refs(&self, index: usize) -> c_int {
-        // New pages sit in a batch of this CPU, with a reference, until there are enough of them to
-        // go to the LRU lists. So make enough of them.
-        let _ = Self::pattern(32);
+        drain();
         self.find(index).map_or(0, |page| page.refs() - 1)
+    }
+
+    /// The folios that the file has among its first `pages` pages, with what is held of each.
+    pub(crate) fn folios(&self, pages: usize) -> Result<KVec<Folio>> {
+        drain();
+        let mut folios = KVec::new();
+        let mut i = 0;
+        while i < pages {
+            i += 1;
+            if let Some(page) = self.find(i - 1) {
+                folios.push(page.folio(), GFP_KERNEL)?;
+                i = page.first() + page.nr();
+            }
+        }
+        Ok(folios)
+    }
+
+    /// Whether nobody but the page cache holds any of the first `pages` pages.
+    pub(crate) fn is_unused(&self, pages: usize) -> Result<bool> {
+        Ok(self
+            .folios(pages)?
+            .iter()
+            .all(|folio| (folio.refs as usize, folio.pins) == (folio.nr, 0)))
+    }
+
+    /// Makes the folio at `index` leave memory, as reclaim would, if nobody uses it. There must be
+    /// swap.
+    pub(crate) fn reclaim(&self, index: usize) {
+        drain();
+        // SAFETY: The file is open.
+        unsafe { fixture_reclaim(self.0, index) };
+    }
+}
+
+/// What a test leaves as it was, of a folio of a file.
+#[derive(Copy, Clone, PartialEq)]
+pub(crate) struct Folio {
+    pub(crate) first: usize,
+    pub(crate) nr: usize,
+    pub(crate) refs: c_int,
+    /// Of a large folio, which counts them apart.
+    pub(crate) pins: c_int,
+}
+
+impl Folio {
+    /// How many entries it has in arrays of these ranges of the file: first page and count of each.
+    pub(crate) fn entries(&self, ranges: &[(usize, usize)]) -> c_int {
+        let end = self.first + self.nr;
+        ranges
+            .iter()
+            .map(|&(pgoff, n)| end.min(pgoff + n).saturating_sub(self.first.max(pgoff)) as c_int)
+            .sum()
     }
 }
 
@@ -199,6 +342,23 @@ impl Found {
         // SAFETY: We hold a reference, here and below.
         unsafe { fixture_refs(self.0) }
     }
+    /// Where the folio begins in its file.
+    fn first(&self) -> usize {
+        // SAFETY: As above.
+        unsafe { fixture_index(self.0) }
+    }
+    /// The folio, without our reference.
+    fn folio(&self) -> Folio {
+        Folio {
+            first: self.first(),
+            nr: self.nr(),
+            refs: self.refs() - 1,
+            pins: self.pincount(),
+        }
+    }
+    pub(crate) fn is_movable(&self) -> bool {
+        is_movable(self.0)
+    }
     pub(crate) fn maybe_pinned(&self) -> bool {
         // SAFETY: As above.
         unsafe { fixture_maybe_pinned(self.0) }
@@ -211,10 +371,20 @@ impl Found {
     /// Says that the memory has an error while `f` runs.
     pub(crate) fn poisoned<T>(&self, f: impl FnOnce() -> T) -> T {
         // SAFETY: As above.
-        unsafe { fixture_poison(self.0) };
+        unsafe { fixture_poison(self.0, true) };
         let result = f();
         // SAFETY: As above.
-        unsafe { fixture_unpoison(self.0) };
+        unsafe { fixture_poison(self.0, false) };
+        result
+    }
+    /// Has half of all the references that a folio can have while `f` runs.
+    pub(crate) fn crowded<T>(&self, f: impl FnOnce() -> T) -> T {
+        const HALF: c_int = c_int::MAX / 2;
+        // SAFETY: As above, and there is room for them.
+        unsafe { fixture_add_refs(self.0, HALF) };
+        let result = f();
+        // SAFETY: These are our own.
+        unsafe { fixture_add_refs(self.0, -HALF) };
         result
     }
     pub(crate) fn is_dirty(&self) -> bool {
@@ -236,6 +406,11 @@ impl Found {
     pub(crate) fn nr(&self) -> usize {
         // SAFETY: As above.
         unsafe { fixture_nr(self.0) }
+    }
+    /// Where the kernel has the page.
+    pub(crate) fn address(&self) -> usize {
+        // SAFETY: As above; 64-bit kernels have all pages mapped.
+        unsafe { fixture_address(self.0) as usize }
     }
     /// Makes the page hold what somebody else has left there.
     pub(crate) fn fill(&self, byte: u8) {
@@ -286,17 +461,105 @@ pub(crate) fn nr(page: *mut bindings::page) -> usize {
     unsafe { fixture_nr(page) }
 }
 
+/// Whether a page that the caller keeps is in movable memory.
+pub(crate) fn is_movable(page: *mut bindings::page) -> bool {
+    // SAFETY: The page is valid.
+    unsafe { fixture_movable(page) }
+}
+
+/// Sends new pages on their way to the LRU lists: they wait for it in a batch of this CPU, with a
+/// reference.
+pub(crate) fn drain() {
+    // SAFETY: Plain call.
+    unsafe { fixture_drain() };
+}
+
+/// How many pages nobody uses.
+pub(crate) fn free_pages() -> usize {
+    // SAFETY: Plain call.
+    unsafe { fixture_free_pages() as usize }
+}
+
+/// Runs `f` with a fatal signal pending.
+pub(crate) fn dying<T>(f: impl FnOnce() -> T) -> T {
+    // SAFETY: This thread is the test's.
+    unsafe { fixture_kill(true) };
+    let result = f();
+    // SAFETY: As above.
+    unsafe { fixture_kill(false) };
+    result
+}
+
+pub(crate) const READ: usize = 1; // PROT_READ
+pub(crate) const RW: usize = 1 | 2; // PROT_READ | PROT_WRITE
+pub(crate) const SHARED: usize = 1; // MAP_SHARED
+pub(crate) const PRIVATE: usize = 2; // MAP_PRIVATE
+pub(crate) const FIXED: usize = 0x10; // MAP_FIXED
+const ANON: usize = 0x20; // MAP_ANONYMOUS
+
+/// An address that suits huge pages.
+pub(crate) const AT: usize = 512 << 20;
+
 /// Attaches the test to an mm and maps `pages` pages of memory there.
 pub(crate) fn user_memory(file: Option<&TestFile>, pages: usize, prot: usize) -> Result<usize> {
+    let flags = if file.is_some() { SHARED } else { PRIVATE };
+    map_user(0, file, 0, pages, prot, flags)
+}
+
+/// Attaches the test to an mm and maps `pages` pages of memory or of a file from `pgoff` on.
+pub(crate) fn map_user(
+    addr: usize,
+    file: Option<&TestFile>,
+    pgoff: usize,
+    pages: usize,
+    prot: usize,
+    flags: usize,
+) -> Result<usize> {
+    // SAFETY: It keeps this thread, which is the test's, on its CPU: see `drain`.
+    to_result(unsafe { fixture_stay() })?;
     // SAFETY: This runs in a test.
     to_result(unsafe { bindings::kunit_attach_mm() })?;
-    let file = file.map_or(core::ptr::null_mut(), TestFile::as_ptr);
-    // MAP_SHARED, or MAP_PRIVATE | MAP_ANONYMOUS
-    let flags = if file.is_null() { 0x22 } else { 1 };
+    let (file, flags) = match file {
+        Some(file) => (file.as_ptr(), flags),
+        None => (null_mut(), flags | ANON),
+    };
+    let (len, offset) = (pages * PAGE_SIZE, pgoff * PAGE_SIZE);
     // SAFETY: We are attached to an mm.
-    let start = unsafe { bindings::vm_mmap(file, 0, pages * PAGE_SIZE, prot, flags, 0) };
+    let start = unsafe { bindings::vm_mmap(file, addr, len, prot, flags, offset) };
     from_err_ptr(start as *mut u8)?;
     Ok(start)
+}
+
+/// Unmaps what the test has mapped.
+pub(crate) fn unmap_user(addr: usize, pages: usize) {
+    // SAFETY: The test is attached to an mm that nobody else uses.
+    unsafe { bindings::vm_munmap(addr, pages * PAGE_SIZE) };
+}
+
+/// Lets the mapping at `addr` use large folios.
+pub(crate) fn advise_huge(addr: usize) -> Result {
+    // SAFETY: The test is attached to an mm that nobody else uses.
+    to_result(unsafe { fixture_advise_huge(addr) })
+}
+
+/// The page behind a user address, with a reference that is given back.
+pub(crate) fn user_page(addr: usize) -> Result<Found> {
+    let mut page = null_mut();
+    // SAFETY: There is room for one page.
+    match unsafe { bindings::get_user_pages_fast(addr, 1, 0, &mut page) } {
+        1 => Ok(Found(page)),
+        _ => Err(EFAULT),
+    }
+}
+
+/// What a test leaves as it was, of the folio behind each of `pages` pages of user memory.
+pub(crate) fn user_folios(addr: usize, pages: usize) -> Result<KVec<Folio>> {
+    drain();
+    let mut folios = KVec::new();
+    for i in 0..pages {
+        folios.push(user_page(addr + i * PAGE_SIZE)?.folio(), GFP_KERNEL)?;
+    }
+    Ok(folios)
 }
 
 /// Writes a byte to user memory.
@@ -328,10 +591,4 @@ pub(crate) fn first(page: *mut bindings::page) -> u8 {
 pub(crate) fn is_huge(addr: usize) -> bool {
     // SAFETY: The test is attached to an mm that nobody else uses.
     unsafe { fixture_is_huge(addr) }
-}
-
-/// Lets the VMA at `addr` have huge pages, as after `MADV_HUGEPAGE`.
-pub(crate) fn advise_huge(addr: usize) -> Result {
-    // SAFETY: The test is attached to an mm.
-    to_result(unsafe { fixture_advise_huge(addr) })
 }
