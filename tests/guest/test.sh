@@ -4,6 +4,7 @@
 # the host judges: it knows which cases there must be. What fails here for another
 # reason than a failed case (a tool that crashes) is this script's exit status.
 status=0
+THP=/sys/kernel/mm/transparent_hugepage
 
 broken() {
 	echo "# broken: $*"
@@ -36,6 +37,31 @@ no_leaks() {
 	return 1
 }
 
+# What KUnit cases find: large folios where they ask with MADV_HUGEPAGE, eight huge
+# pages, swap, and a disk that nobody uses.
+kunit_memory() {
+	echo advise >$THP/shmem_enabled
+	echo advise >$THP/hugepages-64kB/shmem_enabled
+	echo 8 >/proc/sys/vm/nr_hugepages
+	echo 64M >/sys/block/zram0/disksize
+	mkswap -q /dev/zram0 || return
+	swapon /dev/zram0 || return
+	disk=$(cat /sys/class/zram-control/hot_add)
+	echo 1M >/sys/block/zram"$disk"/disksize
+}
+
+# User-space cases pin the same pages at the same time, and holes of hugetlb files: the
+# kernel can refuse both where memory is movable. So take all of that away, and have
+# what is freed of it later left alone.
+user_memory() {
+	swapoff /dev/zram0
+	echo 0 >/proc/sys/vm/nr_hugepages
+	pages=$(awk '/zone +Movable/ { movable = 1 }
+		movable && /nr_free_pages/ { print $2; exit }' /proc/zoneinfo)
+	fallocate -l $((pages * 4096)) /dev/shm/movable
+	echo 1000 >/proc/sys/vm/watermark_scale_factor
+}
+
 # The kernel tree's selftest opens /dev/udmabuf, where mainline's driver sits. The
 # last two of its cases take 1100 huge pages.
 selftest() {
@@ -55,8 +81,7 @@ check modules.load load $MODULES
 for part in $PARTS; do
 	case $part in
 	kunit)
-		# Some cases ask for large folios with MADV_HUGEPAGE.
-		echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
+		kunit_memory || broken "no memory for KUnit"
 		for module in $KUNIT; do
 			insmod "$MODDIR/$module.ko" || broken "$module does not load"
 			for results in /sys/kernel/debug/kunit/pagekit_*/results; do
@@ -67,6 +92,7 @@ for part in $PARTS; do
 			done
 			rmmod "$module" || broken "$module does not unload"
 		done
+		user_memory || broken "no memory for user space"
 		;;
 	user)
 		echo "=="
