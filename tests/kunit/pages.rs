@@ -25,11 +25,19 @@ impl kernel::Module for Module {
 #[kunit_tests(pagekit_pages)]
 mod tests {
     use super::fixture::*;
-    use kernel::prelude::*;
+    use core::ptr::NonNull;
+    use kernel::{
+        bindings,
+        prelude::*, //
+    };
     use pagekit_pages::{
         AllocFlags,
         Marks,
         PageArray, //
+    };
+    use pagekit_view::{
+        runs,
+        PageRef, //
     };
 
     /// Larger than a lookup batch, which has 31 entries.
@@ -287,5 +295,273 @@ mod tests {
         let result = PageArray::alloc(0, AllocFlags::empty());
         assert_eq!(result.err(), Some(EINVAL));
         Ok(())
+    }
+
+    /// Whether arrays of these ranges have one reference per entry, and nobody has more than `before`.
+    fn has_refs(file: &TestFile, before: &[Folio], ranges: &[(usize, usize)]) -> Result<bool> {
+        let held = |folio: &Folio| Folio {
+            refs: folio.refs + folio.entries(ranges),
+            ..*folio
+        };
+        let now = file.folios(MIXED)?;
+        Ok(now.len() == before.len()
+            && now.iter().zip(before).all(|(now, then)| *now == held(then)))
+    }
+
+    #[test]
+    fn folios_of_all_sizes_have_a_reference_per_entry() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        let before = file.folios(MIXED)?;
+        for ranges in [
+            // All, and a part twice.
+            [(0, MIXED), (500, 40)],
+            // From within a folio into another, and one page.
+            [(3, 550), (511, 1)],
+            [(513, 40), (527, 1)],
+            [(528, 16), (540, 60)],
+        ] {
+            let mut arrays = KVec::new();
+            for (pgoff, count) in ranges {
+                let array = PageArray::from_shmem(file.file(), pgoff, count)?;
+                assert_eq!(array.pages().len(), count);
+                for (i, page) in array.pages().iter().enumerate() {
+                    assert!(all(page.as_ptr(), pattern(pgoff + i)));
+                }
+                arrays.push(array, GFP_KERNEL)?;
+            }
+            assert!(has_refs(&file, &before, &ranges)?);
+            drop(arrays);
+            assert!(has_refs(&file, &before, &[])?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn put_marks_all_folios() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        let before = file.folios(MIXED)?;
+        let array = PageArray::from_shmem(file.file(), 0, MIXED)?;
+        for folio in &before {
+            file.find(folio.first).ok_or(ENOENT)?.clear_dirty();
+        }
+        array.put(Marks::DIRTY);
+        for folio in &before {
+            assert!(file.find(folio.first).ok_or(ENOENT)?.is_dirty());
+        }
+        assert!(has_refs(&file, &before, &[])?);
+        Ok(())
+    }
+
+    #[test]
+    fn swapped_out_pages_are_brought_back() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        for i in [0, 512, 530, 599] {
+            file.reclaim(i);
+            assert!(file.find(i).is_none());
+        }
+        let array = PageArray::from_shmem(file.file(), 3, MIXED - 3)?;
+        for (i, page) in array.pages().iter().enumerate() {
+            assert!(all(page.as_ptr(), pattern(3 + i)));
+        }
+        drop(array);
+        assert!(file.is_unused(MIXED)?);
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_written_survives_reclaim_if_dirty() -> Result {
+        for (marks, byte) in [(Marks::DIRTY, 0xee), (Marks::empty(), 0)] {
+            let file = TestFile::shmem(4)?;
+            let array = PageArray::from_shmem(file.file(), 0, 4)?;
+            fill(array.pages()[2].as_ptr(), 0xee);
+            array.put(marks);
+            file.reclaim(2);
+            assert!(file.find(2).is_none());
+            assert!(file.reads(2, byte)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn holding_moves_nothing() -> Result {
+        let file = TestFile::shmem(MANY)?.movable().filled(MANY)?;
+        let before = file.folios(MANY)?;
+        let pages = |i| file.find(i).map(|page| (page.as_ptr(), page.is_movable()));
+        let first = pages(0).ok_or(ENOENT)?;
+        assert!(first.1);
+        let array = PageArray::from_shmem(file.file(), 0, MANY)?;
+        assert!(pages(0) == Some(first));
+        assert!(array.pages()[0].as_ptr() == first.0);
+        drop(array);
+        assert!(has_refs(&file, &before, &[])?);
+        Ok(())
+    }
+
+    #[test]
+    fn hugetlb_files_are_einval() -> Result {
+        let file = TestFile::hugetlb(512)?;
+        let result = PageArray::from_shmem(file.file(), 0, 1);
+        assert_eq!(result.err(), Some(EINVAL));
+        assert!(file.find(0).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn memory_errors_in_large_folios_are_eio() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        let before = file.folios(MIXED)?;
+        for (bad, range) in [(100, (3, 4)), (520, (0, MIXED)), (544, (559, 2))] {
+            let bad = file.find(bad).ok_or(ENOENT)?;
+            let result = bad.poisoned(|| PageArray::from_shmem(file.file(), range.0, range.1));
+            assert_eq!(result.err(), Some(EIO));
+            drop(bad);
+            assert!(has_refs(&file, &before, &[])?);
+        }
+        assert!(PageArray::from_shmem(file.file(), 0, MIXED).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn too_many_references_are_enomem() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        let before = file.folios(MIXED)?;
+        for i in [0, 512, 599] {
+            let page = file.find(i).ok_or(ENOENT)?;
+            let result = page.crowded(|| PageArray::from_shmem(file.file(), 0, MIXED));
+            assert_eq!(result.err(), Some(ENOMEM));
+            drop(page);
+            assert!(has_refs(&file, &before, &[])?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn arrays_beyond_all_memory_are_enomem() -> Result {
+        const PAGES: usize = 1 << 40;
+        let file = TestFile::shmem(PAGES)?;
+        let result = PageArray::from_shmem(file.file(), 0, PAGES);
+        assert_eq!(result.err(), Some(ENOMEM));
+        assert!(file.find(0).is_none());
+        for count in [PAGES, usize::MAX] {
+            let result = PageArray::alloc(count, AllocFlags::LARGE);
+            assert_eq!(result.err(), Some(ENOMEM));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn full_file_systems_are_enospc() -> Result {
+        let file = TestFile::cramped(8)?;
+        file.write(1, 1)?;
+        let result = PageArray::from_shmem(file.file(), 0, 8);
+        assert_eq!(result.err(), Some(ENOSPC));
+        assert_eq!(file.refs(1), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn fatal_signals_end_lookups() -> Result {
+        let file = TestFile::pattern(MANY)?;
+        let before = file.folios(MANY)?;
+        let result = dying(|| PageArray::from_shmem(file.file(), 0, MANY));
+        assert_eq!(result.err(), Some(EINTR));
+        assert!(has_refs(&file, &before, &[])?);
+        // At once, not when all is done.
+        let file = TestFile::shmem(MANY)?;
+        let result = dying(|| PageArray::from_shmem(file.file(), 0, MANY));
+        assert_eq!(result.err(), Some(EINTR));
+        assert!(file.find(MANY - 1).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn fatal_signals_leave_no_fresh_page() -> Result {
+        const ROUNDS: usize = 32;
+        const PAGES: usize = 700;
+        let rounds = || {
+            dying(|| {
+                (0..ROUNDS).all(|i| {
+                    let flags = [AllocFlags::empty(), AllocFlags::LARGE][i % 2];
+                    PageArray::alloc(PAGES, flags).err() == Some(EINTR)
+                })
+            })
+        };
+        // The first ones leave pages in lists of this CPU.
+        assert!(rounds());
+        let before = free_pages();
+        assert!(rounds());
+        assert!(free_pages() + ROUNDS * PAGES / 4 > before);
+        Ok(())
+    }
+
+    #[test]
+    fn runs_are_contiguous() -> Result {
+        let array = PageArray::alloc(1, AllocFlags::empty())?;
+        assert!(runs(&array.pages()[..0]).next().is_none());
+        assert!(runs(array.pages()).map(<[_]>::len).eq([1]));
+
+        let mut block = Block::new()?;
+        for (order, lengths) in [
+            (&[0, 1, 2, 3, 4, 5, 6, 7][..], &[8][..]),
+            (&[2, 3, 4], &[3]),
+            // With a hole, backwards, and a page twice.
+            (&[0, 1, 5, 6, 7], &[2, 3]),
+            (&[3, 2, 1], &[1, 1, 1]),
+            (&[4, 4, 5], &[1, 2]),
+        ] {
+            let view = block.view(order)?;
+            assert!(runs(view).map(<[_]>::len).eq(lengths.iter().copied()));
+            assert!(runs(view).flatten().eq(view));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn borrowed_arrays_are_what_the_driver_has() -> Result {
+        let mut block = Block::new()?;
+        let first = block.first;
+        let view = block.view(&[7, 0, 3])?;
+        let wanted = [7, 0, 3].map(|i| first.as_ptr().wrapping_add(i));
+        assert!(view.iter().map(|page| page.as_ptr()).eq(wanted));
+        // None is taken, not even where there are none.
+        assert_eq!(refs(wanted[0]), 0);
+        assert_eq!(refs(wanted[1]), 1);
+        Ok(())
+    }
+
+    /// Eight contiguous pages that are not compound, as TTM has them.
+    struct Block {
+        first: NonNull<bindings::page>,
+        array: KVec<*mut bindings::page>,
+    }
+
+    impl Block {
+        fn new() -> Result<Self> {
+            // SAFETY: Plain call.
+            let first = unsafe { bindings::alloc_pages(bindings::GFP_KERNEL, 3) };
+            Ok(Self {
+                first: NonNull::new(first).ok_or(ENOMEM)?,
+                array: KVec::new(),
+            })
+        }
+
+        /// Pages `order` of the block.
+        fn view(&mut self, order: &[usize]) -> Result<&[PageRef<'_>]> {
+            self.array.clear();
+            for i in order {
+                let page = self.first.as_ptr().wrapping_add(*i);
+                self.array.push(page, GFP_KERNEL)?;
+            }
+            let array = NonNull::new(self.array.as_mut_ptr()).ok_or(EINVAL)?;
+            // SAFETY: These are as many pages, which stay as long as `self`.
+            Ok(unsafe { PageRef::slice_from_raw(array, self.array.len()) })
+        }
+    }
+
+    impl Drop for Block {
+        fn drop(&mut self) {
+            // SAFETY: They are ours.
+            unsafe { bindings::__free_pages(self.first.as_ptr(), 3) };
+        }
     }
 }
