@@ -26,12 +26,12 @@ impl kernel::Module for Module {
 mod tests {
     use super::fixture::*;
     use kernel::{
-        bindings,
         page::PAGE_SIZE,
         prelude::*, //
     };
     use pagekit_pin::{
         PinArray,
+        PinCount,
         PinFlags, //
     };
 
@@ -286,9 +286,6 @@ mod tests {
         Ok(())
     }
 
-    const READ: usize = 1; // PROT_READ
-    const RW: usize = 3; // PROT_READ | PROT_WRITE
-
     #[test]
     fn user_memory_is_pinned() -> Result {
         let start = user_memory(None, MANY, RW)?;
@@ -325,10 +322,8 @@ mod tests {
         let start = user_memory(Some(&file), 4, RW)?;
         let mut array = PinArray::with_capacity(4, PinFlags::WRITE)?;
         array.pin_user(start, 4)?;
-        // SAFETY: We are attached to the mm.
-        unsafe { bindings::vm_munmap(start, 4 * PAGE_SIZE) };
-        // Batches on their way to the LRU lists have references, too, but few.
-        assert!((PIN..PIN + 10).contains(&file.refs(2)));
+        unmap_user(start, 4);
+        assert_eq!(file.refs(2), 1 + PIN);
         let page = file.find(2).ok_or(ENOENT)?;
         page.clear_dirty();
         drop(array);
@@ -342,8 +337,7 @@ mod tests {
         let file = TestFile::pattern(4)?;
         let start = user_memory(Some(&file), 4, RW)?;
         // A hole behind the first two pages.
-        // SAFETY: We are attached to the mm.
-        unsafe { bindings::vm_munmap(start + 2 * PAGE_SIZE, PAGE_SIZE) };
+        unmap_user(start + 2 * PAGE_SIZE, 1);
         let mut array = PinArray::with_capacity(8, PinFlags::WRITE)?;
         for (addr, count, error) in [
             (start, 3, EFAULT),
@@ -380,6 +374,518 @@ mod tests {
     fn kernel_threads_have_no_user_memory() -> Result {
         let mut array = PinArray::with_capacity(1, PinFlags::WRITE)?;
         assert_eq!(array.pin_user(1 << 20, 1), Err(EFAULT));
+        Ok(())
+    }
+
+    /// How many pins a folio has more than before, if its references say the same.
+    fn gained(now: &Folio, before: &Folio) -> Option<c_int> {
+        let refs = now.refs - before.refs;
+        let (pins, bias) = match now.nr {
+            1 => (refs / PIN, PIN),
+            _ => (now.pins - before.pins, 1),
+        };
+        ((now.first, now.nr) == (before.first, before.nr) && refs == pins * bias).then_some(pins)
+    }
+
+    /// Whether arrays of these ranges have one pin per entry, and nobody has more than `before`.
+    fn has_pins(now: &[Folio], before: &[Folio], ranges: &[(usize, usize)]) -> bool {
+        now.len() == before.len()
+            && now
+                .iter()
+                .zip(before)
+                .all(|(now, then)| gained(now, then) == Some(now.entries(ranges)))
+    }
+
+    /// Whether page i of an array begins with `pattern(start + i)`.
+    fn has_pattern(array: &PinArray, start: usize) -> bool {
+        array
+            .pages()
+            .iter()
+            .enumerate()
+            .all(|(i, page)| first(page.as_ptr()) == pattern(start + i))
+    }
+
+    /// Pins two ranges of a file with `pattern`, and says whether all is right with that.
+    fn pins_and_unpins(file: &TestFile, pages: usize, ranges: [(usize, usize); 2]) -> Result<bool> {
+        let before = file.folios(pages)?;
+        let [a, b] = ranges;
+        let arrays = [pinned(file, a.0, a.1)?, pinned(file, b.0, b.1)?];
+        let shown = has_pattern(&arrays[0], a.0) && has_pattern(&arrays[1], b.0);
+        let held = has_pins(&file.folios(pages)?, &before, &ranges);
+        drop(arrays);
+        Ok(shown && held && *file.folios(pages)? == *before)
+    }
+
+    #[test]
+    fn folios_of_all_sizes_have_a_pin_per_entry() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        for ranges in [
+            // All, and a part twice.
+            [(0, MIXED), (500, 40)],
+            // From within a folio into another, and one page.
+            [(3, 550), (511, 1)],
+            [(513, 40), (527, 1)],
+            [(528, 16), (540, 60)],
+        ] {
+            assert!(pins_and_unpins(&file, MIXED, ranges)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn folios_that_are_pinned_in_two_goes() -> Result {
+        // From page 3 on, the first 4096 pages end within a folio.
+        const PAGES: usize = 9 * 512;
+        let file = TestFile::huge_pattern(PAGES)?;
+        assert!(pins_and_unpins(&file, PAGES, [(3, PAGES - 3), (4095, 5)])?);
+        Ok(())
+    }
+
+    #[test]
+    fn hugetlb_files_have_a_pin_per_entry() -> Result {
+        let file = TestFile::hugetlb_pattern(1024)?;
+        for ranges in [
+            [(0, 1024), (0, 1024)],
+            [(3, 700), (500, 40)],
+            [(511, 2), (1023, 1)],
+        ] {
+            assert!(pins_and_unpins(&file, 1024, ranges)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn hugetlb_holes_are_filled_with_zeroes() -> Result {
+        let file = TestFile::hugetlb_pattern(1024)?;
+        // What was pinned once is in memory that can be, and now comes first in the pool.
+        drop(pinned(&file, 0, 1024)?);
+        file.punch_hole(512, 512)?;
+        assert!(file.find(512).is_none());
+        let array = pinned(&file, 500, 500)?;
+        assert!(array.pages()[..12]
+            .iter()
+            .enumerate()
+            .all(|(i, page)| all(page.as_ptr(), pattern(500 + i))));
+        assert!(array.pages()[12..].iter().all(|page| all(page.as_ptr(), 0)));
+        drop(array);
+        assert!(file.is_unused(1024)?);
+        Ok(())
+    }
+
+    #[test]
+    fn bad_hugetlb_ranges_leave_no_pin() -> Result {
+        let file = TestFile::hugetlb_pattern(1024)?;
+        let mut array = PinArray::with_capacity(1024, PinFlags::WRITE)?;
+        array.pin_memfd(file.file(), 510, 4)?;
+        let before = file.folios(1024)?;
+        for (pgoff, count) in [(0, 0), (1000, 25), (1024, 1), (0, 1021)] {
+            assert_eq!(array.pin_memfd(file.file(), pgoff, count), Err(EINVAL));
+        }
+        // hugetlb says of the first page that the memory of any has an error.
+        let bad = file.find(512).ok_or(ENOENT)?;
+        let result = bad.poisoned(|| array.pin_memfd(file.file(), 100, 500));
+        assert_eq!(result, Err(EIO));
+        drop(bad);
+        assert_eq!(array.pages().len(), 4);
+        assert!(*file.folios(1024)? == *before);
+        Ok(())
+    }
+
+    #[test]
+    fn more_holes_than_huge_pages_are_enomem() -> Result {
+        const PAGES: usize = 16 * 512;
+        // There is one at least.
+        drop(pinned(&TestFile::hugetlb_pattern(512)?, 0, 512)?);
+        let file = TestFile::hugetlb(PAGES)?;
+        let mut array = PinArray::with_capacity(PAGES, PinFlags::WRITE)?;
+        assert_eq!(array.pin_memfd(file.file(), 0, PAGES), Err(ENOMEM));
+        assert!(array.pages().is_empty());
+        assert!(file.find(0).is_some());
+        assert!(file.is_unused(PAGES)?);
+        Ok(())
+    }
+
+    #[test]
+    fn swapped_out_pages_are_brought_back() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        for i in [0, 512, 530, 599] {
+            file.reclaim(i);
+            assert!(file.find(i).is_none());
+        }
+        let array = pinned(&file, 3, MIXED - 3)?;
+        for (i, page) in array.pages().iter().enumerate() {
+            assert!(all(page.as_ptr(), pattern(3 + i)));
+        }
+        drop(array);
+        assert!(file.is_unused(MIXED)?);
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_written_survives_reclaim() -> Result {
+        for (flags, byte) in [(PinFlags::WRITE, 0xee), (PinFlags::empty(), 0)] {
+            let file = TestFile::shmem(4)?;
+            let mut array = PinArray::with_capacity(4, flags)?;
+            array.pin_memfd(file.file(), 0, 4)?;
+            // A hole until now. Nobody marks what a device writes.
+            fill(array.pages()[2].as_ptr(), 0xee);
+            // Pinned pages stay.
+            file.reclaim(2);
+            assert!(file.find(2).is_some());
+            drop(array);
+            file.reclaim(2);
+            assert!(file.find(2).is_none());
+            assert!(file.reads(2, byte)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn memory_errors_in_large_folios_are_eio() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        for (bad, range) in [(100, (3, 4)), (520, (0, MIXED)), (544, (559, 2))] {
+            let bad = file.find(bad).ok_or(ENOENT)?;
+            let result = bad.poisoned(|| pinned(&file, range.0, range.1));
+            assert_eq!(result.err(), Some(EIO));
+            drop(bad);
+            assert!(file.is_unused(MIXED)?);
+        }
+        assert!(pinned(&file, 0, MIXED).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn too_many_references_are_enomem() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        for i in [0, 512, 599] {
+            let page = file.find(i).ok_or(ENOENT)?;
+            let result = page.crowded(|| pinned(&file, 0, MIXED));
+            assert_eq!(result.err(), Some(ENOMEM));
+            drop(page);
+            assert!(file.is_unused(MIXED)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn arrays_beyond_all_memory_are_enomem() -> Result {
+        for count in [1 << 40, usize::MAX] {
+            let result = PinArray::with_capacity(count, PinFlags::WRITE);
+            assert_eq!(result.err(), Some(ENOMEM));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn full_file_systems_are_enospc() -> Result {
+        let file = TestFile::cramped(8)?;
+        file.write(1, 1)?;
+        assert_eq!(pinned(&file, 0, 8).err(), Some(ENOSPC));
+        assert!(file.is_unused(8)?);
+        Ok(())
+    }
+
+    #[test]
+    fn pages_that_leave_their_file_meanwhile_are_zeroed() -> Result {
+        let file = TestFile::shmem(8)?;
+        let zeroed = file.churned(|| {
+            (0..500).try_fold(true, |zeroed, _| {
+                let array = pinned(&file, 0, 8)?;
+                Ok::<_, Error>(zeroed && array.pages().iter().all(|page| all(page.as_ptr(), 0)))
+            })
+        })?;
+        assert!(zeroed?);
+        // New pages may still be in a batch of another CPU.
+        assert!(file.folios(8)?.iter().all(|folio| folio.refs < PIN));
+        Ok(())
+    }
+
+    #[test]
+    fn fatal_signals_end_pinning() -> Result {
+        // Twice what is pinned at once.
+        const PAGES: usize = 2 * 4096;
+        let file = TestFile::shmem(PAGES)?;
+        let mut array = PinArray::with_capacity(PAGES + 1, PinFlags::WRITE)?;
+        array.pin_memfd(TestFile::pattern(1)?.file(), 0, 1)?;
+        let result = dying(|| array.pin_memfd(file.file(), 0, PAGES));
+        assert_eq!(result, Err(EINTR));
+        assert!(file.find(0).is_some());
+        assert!(file.find(PAGES - 1).is_none());
+        assert!(file.is_unused(PAGES)?);
+        assert_eq!(array.pages().len(), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn fatal_signals_end_pinning_of_user_memory() -> Result {
+        let start = user_memory(None, 8, RW)?;
+        let mut array = PinArray::with_capacity(8, PinFlags::WRITE)?;
+        // The kernel refuses to fill it.
+        assert_eq!(dying(|| array.pin_user(start, 8)), Err(EINTR));
+        // It is there, and where it can stay: the kernel does not look.
+        drop(pinned_user(start, 8)?);
+        let before = user_folios(start, 8)?;
+        assert_eq!(dying(|| array.pin_user(start, 8)), Err(EINTR));
+        assert!(array.pages().is_empty());
+        assert!(*user_folios(start, 8)? == *before);
+        Ok(())
+    }
+
+    fn pinned_user(addr: usize, count: usize) -> Result<PinArray> {
+        let mut array = PinArray::with_capacity(count, PinFlags::WRITE)?;
+        array.pin_user(addr, count)?;
+        Ok(array)
+    }
+
+    /// Gives page i of user memory the first byte `pattern(i)`.
+    fn put_pattern(addr: usize, pages: usize) -> Result {
+        (0..pages).try_for_each(|i| put_user(addr + i * PAGE_SIZE, pattern(i)))
+    }
+
+    /// Pins user memory that begins where a folio does, most of it twice, and says whether all is
+    /// right with that.
+    fn user_pins_and_unpins(addr: usize, pages: usize) -> Result<bool> {
+        put_pattern(addr, pages)?;
+        let before = user_folios(addr, pages)?;
+        let (start, skip, count) = (before[0].first, 3, pages - 5);
+        let arrays = [
+            pinned_user(addr, pages)?,
+            pinned_user(addr + skip * PAGE_SIZE, count)?,
+        ];
+        let shown = has_pattern(&arrays[0], 0) && has_pattern(&arrays[1], skip);
+        let ranges = [(start, pages), (start + skip, count)];
+        let held = has_pins(&user_folios(addr, pages)?, &before, &ranges);
+        drop(arrays);
+        Ok(shown && held && *user_folios(addr, pages)? == *before)
+    }
+
+    #[test]
+    fn anonymous_memory_has_a_pin_per_entry() -> Result {
+        assert!(user_pins_and_unpins(user_memory(None, MANY, RW)?, MANY)?);
+        // Huge pages.
+        let start = map_user(AT, None, 0, 1024, RW, PRIVATE | FIXED)?;
+        advise_huge(start)?;
+        put_user(start, 0)?;
+        assert_eq!(user_page(start)?.nr(), 512);
+        assert!(user_pins_and_unpins(start, 1024)?);
+        Ok(())
+    }
+
+    #[test]
+    fn file_memory_has_a_pin_per_entry() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        let start = map_user(AT, Some(&file), 0, MIXED, RW, SHARED | FIXED)?;
+        assert!(user_pins_and_unpins(start, MIXED)?);
+        unmap_user(start, MIXED);
+        assert!(file.is_unused(MIXED)?);
+        Ok(())
+    }
+
+    #[test]
+    fn hugetlb_memory_has_a_pin_per_entry() -> Result {
+        for flags in [SHARED, PRIVATE] {
+            let file = TestFile::hugetlb(1024)?;
+            let start = map_user(AT, Some(&file), 0, 1024, RW, flags | FIXED)?;
+            assert!(user_pins_and_unpins(start, 1024)?);
+            unmap_user(start, 1024);
+            assert!(file.is_unused(1024)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn one_range_of_memory_of_all_kinds() -> Result {
+        // 16 pages of a file, 16 anonymous ones, a hugetlb page, an anonymous huge page.
+        const PAGES: usize = 16 + 16 + 512 + 512;
+        let start = AT - 32 * PAGE_SIZE;
+        let huge = AT + 512 * PAGE_SIZE;
+        let (file, hugetlb) = (TestFile::shmem(16)?, TestFile::hugetlb(512)?);
+        map_user(start, Some(&file), 0, 16, RW, SHARED | FIXED)?;
+        map_user(start + 16 * PAGE_SIZE, None, 0, 16, RW, PRIVATE | FIXED)?;
+        map_user(AT, Some(&hugetlb), 0, 512, RW, SHARED | FIXED)?;
+        map_user(huge, None, 0, 512, RW, PRIVATE | FIXED)?;
+        advise_huge(huge)?;
+        put_pattern(start, PAGES)?;
+        let before = user_folios(start, PAGES)?;
+
+        let array = pinned_user(start, PAGES)?;
+        assert!(has_pattern(&array, 0));
+        let now = user_folios(start, PAGES)?;
+        for (i, (now, then)) in now.iter().zip(&before).enumerate() {
+            assert_eq!(now.nr, if i < 32 { 1 } else { 512 });
+            assert_eq!(gained(now, then), Some(now.nr as c_int));
+        }
+        drop(array);
+        assert!(*user_folios(start, PAGES)? == *before);
+        Ok(())
+    }
+
+    #[test]
+    fn partial_pins_are_undone() -> Result {
+        let start = user_memory(None, 6, RW)?;
+        let middle = start + 3 * PAGE_SIZE;
+        put_pattern(start, 6)?;
+        let before = user_folios(start, 3)?;
+        let mut array = PinArray::with_capacity(7, PinFlags::WRITE)?;
+        array.pin_user(start + 4 * PAGE_SIZE, 1)?;
+        for prot in [Some(READ), Some(0), None] {
+            match prot {
+                Some(prot) => drop(map_user(middle, None, 0, 1, prot, PRIVATE | FIXED)?),
+                None => unmap_user(middle, 1),
+            }
+            assert_eq!(array.pin_user(start, 6), Err(EFAULT));
+            assert_eq!(array.pages().len(), 1);
+            assert!(*user_folios(start, 3)? == *before);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn kernel_memory_is_efault() -> Result {
+        user_memory(None, 1, RW)?;
+        let file = TestFile::pattern(1)?;
+        let page = file.find(0).ok_or(ENOENT)?;
+        assert_eq!(pinned_user(page.address(), 1).err(), Some(EFAULT));
+        drop(page);
+        assert!(file.is_unused(1)?);
+        Ok(())
+    }
+
+    #[test]
+    fn private_memory_is_what_the_process_sees() -> Result {
+        let file = TestFile::pattern(4)?;
+        // Pages of a file, and none yet.
+        for memory in [Some(&file), None] {
+            for flags in [PinFlags::WRITE, PinFlags::empty()] {
+                let start = map_user(0, memory, 0, 4, RW, PRIVATE)?;
+                let shared = user_page(start)?;
+                let mut array = PinArray::with_capacity(4, flags)?;
+                array.pin_user(start, 4)?;
+                let page = array.pages()[0].as_ptr();
+                assert!(page != shared.as_ptr());
+                assert!(all(page, if memory.is_some() { pattern(0) } else { 0 }));
+                put_user(start, 0xee)?;
+                assert_eq!(first(page), 0xee);
+                unmap_user(start, 4);
+            }
+        }
+        assert!(file.reads(0, pattern(0))?);
+        assert!(file.is_unused(4)?);
+        Ok(())
+    }
+
+    #[test]
+    fn memory_of_disks_is_not_pinned_for_writing() -> Result {
+        let start = user_memory(Some(&TestFile::disk()?), 2, RW)?;
+        put_pattern(start, 2)?;
+        let before = user_folios(start, 2)?;
+        assert_eq!(pinned_user(start, 2).err(), Some(EFAULT));
+        PinArray::with_capacity(2, PinFlags::empty())?.pin_user(start, 2)?;
+        assert!(*user_folios(start, 2)? == *before);
+        Ok(())
+    }
+
+    /// How many pages of a file are in movable memory.
+    fn movable(file: &TestFile, pages: usize) -> usize {
+        let movable = |i: &usize| file.find(*i).is_some_and(|page| page.is_movable());
+        (0..pages).filter(movable).count()
+    }
+
+    /// How many pages of user memory are in movable memory.
+    fn movable_user(addr: usize, pages: usize) -> Result<usize> {
+        (0..pages).try_fold(0, |n, i| {
+            Ok(n + usize::from(user_page(addr + i * PAGE_SIZE)?.is_movable()))
+        })
+    }
+
+    #[test]
+    fn pinning_moves_files_out_of_movable_memory() -> Result {
+        let file = TestFile::shmem(MIXED)?.movable().mixed()?;
+        assert_eq!(movable(&file, MIXED), MIXED);
+        assert!(pins_and_unpins(&file, MIXED, [(0, MIXED), (500, 40)])?);
+        assert_eq!(movable(&file, MIXED), 0);
+        for i in 0..MIXED {
+            assert!(file.reads(i, pattern(i))?);
+        }
+        // Holes are filled where they can stay.
+        let file = TestFile::shmem(4)?.movable();
+        drop(pinned(&file, 0, 4)?);
+        assert!(file.find(3).is_some());
+        assert_eq!(movable(&file, 4), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn pinning_moves_huge_pages_out_of_movable_memory() -> Result {
+        // All that there are: other cases have had some of them moved.
+        const PAGES: usize = 8 * 512;
+        let file = TestFile::hugetlb_pattern(PAGES)?;
+        assert!(movable(&file, PAGES) > 0);
+        assert!(pins_and_unpins(&file, PAGES, [(0, PAGES), (500, 40)])?);
+        assert_eq!(movable(&file, PAGES), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn pinning_moves_memory_out_of_movable_memory() -> Result {
+        let huge = map_user(AT, None, 0, 1024, RW, PRIVATE | FIXED)?;
+        advise_huge(huge)?;
+        for (start, pages) in [(user_memory(None, MANY, RW)?, MANY), (huge, 1024)] {
+            put_pattern(start, pages)?;
+            assert_eq!(movable_user(start, pages)?, pages);
+            assert!(user_pins_and_unpins(start, pages)?);
+            assert_eq!(movable_user(start, pages)?, 0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_held_in_movable_memory_is_not_pinned() -> Result {
+        let file = TestFile::shmem(8)?.movable().filled(8)?;
+        let held = file.find(5).ok_or(ENOENT)?;
+        assert!(held.is_movable());
+        let mut array = PinArray::with_capacity(16, PinFlags::WRITE)?;
+        array.pin_memfd(file.file(), 0, 2)?;
+        assert_eq!(array.pin_memfd(file.file(), 0, 8), Err(ENOMEM));
+        assert_eq!(array.pages().len(), 2);
+        assert!(file
+            .find(5)
+            .is_some_and(|page| page.as_ptr() == held.as_ptr()));
+        drop(array);
+        drop(held);
+        assert!(file.is_unused(8)?);
+        assert!(has_pattern(&pinned(&file, 0, 8)?, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_held_in_movable_memory_is_not_pinned_by_address() -> Result {
+        let start = user_memory(None, 8, RW)?;
+        put_pattern(start, 8)?;
+        let before = user_folios(start, 8)?;
+        let held = user_page(start + 5 * PAGE_SIZE)?;
+        assert!(held.is_movable());
+        assert_eq!(pinned_user(start, 8).err(), Some(ENOMEM));
+        drop(held);
+        assert!(*user_folios(start, 8)? == *before);
+        assert!(has_pattern(&pinned_user(start, 8)?, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn pin_count_tells_the_first_and_the_last() -> Result {
+        let mut count = PinCount::default();
+        assert!(!count.unpin());
+        assert!(count.pin());
+        assert!(!count.pin());
+        assert!(!count.pin());
+        assert!(!count.unpin());
+        assert!(!count.unpin());
+        assert!(count.unpin());
+        // One too many does not disturb the next.
+        assert!(!count.unpin());
+        assert!(count.pin());
+        assert!(count.unpin());
         Ok(())
     }
 }
