@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Test nodes: a device for each kind of mapping, as short as it gets.
+//!
+//! An open file of a node has [`PAGES`] fresh pages, which live until it is released: a mapping holds
+//! its file. An mmap at page offset n shows page n. It begins with the word [`MAGIC`] | n.
+//!
+//! [`SHOW_FILE`] has it show pages of a memfd instead.
+
+use kernel::{
+    bindings,
+    fs::{
+        File,
+        LocalFile, //
+    },
+    ioctl::_IOW,
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    mm::virt::VmaNew,
+    prelude::*,
+    sync::SetOnce,
+    transmute::FromBytes,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+use pagekit_pages::{
+    AllocFlags,
+    Marks,
+    PageArray, //
+};
+use pagekit_view::PageRef;
+use pagekit_vma::{
+    fault_pages,
+    fault_pfns,
+    huge_fault_pfns,
+    map_pages,
+    map_pfns,
+    setup_pages,
+    setup_pfns,
+    VmFault, //
+};
+
+module! {
+    type: Nodes,
+    name: "pagekit_mapper",
+    authors: ["The pagekit authors"],
+    description: "Test nodes for the kinds of mappings",
+    license: "GPL",
+}
+
+/// Two huge pages, and a rest that is no power of two.
+const PAGES: usize = 2 * 512 + 37;
+const MAGIC: u64 = 0x7061_6765_0100_0000;
+
+// --- The nodes --------------------------------------------------------------------
+
+#[derive(Copy, Clone)]
+enum Show {
+    Pfns,
+    Pages,
+}
+use Show::*;
+
+#[derive(Copy, Clone)]
+enum When {
+    OnFault,
+    OnHugeFault,
+    AtMmap,
+}
+use When::*;
+
+struct Kind {
+    name: &'static CStr,
+    show: Show,
+    when: When,
+}
+
+const fn kind(name: &'static CStr, show: Show, when: When) -> Kind {
+    Kind { name, show, when }
+}
+
+static KINDS: [Kind; 5] = [
+    kind(c"pagekit-map-pfns", Pfns, OnFault),
+    kind(c"pagekit-map-huge-pfns", Pfns, OnHugeFault),
+    kind(c"pagekit-map-eager-pfns", Pfns, AtMmap),
+    kind(c"pagekit-map-pages", Pages, OnFault),
+    kind(c"pagekit-map-eager-pages", Pages, AtMmap),
+];
+
+struct Nodes {
+    _misc: KVec<Pin<KBox<MiscDeviceRegistration<Node>>>>,
+}
+
+impl kernel::Module for Nodes {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let mut misc = KVec::with_capacity(KINDS.len(), GFP_KERNEL)?;
+        for &Kind { name, .. } in &KINDS {
+            let options = MiscDeviceOptions { name };
+            let node = KBox::pin_init(MiscDeviceRegistration::register(options), GFP_KERNEL)?;
+            misc.push(node, GFP_KERNEL)?;
+        }
+        Ok(Self { _misc: misc })
+    }
+}
+
+// --- Files of the nodes -----------------------------------------------------------
+
+/// `struct { __u32 memfd; __u32 count; __u64 pgoff; }`
+#[repr(C)]
+struct FileRange {
+    memfd: u32,
+    count: u32,
+    pgoff: u64,
+}
+
+// SAFETY: It consists of integers, and has no padding.
+unsafe impl FromBytes for FileRange {}
+
+/// Shows `count` pages of a memfd from page `pgoff` on, instead of the fresh ones.
+///
+/// `EBUSY` after an mmap or another one of these; `EBADF`; `EFAULT`; else what
+/// [`PageArray::from_shmem`] returns.
+const SHOW_FILE: u32 = _IOW::<FileRange>('P' as u32, 3);
+
+/// Pages of a file, if any. Mappings of PFNs don't mark what is written as dirty: this does, on drop.
+struct FilePages(Option<PageArray>);
+
+impl Drop for FilePages {
+    fn drop(&mut self) {
+        if let Some(pages) = self.0.take() {
+            pages.put(Marks::DIRTY | Marks::ACCESSED);
+        }
+    }
+}
+
+/// An open file of a node.
+struct Node {
+    kind: &'static Kind,
+    fresh: PageArray,
+    /// What is shown instead, if anything. The first mmap or ioctl decides, for good: what mappings
+    /// show never changes.
+    file: SetOnce<FilePages>,
+}
+
+impl Node {
+    /// The pages to show. [`None`] while an ioctl is about to decide.
+    fn pages(&self) -> Option<&[PageRef<'_>]> {
+        self.file.populate(FilePages(None));
+        let FilePages(file) = self.file.as_ref()?;
+        Some(file.as_ref().unwrap_or(&self.fresh).pages())
+    }
+}
+
+#[vtable]
+impl MiscDevice for Node {
+    type Ptr = KBox<Self>;
+
+    fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        let name = misc.device().name();
+        let kind = KINDS.iter().find(|kind| kind.name == name).ok_or(ENODEV)?;
+        let fresh = PageArray::alloc(PAGES, AllocFlags::ACCOUNT | AllocFlags::LARGE)?;
+        for (i, page) in fresh.pages().iter().enumerate() {
+            // SAFETY: The page is ours alone, and mapped until we unmap it.
+            unsafe {
+                let start = bindings::kmap_local_page(page.as_ptr());
+                start.cast::<u64>().write(MAGIC | i as u64);
+                bindings::kunmap_local(start);
+            }
+        }
+        let file = SetOnce::new();
+        Ok(KBox::new(Self { kind, fresh, file }, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    fn ioctl(node: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        if cmd != SHOW_FILE {
+            return Err(ENOTTY);
+        }
+        let user = UserSlice::new(UserPtr::from_addr(arg), size_of::<FileRange>());
+        let range: FileRange = user.reader().read()?;
+        let memfd = LocalFile::fget(range.memfd)?;
+        let array = PageArray::from_shmem(&memfd, range.pgoff as usize, range.count as usize)?;
+        if node.file.populate(FilePages(Some(array))) {
+            Ok(0)
+        } else {
+            Err(EBUSY)
+        }
+    }
+
+    fn mmap(node: &Self, _file: &File, vma: &VmaNew) -> Result {
+        let pages = node.pages().ok_or(EBUSY)?;
+        let Kind { show, when, .. } = *node.kind;
+        // SAFETY: The VMA is being set up, and holds the file, which owns the node.
+        unsafe {
+            (*vma.as_ptr()).vm_private_data = core::ptr::from_ref(node).cast_mut().cast();
+            match when {
+                OnFault => (*vma.as_ptr()).vm_ops = &VM_OPS,
+                OnHugeFault => (*vma.as_ptr()).vm_ops = &HUGE_VM_OPS,
+                AtMmap => (),
+            }
+        }
+        match (show, when) {
+            // SAFETY: Nobody makes it a mixed mapping. The pages stay until the file is released.
+            (Pfns, AtMmap) => unsafe { map_pfns(vma, pages, 0) },
+            // SAFETY: As above.
+            (Pfns, _) => unsafe { setup_pfns(vma, pages.len(), 0) },
+            (Pages, AtMmap) => map_pages(vma, pages, 0),
+            (Pages, _) => setup_pages(vma, pages.len(), 0),
+        }
+    }
+}
+
+static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+    fault: Some(fault),
+    ..pin_init::zeroed()
+};
+
+static HUGE_VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+    fault: Some(fault),
+    huge_fault: Some(huge_fault),
+    ..pin_init::zeroed()
+};
+
+/// What a VMA of ours shows, and the pages.
+///
+/// # Safety
+///
+/// `mmap` must have set up the VMA of `vmf`, which must be a fault that is being handled.
+unsafe fn shown<'a>(vmf: *mut bindings::vm_fault) -> (Show, &'a [PageRef<'a>]) {
+    // SAFETY: `mmap` has set the private data to the node, which the file that the VMA holds owns.
+    let node = unsafe {
+        &*(*(*vmf).__bindgen_anon_1.vma)
+            .vm_private_data
+            .cast::<Node>()
+    };
+    (node.kind.show, node.pages().unwrap_or(&[]))
+}
+
+/// # Safety
+///
+/// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
+unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    // SAFETY: The kernel passes a fault that is being handled, in a VMA of ours. Its pages stay, in
+    // their places, until the file is released.
+    unsafe {
+        match shown(vmf) {
+            (Pfns, pages) => fault_pfns(VmFault::from_raw(vmf), pages, 0),
+            (Pages, pages) => fault_pages(VmFault::from_raw(vmf), pages, 0),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As for `fault`.
+unsafe extern "C" fn huge_fault(
+    vmf: *mut bindings::vm_fault,
+    order: c_uint,
+) -> bindings::vm_fault_t {
+    // SAFETY: As in `fault`.
+    unsafe {
+        match shown(vmf) {
+            (Pfns, pages) => huge_fault_pfns(VmFault::from_raw(vmf), order, pages, 0),
+            (Pages, _) => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+        }
+    }
+}
