@@ -75,6 +75,17 @@ selftest() {
 	umount /dev/udmabuf
 }
 
+# The nodes for the kinds of mappings, each with the cases for its kind.
+nodes() {
+	# Else the kernel maps no huge pages by reference.
+	thp=/sys/kernel/mm/transparent_hugepage/enabled
+	echo always >$thp
+	for node in /dev/pagekit-map-*; do
+		tool "$BIN/pagekit-test" --device "$node" --group "${node#/dev/pagekit-}" "$@"
+	done
+	echo madvise >$thp
+}
+
 echo "=="
 check modules.load load $MODULES
 
@@ -97,10 +108,12 @@ for part in $PARTS; do
 	user)
 		echo "=="
 		tool "$BIN/pagekit-test" --device /dev/pagekit-udmabuf
+		nodes
 		;;
 	smoke)
 		echo "=="
 		tool "$BIN/pagekit-test" --device /dev/pagekit-udmabuf --smoke
+		nodes --smoke
 		;;
 	selftest)
 		echo "== selftest-udmabuf"

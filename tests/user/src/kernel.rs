@@ -26,6 +26,32 @@ pub fn field(text: &str, name: &str) -> Option<i64> {
     })
 }
 
+/// How often that has happened since boot.
+pub fn event(name: &str) -> Result<i64> {
+    field(&read("/proc/vmstat")?, name).with_context(|| format!("no {name} in vmstat"))
+}
+
+/// How many page faults `access` takes.
+pub fn faults(access: impl FnOnce()) -> i64 {
+    let count = || {
+        // SAFETY: a plain struct, and a call that fills it in.
+        unsafe {
+            let mut usage = std::mem::zeroed();
+            libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+            usage.ru_minflt
+        }
+    };
+    let before = count();
+    access();
+    count() - before
+}
+
+/// Bytes of page tables that this process has: huge pages need none.
+pub fn page_tables() -> Result<usize> {
+    let kib = field(&read("/proc/self/status")?, "VmPTE").context("no VmPTE")?;
+    Ok(kib as usize * 1024)
+}
+
 pub fn mem_available() -> Result<u64> {
     let kib = field(&read("/proc/meminfo")?, "MemAvailable").context("no MemAvailable")?;
     Ok(kib as u64 * 1024)

@@ -54,6 +54,32 @@ impl Mapping {
         Ok(Self::from_raw(addr, len))
     }
 
+    /// Address space of `len` bytes to map over, `skew` bytes after a multiple of `align`, which is
+    /// a power of two.
+    pub fn reserve(len: usize, align: usize, skew: usize) -> io::Result<Self> {
+        let (prot, flags) = (ProtFlags::empty(), MapFlags::PRIVATE);
+        // SAFETY: as in `new`.
+        let addr = unsafe { mm::mmap_anonymous(ptr::null_mut(), len + align, prot, flags) }?;
+        let head = skew.wrapping_sub(addr as usize) & (align - 1);
+        let part = |at, len| Self::from_raw(addr.wrapping_byte_add(at), len);
+        drop((part(0, head), part(head + len, align - head)));
+        Ok(part(head, len))
+    }
+
+    /// As `new`, where `place` was and as long.
+    pub fn over(
+        place: Self,
+        fd: impl AsFd,
+        offset: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+    ) -> io::Result<Self> {
+        let (addr, flags) = (place.addr.cast(), flags | MapFlags::FIXED);
+        // SAFETY: over a mapping of ours, to which nobody has references.
+        unsafe { mm::mmap(addr, place.len, prot, flags, fd, offset as u64) }?;
+        Ok(place)
+    }
+
     fn from_raw(addr: *mut c_void, len: usize) -> Self {
         Self {
             addr: addr.cast(),

@@ -170,10 +170,18 @@ pub enum Content {
 const MAGIC: u64 = 0x7061_6765 << 32;
 
 impl Content {
+    /// What the page begins with.
+    pub fn word(self) -> u64 {
+        match self {
+            Self::Page(id, page) => MAGIC | u64::from(id) << 24 | page as u64,
+            Self::Zero => 0,
+        }
+    }
+
     pub fn bytes(self) -> [u8; PAGE] {
         let mut bytes = [0; PAGE];
-        if let Self::Page(id, page) = self {
-            let first = MAGIC | u64::from(id) << 24 | page as u64;
+        if let Self::Page(..) = self {
+            let first = self.word();
             for (i, word) in bytes.chunks_exact_mut(8).enumerate() {
                 // The word's place is in it too, so that shifted data shows.
                 let word_value = first ^ (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);

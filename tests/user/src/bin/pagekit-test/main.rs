@@ -7,6 +7,7 @@ mod env;
 mod errors;
 mod mapping;
 mod memory;
+mod nodes;
 mod peer;
 mod sharing;
 
@@ -21,17 +22,25 @@ use pagekit_user::process::{Child, End};
 
 use env::{Body, Case, Env};
 
-/// Cases for one kind of device. A new sample adds a line here.
-const GROUPS: &[(&str, &[&[Case]])] = &[(
-    "udmabuf",
-    &[
-        create::CASES,
-        mapping::CASES,
-        memory::CASES,
-        sharing::CASES,
-        errors::CASES,
-    ],
-)];
+/// Cases for one kind of device. A new one adds a line here.
+const GROUPS: &[(&str, &[&[Case]])] = &[
+    (
+        "udmabuf",
+        &[
+            create::CASES,
+            mapping::CASES,
+            memory::CASES,
+            sharing::CASES,
+            errors::CASES,
+        ],
+    ),
+    ("map-pfns", &[nodes::CASES, nodes::FILE]),
+    ("map-huge-pfns", &[nodes::CASES, nodes::FILE, nodes::HUGE]),
+    ("map-eager-pfns", &[nodes::CASES, nodes::FILE]),
+    ("map-pages", &[nodes::CASES]),
+    ("map-huge-pages", &[nodes::CASES, nodes::HUGE]),
+    ("map-eager-pages", &[nodes::CASES]),
+];
 
 const USAGE: &str = "\
 usage: pagekit-test --device DEV [options] [FILTER]

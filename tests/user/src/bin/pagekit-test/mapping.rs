@@ -245,34 +245,36 @@ fn gup_process_vm(env: &Env) -> Result<()> {
     let own = Mapping::anonymous(PAGE)?;
     let into = Mapping::anonymous(PAGE)?;
     // Control: it works on ordinary memory.
+    let own_pid = std::process::id() as i32;
     ensure!(
-        vm_read(&into, &own) == Ok(PAGE),
+        process_vm(own_pid, &into, &own, false) == Ok(PAGE),
         "process_vm_readv doesn't work"
     );
-    let result = vm_read(&into, &map);
+    let result = process_vm(own_pid, &into, &map, false);
     ensure!(result == Err(Errno::FAULT), "process_vm_readv: {result:?}");
     Ok(())
 }
 
-/// Reads a page of our own memory as another process would.
-fn vm_read(into: &Mapping, from: &Mapping) -> io::Result<usize> {
+/// One page between our memory and that of another process: what it has where `remote` is here.
+pub fn process_vm(pid: i32, local: &Mapping, remote: &Mapping, write: bool) -> io::Result<usize> {
     let iovec = |map: &Mapping| libc::iovec {
         iov_base: map.at(0).cast::<c_void>(),
         iov_len: PAGE,
     };
-    let (local, remote) = (iovec(into), iovec(from));
-    // SAFETY: writes a page of `into`, which is ours.
-    let len = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
+    let (local, remote) = (iovec(local), iovec(remote));
+    // SAFETY: a page of memory that is ours, and one of the other process: the cases fork no
+    // process that anything else depends on.
+    let len = unsafe {
+        match write {
+            true => libc::process_vm_writev(pid, &local, 1, &remote, 1, 0),
+            false => libc::process_vm_readv(pid, &local, 1, &remote, 1, 0),
+        }
+    };
     usize::try_from(len).map_err(|_| last_errno())
 }
 
 fn gup_o_direct(env: &Env) -> Result<()> {
-    let _disk = Zram::new(1 << 20)?;
-    let disk = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(ZRAM)?;
+    let (_zram, disk) = direct_disk()?;
     let (_memfd, buf) = env.buffer(1, 4)?;
     let map = Mapping::shared(&buf, 0, 4 * PAGE)?;
     map.touch();
@@ -289,8 +291,19 @@ fn gup_o_direct(env: &Env) -> Result<()> {
     check_file(&map, 1, 0)
 }
 
+/// A disk, open with O_DIRECT. To be dropped in reverse order.
+pub fn direct_disk() -> Result<(Zram, File)> {
+    let zram = Zram::new(1 << 20)?;
+    let disk = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(ZRAM)?;
+    Ok((zram, disk))
+}
+
 /// One page between the disk and memory.
-fn direct(disk: &File, map: &Mapping, write: bool) -> io::Result<usize> {
+pub fn direct(disk: &File, map: &Mapping, write: bool) -> io::Result<usize> {
     let (fd, addr) = (disk.as_raw_fd(), map.at(0).cast::<c_void>());
     // SAFETY: a page of memory that is ours and that nobody has references into.
     let len = unsafe {

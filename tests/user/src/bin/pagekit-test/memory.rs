@@ -41,7 +41,7 @@ pub const CASES: &[Case] = &[
     Case::new("hugetlb_none_left", hugetlb_none_left),
 ];
 
-const HUGE_PAGES: usize = (2 << 20) / PAGE;
+pub const HUGE_PAGES: usize = (2 << 20) / PAGE;
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 
 /// A file that is all hole, and one with some pages written.
@@ -98,6 +98,13 @@ fn dirty_free_memory(kib: usize) -> Result<()> {
 
 /// A memfd of `size` bytes made of folios of `kib`, allocated and not yet written.
 fn allocated(kib: usize, size: usize) -> Result<File> {
+    let memfd = abi::memfd(0)?;
+    allocate(&memfd, kib, size)?;
+    Ok(memfd)
+}
+
+/// Makes an empty memfd one of `size` bytes and folios of `kib`.
+pub fn allocate(memfd: &File, kib: usize, size: usize) -> Result<()> {
     let step = kib * 1024;
     let _within_size = match step {
         PAGE => None,
@@ -107,19 +114,18 @@ fn allocated(kib: usize, size: usize) -> Result<File> {
             Some(Setting::set(format!("{THP}/shmem_enabled"), "within_size")?)
         }
     };
-    let memfd = abi::memfd(0)?;
     let before = folios_allocated(kib)?;
     // The largest folio is taken that fits before the file's end.
     for start in (0..size).step_by(step) {
         memfd.set_len((start + step) as u64)?;
-        fallocate(&memfd, FallocateFlags::empty(), start as u64, step as u64)?;
+        fallocate(memfd, FallocateFlags::empty(), start as u64, step as u64)?;
     }
     let (got, want) = (folios_allocated(kib)? - before, size / step);
     ensure!(
         step == PAGE || got == want,
         "the file has {got} folios of {kib} KiB, not {want}"
     );
-    Ok(memfd)
+    Ok(())
 }
 
 /// How many folios of that size shmem got since boot.
@@ -169,7 +175,7 @@ fn stale_after_punch(env: &Env) -> Result<()> {
 }
 
 /// Drives all pages of the file out of memory.
-fn evict(memfd: &File, pages: usize) -> Result<()> {
+pub fn evict(memfd: &File, pages: usize) -> Result<()> {
     let mut resident = 0;
     for _ in 0..20 {
         let map = Mapping::shared(memfd, 0, pages * PAGE)?;
