@@ -103,12 +103,14 @@ def load_order(modules: Path) -> list[str]:
     return order
 
 
-def build_selftest(kdir: Path):
-    """The kernel tree's own test of /dev/udmabuf, unchanged."""
+def build_selftests(kdir: Path):
+    """The kernel tree's own tests of /dev/udmabuf and of PFN mappings, unchanged."""
     source = kdir / "source" if (kdir / "source").exists() else kdir
     selftests = source / "tools/testing/selftests"
-    call("building the kernel's udmabuf selftest", "cc", "-O2", "-w", "-I", selftests,
-         selftests / "drivers/dma-buf/udmabuf.c", "-o", BIN / "udmabuf-selftest")
+    for name, *files in (("udmabuf", "drivers/dma-buf/udmabuf.c"), ("pfnmap", "mm/pfnmap.c", "mm/vm_util.c")):
+        call(f"building the kernel's {name} selftest", "cc", "-O2", "-w", "-I", selftests,
+             "-isystem", source / "tools/include/uapi", *(selftests / file for file in files),
+             "-o", BIN / f"{name}-selftest")
 
 
 def run_vm(config, built, script, env, **options) -> vm.Result:
@@ -189,7 +191,9 @@ def parse_tap(text, where) -> list[Case]:
         elif note := re.match(r" *# (\S+): (.*)", line):
             notes.setdefault(note[1], note[2])  # KUnit says before the result why a case failed
         elif (match := TAP.match(line)) and match[2] != suite:
-            name = re.sub(r".*\[(?:PASS|FAIL),(.*)\]$", r"\1", match[2])  # as kselftests name them
+            # As kselftests name them: "test: [PASS,case]", or "fixture.case".
+            name = re.sub(r".*\[(?:PASS|FAIL),(.*)\]$", r"\1", match[2])
+            name = name.rpartition(".")[2] if suite else name
             detail = match[3] or (notes.get(name, "") if match[1] else "")
             skipped = detail.upper().startswith(("SKIP", "TODO"))
             cases.append(Case(where, f"{suite}.{name}" if suite else name, not match[1] and not skipped, detail))
@@ -200,7 +204,7 @@ def test_vm(level, config) -> list[Case]:
     built = set_up(config)
     parts = PARTS[level, config]
     if "selftest" in parts:
-        build_selftest(Path(built["KDIR"]))
+        build_selftests(Path(built["KDIR"]))
     timeout = FULL_DEBUG_TIMEOUT if (level, config) == ("full", "debug") else TIMEOUT[config]
     result = run_vm(config, built, "test", memory="6500M" if "selftest" in parts else "2G", timeout=timeout,
                     env={"PARTS": parts}, append=(*KUNIT_ON, MOVABLE))
@@ -274,9 +278,9 @@ def report(cases, level) -> int:
         {"level": level, "passed": passed, "failed": len(failed), "cases": [asdict(c) for c in cases]}, indent=1))
     suites = Counter((c.where, c.name.split(".")[0]) for c in cases)
     bad = Counter((c.where, c.name.split(".")[0]) for c in failed)
-    print(f"\n{'where':8}{'suite':24}{'passed':>8}{'failed':>8}")
+    print(f"\n{'where':8}{'suite':28}{'passed':>8}{'failed':>8}")
     for key, count in suites.items():
-        print(f"{key[0]:8}{key[1]:24}{count - bad[key]:8}{bad[key] or '':>8}")
+        print(f"{key[0]:8}{key[1]:28}{count - bad[key]:8}{bad[key] or '':>8}")
     # The cause first: a crash makes many cases not run.
     for case in sorted(failed, key=lambda c: (c.detail == "did not run", c.name != "vm.clean")):
         print(f"FAILED {case.where}: {case.name}" + (f": {case.detail}" if case.detail else ""))

@@ -118,6 +118,10 @@ for part in $PARTS; do
 	selftest)
 		echo "== selftest-udmabuf"
 		selftest || broken "no device for the selftest"
+		for node in /dev/pagekit-map-*pfns; do
+			echo "== selftest-pfnmap-${node#/dev/pagekit-map-}"
+			tool "$BIN/pfnmap-selftest" -- "$node" </dev/null
+		done
 		;;
 	esac
 done
