@@ -20,8 +20,12 @@ use kernel::{
         MiscDeviceRegistration, //
     },
     mm::virt::VmaNew,
+    new_mutex,
     prelude::*,
-    sync::SetOnce,
+    sync::{
+        Mutex,
+        SetOnce, //
+    },
     transmute::FromBytes,
     uaccess::{
         UserPtr,
@@ -37,6 +41,7 @@ use pagekit_view::PageRef;
 use pagekit_vma::{
     fault_pages,
     fault_pfns,
+    huge_fault_pages,
     huge_fault_pfns,
     map_pages,
     map_pfns,
@@ -84,11 +89,12 @@ const fn kind(name: &'static CStr, show: Show, when: When) -> Kind {
     Kind { name, show, when }
 }
 
-static KINDS: [Kind; 5] = [
+static KINDS: [Kind; 6] = [
     kind(c"pagekit-map-pfns", Pfns, OnFault),
     kind(c"pagekit-map-huge-pfns", Pfns, OnHugeFault),
     kind(c"pagekit-map-eager-pfns", Pfns, AtMmap),
     kind(c"pagekit-map-pages", Pages, OnFault),
+    kind(c"pagekit-map-huge-pages", Pages, OnHugeFault),
     kind(c"pagekit-map-eager-pages", Pages, AtMmap),
 ];
 
@@ -139,12 +145,17 @@ impl Drop for FilePages {
 }
 
 /// An open file of a node.
+#[pin_data]
 struct Node {
     kind: &'static Kind,
     fresh: PageArray,
     /// What is shown instead, if anything. The first mmap or ioctl decides, for good: what mappings
     /// show never changes.
     file: SetOnce<FilePages>,
+    /// Where huge pages are referenced, one fault is handled at a time. All kinds take it: so it is
+    /// shorter.
+    #[pin]
+    fault: Mutex<()>,
 }
 
 impl Node {
@@ -158,9 +169,9 @@ impl Node {
 
 #[vtable]
 impl MiscDevice for Node {
-    type Ptr = KBox<Self>;
+    type Ptr = Pin<KBox<Self>>;
 
-    fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+    fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Pin<KBox<Self>>> {
         let name = misc.device().name();
         let kind = KINDS.iter().find(|kind| kind.name == name).ok_or(ENODEV)?;
         let fresh = PageArray::alloc(PAGES, AllocFlags::ACCOUNT | AllocFlags::LARGE)?;
@@ -172,11 +183,18 @@ impl MiscDevice for Node {
                 bindings::kunmap_local(start);
             }
         }
-        let file = SetOnce::new();
-        Ok(KBox::new(Self { kind, fresh, file }, GFP_KERNEL_ACCOUNT)?)
+        KBox::try_pin_init(
+            try_pin_init!(Self {
+                kind,
+                fresh,
+                file: SetOnce::new(),
+                fault <- new_mutex!(()),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
     }
 
-    fn ioctl(node: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(node: Pin<&Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         if cmd != SHOW_FILE {
             return Err(ENOTTY);
         }
@@ -191,12 +209,12 @@ impl MiscDevice for Node {
         }
     }
 
-    fn mmap(node: &Self, _file: &File, vma: &VmaNew) -> Result {
+    fn mmap(node: Pin<&Self>, _file: &File, vma: &VmaNew) -> Result {
         let pages = node.pages().ok_or(EBUSY)?;
         let Kind { show, when, .. } = *node.kind;
         // SAFETY: The VMA is being set up, and holds the file, which owns the node.
         unsafe {
-            (*vma.as_ptr()).vm_private_data = core::ptr::from_ref(node).cast_mut().cast();
+            (*vma.as_ptr()).vm_private_data = core::ptr::from_ref(&*node).cast_mut().cast();
             match when {
                 OnFault => (*vma.as_ptr()).vm_ops = &VM_OPS,
                 OnHugeFault => (*vma.as_ptr()).vm_ops = &HUGE_VM_OPS,
@@ -225,19 +243,19 @@ static HUGE_VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_str
     ..pin_init::zeroed()
 };
 
-/// What a VMA of ours shows, and the pages.
+/// The node that a VMA of ours shows.
 ///
 /// # Safety
 ///
 /// `mmap` must have set up the VMA of `vmf`, which must be a fault that is being handled.
-unsafe fn shown<'a>(vmf: *mut bindings::vm_fault) -> (Show, &'a [PageRef<'a>]) {
+unsafe fn shown<'a>(vmf: *mut bindings::vm_fault) -> (&'a Node, &'a [PageRef<'a>]) {
     // SAFETY: `mmap` has set the private data to the node, which the file that the VMA holds owns.
     let node = unsafe {
         &*(*(*vmf).__bindgen_anon_1.vma)
             .vm_private_data
             .cast::<Node>()
     };
-    (node.kind.show, node.pages().unwrap_or(&[]))
+    (node, node.pages().unwrap_or(&[]))
 }
 
 /// # Safety
@@ -247,9 +265,11 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
     // SAFETY: The kernel passes a fault that is being handled, in a VMA of ours. Its pages stay, in
     // their places, until the file is released.
     unsafe {
-        match shown(vmf) {
-            (Pfns, pages) => fault_pfns(VmFault::from_raw(vmf), pages, 0),
-            (Pages, pages) => fault_pages(VmFault::from_raw(vmf), pages, 0),
+        let (node, pages) = shown(vmf);
+        let _one = node.fault.lock();
+        match node.kind.show {
+            Pfns => fault_pfns(VmFault::from_raw(vmf), pages, 0),
+            Pages => fault_pages(VmFault::from_raw(vmf), pages, 0),
         }
     }
 }
@@ -261,11 +281,13 @@ unsafe extern "C" fn huge_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
 ) -> bindings::vm_fault_t {
-    // SAFETY: As in `fault`.
+    // SAFETY: As in `fault`, and the lock is held in both.
     unsafe {
-        match shown(vmf) {
-            (Pfns, pages) => huge_fault_pfns(VmFault::from_raw(vmf), order, pages, 0),
-            (Pages, _) => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+        let (node, pages) = shown(vmf);
+        let _one = node.fault.lock();
+        match node.kind.show {
+            Pfns => huge_fault_pfns(VmFault::from_raw(vmf), order, pages, 0),
+            Pages => huge_fault_pages(VmFault::from_raw(vmf), order, pages, 0),
         }
     }
 }
