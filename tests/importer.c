@@ -6,94 +6,203 @@
 #include <linux/dma-buf.h>
 #include <linux/dma-direct.h>
 #include <linux/dma-mapping.h>
+#include <linux/dma-resv.h>
 #include <linux/iosys-map.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
 #include "importer.h"
 
-static struct miscdevice importer;
+struct importer {
+	struct mutex lock;	/* one ioctl at a time; taken before the reservation lock */
+	struct dma_buf_attachment *at;
 
-static int copy_user(void *at, u64 user, size_t len, bool write)
+	/* Under the reservation lock of the buffer. */
+	struct sg_table *table;	/* what is mapped */
+	enum dma_data_direction dir;
+	bool moved;		/* it was mapped, and shall be again when it is accessed */
+	unsigned int moves;
+};
+
+static struct miscdevice importer_device;
+
+/* --- Attachments ------------------------------------------------------------ */
+
+static int map(struct importer *imp)
 {
-	void __user *from = u64_to_user_ptr(user);
+	struct sg_table *table = dma_buf_map_attachment(imp->at, imp->dir);
 
-	return (write ? copy_from_user(at, from, len) : copy_to_user(from, at, len)) ? -EFAULT : 0;
+	if (IS_ERR(table))
+		return PTR_ERR(table);
+	imp->table = table;
+	imp->moved = false;
+	return 0;
 }
 
-static int access_dma(struct dma_buf *buf, const struct importer_access *access)
+static void unmap(struct importer *imp)
 {
-	bool write = access->flags & IMPORTER_WRITE;
-	enum dma_data_direction dir = write ? DMA_FROM_DEVICE : DMA_TO_DEVICE;
-	u64 skip = access->offset, left = access->len, user = access->user;
-	struct dma_buf_attachment *at;
-	struct scatterlist *sg;
-	struct sg_table *table;
-	int i, ret = 0;
+	if (imp->table)
+		dma_buf_unmap_attachment(imp->at, imp->table, imp->dir);
+	imp->table = NULL;
+}
 
-	at = dma_buf_attach(buf, importer.this_device);
-	if (IS_ERR(at))
+/* Accesses hold the reservation lock, too: none is under way, and it can be unmapped at once. */
+static void importer_moves(struct dma_buf_attachment *at)
+{
+	struct importer *imp = at->importer_priv;
+
+	imp->moves++;
+	if (imp->table)
+		imp->moved = true;
+	unmap(imp);
+}
+
+static const struct dma_buf_attach_ops importer_ops = {
+	.invalidate_mappings = importer_moves,
+};
+
+static int attach(struct importer *imp, const struct importer_attach *arg)
+{
+	struct dma_buf_attachment *at;
+	struct dma_buf *buf;
+
+	if (arg->flags & ~IMPORTER_DYNAMIC)
+		return -EINVAL;
+	if (imp->at)
+		return -EBUSY;
+	buf = dma_buf_get(arg->fd);
+	if (IS_ERR(buf))
+		return PTR_ERR(buf);
+	imp->moves = 0;
+	imp->moved = false;
+	at = dma_buf_dynamic_attach(buf, importer_device.this_device,
+				    arg->flags & IMPORTER_DYNAMIC ? &importer_ops : NULL, imp);
+	if (IS_ERR(at)) {
+		dma_buf_put(buf);
 		return PTR_ERR(at);
-	table = dma_buf_map_attachment_unlocked(at, dir);
-	if (IS_ERR(table)) {
-		ret = PTR_ERR(table);
-		goto detach;
 	}
-	for_each_sgtable_dma_sg(table, sg, i) {
+	imp->at = at;
+	return 0;
+}
+
+static void detach(struct importer *imp)
+{
+	struct dma_buf *buf = imp->at->dmabuf;
+
+	dma_resv_lock(buf->resv, NULL);
+	unmap(imp);
+	dma_resv_unlock(buf->resv);
+	dma_buf_detach(buf, imp->at);
+	dma_buf_put(buf);
+	imp->at = NULL;
+}
+
+/* --- Access ------------------------------------------------------------------- */
+
+static int access_dma(struct importer *imp, u64 skip, void *data, size_t left, bool write)
+{
+	struct scatterlist *sg;
+	long ret;
+	int i;
+
+	if (!imp->table && !imp->moved)
+		return -ENXIO;
+	if (imp->dir == (write ? DMA_TO_DEVICE : DMA_FROM_DEVICE))
+		return -EACCES;
+	if (!imp->table) {
+		ret = map(imp);
+		if (ret)
+			return ret;
+	}
+	/* The exporter may still be moving it. For static importers the core has waited. */
+	ret = dma_resv_wait_timeout(imp->at->dmabuf->resv, DMA_RESV_USAGE_KERNEL, true,
+				    MAX_SCHEDULE_TIMEOUT);
+	if (ret < 0)
+		return ret;
+	for_each_sgtable_dma_sg(imp->table, sg, i) {
 		u64 seg = sg_dma_len(sg), n;
+		void *at;
 
 		if (skip >= seg) {
 			skip -= seg;
 			continue;
 		}
-		n = min(left, seg - skip);
+		n = min_t(u64, left, seg - skip);
 		/* Without an IOMMU this is memory, be it a bounce buffer. */
-		ret = copy_user(phys_to_virt(dma_to_phys(importer.this_device,
-							 sg_dma_address(sg) + skip)),
-				user, n, write);
+		at = phys_to_virt(dma_to_phys(imp->at->dev, sg_dma_address(sg) + skip));
+		memcpy(write ? at : data, write ? data : at, n);
 		left -= n;
-		user += n;
+		data += n;
 		skip = 0;
-		if (ret || !left)
-			break;
+		if (!left)
+			return 0;
 	}
-	if (!ret && left)
-		ret = -ERANGE;
-	dma_buf_unmap_attachment_unlocked(at, table, dir);
-detach:
-	dma_buf_detach(buf, at);
-	return ret;
+	return -ERANGE;
 }
 
-static int access_vmap(struct dma_buf *buf, const struct importer_access *access)
+static int access_vmap(struct dma_buf *buf, u64 offset, void *data, size_t len, bool write)
 {
+	enum dma_data_direction dir = write ? DMA_TO_DEVICE : DMA_FROM_DEVICE;
 	struct iosys_map map;
 	int ret;
 
-	if (access->offset > buf->size || access->len > buf->size - access->offset)
+	if (offset > buf->size || len > buf->size - offset)
 		return -ERANGE;
 	ret = dma_buf_vmap_unlocked(buf, &map);
 	if (ret)
 		return ret;
-	ret = copy_user(map.vaddr + access->offset, access->user, access->len,
-			access->flags & IMPORTER_WRITE);
+	ret = dma_buf_begin_cpu_access(buf, dir);
+	if (!ret) {
+		if (write)
+			iosys_map_memcpy_to(&map, offset, data, len);
+		else
+			iosys_map_memcpy_from(data, &map, offset, len);
+		ret = dma_buf_end_cpu_access(buf, dir);
+	}
 	dma_buf_vunmap_unlocked(buf, &map);
 	return ret;
 }
 
-static long twice(struct dma_buf *buf)
+/* By way of a copy, because user memory may not be touched under the reservation lock. */
+static int access(struct importer *imp, const struct importer_access *arg)
 {
+	void __user *user = u64_to_user_ptr(arg->user);
+	struct dma_buf *buf = imp->at->dmabuf;
+	bool write = arg->flags & IMPORTER_WRITE;
+	void *data;
+	int ret;
+
+	if (arg->flags & ~(IMPORTER_WRITE | IMPORTER_VMAP) || arg->reserved)
+		return -EINVAL;
+	data = kvzalloc(arg->len, GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	if (!data)
+		return -ENOMEM;
+	if (write && copy_from_user(data, user, arg->len)) {
+		ret = -EFAULT;
+	} else if (arg->flags & IMPORTER_VMAP) {
+		ret = access_vmap(buf, arg->offset, data, arg->len, write);
+	} else {
+		dma_resv_lock(buf->resv, NULL);
+		ret = access_dma(imp, arg->offset, data, arg->len, write);
+		dma_resv_unlock(buf->resv);
+	}
+	if (!ret && !write && copy_to_user(user, data, arg->len))
+		ret = -EFAULT;
+	kvfree(data);
+	return ret;
+}
+
+static long twice(struct dma_buf_attachment *at)
+{
+	struct dma_buf *buf = at->dmabuf;
 	struct sg_table *to, *both;
-	struct dma_buf_attachment *at;
 	int order;
 	long ret = 0;
 
-	at = dma_buf_attach(buf, importer.this_device);
-	if (IS_ERR(at))
-		return PTR_ERR(at);
 	for (order = 0; order < 2 && ret >= 0; order++) {
 		to = dma_buf_map_attachment_unlocked(at, DMA_TO_DEVICE);
 		both = dma_buf_map_attachment_unlocked(at, DMA_BIDIRECTIONAL);
@@ -111,43 +220,128 @@ static long twice(struct dma_buf *buf)
 		if (!order && !IS_ERR(both))
 			dma_buf_unmap_attachment_unlocked(at, both, DMA_BIDIRECTIONAL);
 	}
-	dma_buf_detach(buf, at);
 	return ret;
+}
+
+/* --- The device ------------------------------------------------------------------ */
+
+static int map_for(struct importer *imp, u32 dir)
+{
+	struct dma_resv *resv = imp->at->dmabuf->resv;
+	int ret = -EBUSY;
+
+	if (dir > DMA_FROM_DEVICE)
+		return -EINVAL;
+	dma_resv_lock(resv, NULL);
+	if (!imp->table && !imp->moved) {
+		imp->dir = dir;
+		ret = map(imp);
+	}
+	dma_resv_unlock(resv);
+	return ret;
+}
+
+static int unmap_now(struct importer *imp)
+{
+	struct dma_resv *resv = imp->at->dmabuf->resv;
+	int ret = -ENXIO;
+
+	dma_resv_lock(resv, NULL);
+	if (imp->table || imp->moved) {
+		unmap(imp);
+		imp->moved = false;
+		ret = 0;
+	}
+	dma_resv_unlock(resv);
+	return ret;
+}
+
+static void move(struct dma_buf *buf)
+{
+	dma_resv_lock(buf->resv, NULL);
+	dma_buf_invalidate_mappings(buf);
+	dma_resv_unlock(buf->resv);
+}
+
+static long attached_ioctl(struct importer *imp, unsigned int cmd, void __user *arg)
+{
+	struct importer_access access_arg;
+	u32 dir;
+
+	switch (cmd) {
+	case IMPORTER_DETACH:
+		detach(imp);
+		return 0;
+	case IMPORTER_MAP:
+		return get_user(dir, (u32 __user *)arg) ?: map_for(imp, dir);
+	case IMPORTER_UNMAP:
+		return unmap_now(imp);
+	case IMPORTER_ACCESS:
+		if (copy_from_user(&access_arg, arg, sizeof(access_arg)))
+			return -EFAULT;
+		return access(imp, &access_arg);
+	case IMPORTER_MOVES:
+		return READ_ONCE(imp->moves);
+	case IMPORTER_TWICE:
+		return twice(imp->at);
+	case IMPORTER_MOVE:
+		move(imp->at->dmabuf);
+		return 0;
+	default:
+		return -ENOTTY;
+	}
 }
 
 static long importer_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
-	struct importer_access access = {};
-	struct dma_buf *buf;
+	struct importer *imp = file->private_data;
+	struct importer_attach attach_arg;
 	long ret;
 
-	if (cmd != IMPORTER_ACCESS && cmd != IMPORTER_TWICE)
-		return -ENOTTY;
-	/* Both begin with the fd. */
-	if (copy_from_user(&access, (void __user *)arg, _IOC_SIZE(cmd)))
+	if (cmd == IMPORTER_ATTACH &&
+	    copy_from_user(&attach_arg, (void __user *)arg, sizeof(attach_arg)))
 		return -EFAULT;
-	buf = dma_buf_get(access.fd);
-	if (IS_ERR(buf))
-		return PTR_ERR(buf);
-	if (cmd == IMPORTER_TWICE)
-		ret = twice(buf);
-	else if (access.flags & ~(IMPORTER_WRITE | IMPORTER_VMAP))
-		ret = -EINVAL;
-	else if (access.flags & IMPORTER_VMAP)
-		ret = access_vmap(buf, &access);
+	mutex_lock(&imp->lock);
+	if (cmd == IMPORTER_ATTACH)
+		ret = attach(imp, &attach_arg);
+	else if (imp->at)
+		ret = attached_ioctl(imp, cmd, (void __user *)arg);
 	else
-		ret = access_dma(buf, &access);
-	dma_buf_put(buf);
+		ret = -ENOTCONN;
+	mutex_unlock(&imp->lock);
 	return ret;
+}
+
+static int importer_open(struct inode *inode, struct file *file)
+{
+	struct importer *imp = kzalloc_obj(*imp);
+
+	if (!imp)
+		return -ENOMEM;
+	mutex_init(&imp->lock);
+	file->private_data = imp;
+	return 0;
+}
+
+static int importer_release(struct inode *inode, struct file *file)
+{
+	struct importer *imp = file->private_data;
+
+	if (imp->at)
+		detach(imp);
+	kfree(imp);
+	return 0;
 }
 
 static const struct file_operations importer_fops = {
 	.owner = THIS_MODULE,
+	.open = importer_open,
+	.release = importer_release,
 	.unlocked_ioctl = importer_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 };
 
-static struct miscdevice importer = {
+static struct miscdevice importer_device = {
 	.minor = MISC_DYNAMIC_MINOR,
 	.name = "pagekit-importer",
 	.fops = &importer_fops,
@@ -155,20 +349,20 @@ static struct miscdevice importer = {
 
 static int __init importer_init(void)
 {
-	int ret = misc_register(&importer);
+	int ret = misc_register(&importer_device);
 
 	if (ret)
 		return ret;
-	ret = dma_coerce_mask_and_coherent(importer.this_device, DMA_BIT_MASK(64));
+	ret = dma_coerce_mask_and_coherent(importer_device.this_device, DMA_BIT_MASK(64));
 	if (ret)
-		misc_deregister(&importer);
+		misc_deregister(&importer_device);
 	return ret;
 }
 module_init(importer_init);
 
 static void __exit importer_exit(void)
 {
-	misc_deregister(&importer);
+	misc_deregister(&importer_device);
 }
 module_exit(importer_exit);
 

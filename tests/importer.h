@@ -1,28 +1,53 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* The test importer's user interface: /dev/pagekit-importer. */
+/*
+ * The test importer's user interface: /dev/pagekit-importer. An open file has one
+ * dma-buf attached at a time.
+ */
 #ifndef PAGEKIT_IMPORTER_H
 #define PAGEKIT_IMPORTER_H
 
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
+#define IMPORTER_DYNAMIC	1	/* the exporter may move the buffer while it is mapped */
+
+struct importer_attach {
+	__s32 fd;
+	__u32 flags;
+};
+
 #define IMPORTER_WRITE	1	/* from user memory into the buffer, else the other way */
 #define IMPORTER_VMAP	2	/* through a kernel mapping, else as a device */
 
 struct importer_access {
-	__s32 fd;
 	__u32 flags;
+	__u32 reserved;		/* 0 */
 	__u64 offset;
 	__u64 len;
 	__u64 user;
 };
 
-/* Copies len bytes between user memory and the dma-buf fd. */
-#define IMPORTER_ACCESS	_IOW('P', 1, struct importer_access)
+/* Attaches to a dma-buf. EBUSY if the file has one already. */
+#define IMPORTER_ATTACH	_IOW('P', 1, struct importer_attach)
+/* Unmaps, if need be, and detaches. All others but attach need an attachment: ENOTCONN. */
+#define IMPORTER_DETACH	_IO('P', 2)
+/* Maps for a DMA direction, an enum dma_data_direction. EBUSY if it is mapped. */
+#define IMPORTER_MAP	_IOW('P', 3, __u32)
+/* Unmaps. ENXIO if it isn't mapped. */
+#define IMPORTER_UNMAP	_IO('P', 4)
 /*
- * Maps the dma-buf fd twice through one attachment, begins and ends CPU access
- * meanwhile, and unmaps in both orders. Returns the segments of the mapping.
+ * Copies len bytes between user memory and the buffer. A device needs a mapping, ENXIO, whose
+ * direction allows it, EACCES; what the exporter has moved is mapped again first.
  */
-#define IMPORTER_TWICE	_IOW('P', 2, __s32)
+#define IMPORTER_ACCESS	_IOW('P', 5, struct importer_access)
+/* Returns how often the exporter has said that it moves the buffer: it tells dynamic importers. */
+#define IMPORTER_MOVES	_IO('P', 6)
+/*
+ * Maps twice through the attachment, begins and ends CPU access meanwhile, and
+ * unmaps in both orders. Returns the segments of the mapping.
+ */
+#define IMPORTER_TWICE	_IO('P', 7)
+/* Tells all importers of the buffer that it moves, as its exporter would. */
+#define IMPORTER_MOVE	_IO('P', 8)
 
 #endif

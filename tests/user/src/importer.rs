@@ -3,33 +3,69 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
+use std::ptr;
 
 use anyhow::{Context, Result};
 use rustix::io;
-use rustix::ioctl::opcode;
+use rustix::ioctl::{opcode, Opcode};
 
 use crate::abi;
 
 const DEVICE: &str = "/dev/pagekit-importer";
+
+/// C: `IMPORTER_DYNAMIC`.
+const DYNAMIC: u32 = 1;
 /// C: `IMPORTER_WRITE`, `IMPORTER_VMAP`.
 const WRITE: u32 = 1;
 const VMAP: u32 = 2;
 
-/// Which way the importer goes.
-#[derive(Clone, Copy, Debug)]
-pub enum Through {
-    Dma,
-    Vmap,
+/// C: `IMPORTER_ATTACH`, and so on.
+const ATTACH: Opcode = opcode::write::<Attach>(b'P', 1);
+const DETACH: Opcode = opcode::none(b'P', 2);
+const MAP: Opcode = opcode::write::<u32>(b'P', 3);
+const UNMAP: Opcode = opcode::none(b'P', 4);
+const ACCESS: Opcode = opcode::write::<Access>(b'P', 5);
+const MOVES: Opcode = opcode::none(b'P', 6);
+const TWICE: Opcode = opcode::none(b'P', 7);
+const MOVE: Opcode = opcode::none(b'P', 8);
+
+/// C: `struct importer_attach`.
+#[repr(C)]
+struct Attach {
+    fd: i32,
+    flags: u32,
 }
 
 /// C: `struct importer_access`.
 #[repr(C)]
 struct Access {
-    fd: i32,
     flags: u32,
+    reserved: u32,
     offset: u64,
     len: u64,
     user: u64,
+}
+
+/// Which way the importer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    Dma,
+    Vmap,
+}
+
+/// C: `enum dma_data_direction`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dir {
+    Both = 0,
+    ToDevice = 1,
+    FromDevice = 2,
+}
+
+/// Whether the exporter may move the buffer while it is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Static,
+    Dynamic,
 }
 
 pub struct Importer(File);
@@ -39,7 +75,18 @@ impl Importer {
         File::open(DEVICE).context(DEVICE).map(Self)
     }
 
-    /// Reads what the device, or the kernel, sees at `offset`.
+    /// Attaches to a dma-buf. An importer has one attachment at a time.
+    pub fn attach(&self, buf: impl AsFd, kind: Kind) -> io::Result<Attachment<'_>> {
+        let arg = Attach {
+            fd: buf.as_fd().as_raw_fd(),
+            flags: if kind == Kind::Dynamic { DYNAMIC } else { 0 },
+        };
+        // SAFETY: the kernel reads an `Attach`.
+        unsafe { abi::ioctl(&self.0, ATTACH, (&raw const arg).cast()) }?;
+        Ok(Attachment(self))
+    }
+
+    /// Reads what the device, or the kernel, sees at `offset`, through a mapping made for it.
     pub fn read(
         &self,
         buf: impl AsFd,
@@ -47,10 +94,14 @@ impl Importer {
         offset: usize,
         to: &mut [u8],
     ) -> io::Result<()> {
-        self.access(buf, way, 0, offset, to.as_mut_ptr(), to.len())
+        let attachment = self.attach(buf, Kind::Static)?;
+        if way == Through::Dma {
+            attachment.map(Dir::ToDevice)?;
+        }
+        attachment.read(way, offset, to)
     }
 
-    /// Writes to the buffer at `offset`.
+    /// Writes to the buffer at `offset`, through a mapping made for it.
     pub fn write(
         &self,
         buf: impl AsFd,
@@ -58,13 +109,54 @@ impl Importer {
         offset: usize,
         from: &[u8],
     ) -> io::Result<()> {
+        let attachment = self.attach(buf, Kind::Static)?;
+        if way == Through::Dma {
+            attachment.map(Dir::FromDevice)?;
+        }
+        attachment.write(way, offset, from)
+    }
+}
+
+/// A buffer attached to an importer. Detached on drop.
+pub struct Attachment<'a>(&'a Importer);
+
+impl Attachment<'_> {
+    pub fn map(&self, dir: Dir) -> io::Result<()> {
+        let dir = dir as u32;
+        // SAFETY: the kernel reads an int.
+        unsafe { abi::ioctl(&self.0 .0, MAP, (&raw const dir).cast()) }.map(drop)
+    }
+
+    pub fn unmap(&self) -> io::Result<()> {
+        self.call(UNMAP).map(drop)
+    }
+
+    pub fn read(&self, way: Through, offset: usize, to: &mut [u8]) -> io::Result<()> {
+        self.access(way, 0, offset, to.as_mut_ptr(), to.len())
+    }
+
+    pub fn write(&self, way: Through, offset: usize, from: &[u8]) -> io::Result<()> {
         let user = from.as_ptr().cast_mut(); // The importer only reads it.
-        self.access(buf, way, WRITE, offset, user, from.len())
+        self.access(way, WRITE, offset, user, from.len())
+    }
+
+    /// How often the exporter has told that it moves the buffer.
+    pub fn moves(&self) -> io::Result<usize> {
+        self.call(MOVES)
+    }
+
+    /// Maps the buffer twice through the attachment. Returns the segments of the mapping.
+    pub fn map_twice(&self) -> io::Result<usize> {
+        self.call(TWICE)
+    }
+
+    /// Tells all importers of the buffer that it moves, as its exporter would.
+    pub fn pretend_move(&self) -> io::Result<()> {
+        self.call(MOVE).map(drop)
     }
 
     fn access(
         &self,
-        buf: impl AsFd,
         way: Through,
         flags: u32,
         offset: usize,
@@ -72,40 +164,25 @@ impl Importer {
         len: usize,
     ) -> io::Result<()> {
         let arg = Access {
-            fd: buf.as_fd().as_raw_fd(),
-            flags: flags
-                | if matches!(way, Through::Vmap) {
-                    VMAP
-                } else {
-                    0
-                },
+            flags: flags | if way == Through::Vmap { VMAP } else { 0 },
+            reserved: 0,
             offset: offset as u64,
             len: len as u64,
             user: user as u64,
         };
         // SAFETY: the kernel reads `arg`, and accesses `len` bytes at `user`, which `read` has
         // borrowed mutably and `write` is only read from.
-        unsafe {
-            abi::ioctl(
-                &self.0,
-                opcode::write::<Access>(b'P', 1),
-                (&raw const arg).cast(),
-            )
-        }?;
-        Ok(())
+        unsafe { abi::ioctl(&self.0 .0, ACCESS, (&raw const arg).cast()) }.map(drop)
     }
 
-    /// Maps the buffer twice through one attachment. Returns the segments of the mapping.
-    pub fn map_twice(&self, buf: impl AsFd) -> io::Result<usize> {
-        let fd = buf.as_fd().as_raw_fd();
-        // SAFETY: the kernel reads an int.
-        let n = unsafe {
-            abi::ioctl(
-                &self.0,
-                opcode::write::<i32>(b'P', 2),
-                (&raw const fd).cast(),
-            )
-        };
-        n.map(|n| n as usize)
+    fn call(&self, opcode: Opcode) -> io::Result<usize> {
+        // SAFETY: these have no argument.
+        unsafe { abi::ioctl(&self.0 .0, opcode, ptr::null()) }.map(|n| n as usize)
+    }
+}
+
+impl Drop for Attachment<'_> {
+    fn drop(&mut self) {
+        let _ = self.call(DETACH);
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::drm::{same_buffer, Card};
-use pagekit_user::importer::{Importer, Through};
+use pagekit_user::importer::{Importer, Kind, Through};
 use pagekit_user::map::Mapping;
 use pagekit_user::process::{Child, End};
 use pagekit_user::{kernel, PAGE};
@@ -83,7 +83,7 @@ fn device_maps_twice(env: &Env) -> Result<()> {
     let importer = Importer::open()?;
     let (_memfd, buf) = env.buffer(1, 16)?;
     let map = Mapping::shared(&buf, 0, 16 * PAGE)?;
-    let segments = importer.map_twice(&buf)?;
+    let segments = importer.attach(&buf, Kind::Static)?.map_twice()?;
     ensure!((1..=16).contains(&segments), "{segments} segments");
     check_file(&map, 1, 0)
 }
