@@ -12,7 +12,8 @@ use kernel::{
         from_err_ptr,
         to_result, //
     },
-    prelude::*, //
+    prelude::*,
+    sizes::SZ_64K, //
 };
 use pagekit_view::PageRef;
 
@@ -106,10 +107,23 @@ pub(crate) unsafe fn release<T>(buf: *mut bindings::dma_buf) -> KBox<T> {
 pub(crate) struct SgTable(bindings::sg_table);
 
 impl SgTable {
-    /// May sleep.
-    pub(crate) fn new(pages: &[PageRef<'_>]) -> Result<Self> {
+    /// With segments that are as long as the device may take them. May sleep.
+    ///
+    /// # Safety
+    ///
+    /// `dev` must be a device.
+    pub(crate) unsafe fn new(pages: &[PageRef<'_>], dev: *mut bindings::device) -> Result<Self> {
         let mut table = bindings::sg_table::default();
         let count = c_uint::try_from(pages.len())?;
+        // SAFETY: The caller promises a device. C's `dma_get_max_seg_size()` is inline.
+        let max_segment = unsafe {
+            let claimed = (*dev)
+                .dma_parms
+                .as_ref()
+                .map(|p| p.max_segment_size as usize);
+            let claimed = claimed.filter(|&max| max != 0).unwrap_or(SZ_64K);
+            claimed.min(bindings::dma_max_mapping_size(dev))
+        };
         // SAFETY: A slice of `PageRef` is an array of `struct page` pointers.
         to_result(unsafe {
             bindings::sg_alloc_table_from_pages_segment(
@@ -118,7 +132,7 @@ impl SgTable {
                 count,
                 0,
                 (pages.len() as c_ulong) << bindings::PAGE_SHIFT,
-                c_uint::MAX,
+                max_segment as c_uint,
                 bindings::GFP_KERNEL,
             )
         })?;

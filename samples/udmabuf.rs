@@ -311,14 +311,15 @@ unsafe extern "C" fn map_dma_buf(
     let mut map = || -> Result<*mut bindings::sg_table> {
         let mut mapping = KBox::new(
             Mapping {
-                table: dmabuf::SgTable::new(buf.pins.pages())?,
+                // SAFETY: The device stays while it is attached.
+                table: unsafe { dmabuf::SgTable::new(buf.pins.pages(), attachment.dev) }?,
                 dir,
                 next: attachment.priv_.cast(),
             },
             GFP_KERNEL,
         )?;
         let table = mapping.table.as_ptr();
-        // SAFETY: The device stays while it is attached, the table is allocated.
+        // SAFETY: As above, and the table is allocated.
         // INVARIANT: If this succeeds, the table is mapped; else the mapping goes.
         to_result(unsafe { bindings::dma_map_sgtable(attachment.dev, table, dir, 0) })?;
         attachment.priv_ = KBox::into_raw(mapping).cast();
