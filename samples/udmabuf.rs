@@ -349,7 +349,10 @@ unsafe extern "C" fn unmap_dma_buf(
     }
 }
 
-/// Calls `sync` with what is mapped of the buffer, under its reservation lock.
+const BOTH: bindings::dma_data_direction = bindings::dma_data_direction::DMA_BIDIRECTIONAL;
+
+/// Calls `sync` with what is mapped of the buffer, under its reservation lock: with what is mapped
+/// both ways for `both`.
 ///
 /// # Safety
 ///
@@ -357,13 +360,13 @@ unsafe extern "C" fn unmap_dma_buf(
 unsafe fn sync_all(
     buf: *mut bindings::dma_buf,
     dir: bindings::dma_data_direction,
+    both: bindings::dma_data_direction,
     sync: unsafe extern "C" fn(
         *mut bindings::device,
         *mut bindings::sg_table,
         bindings::dma_data_direction,
     ),
 ) -> c_int {
-    const BOTH: bindings::dma_data_direction = bindings::dma_data_direction::DMA_BIDIRECTIONAL;
     // SAFETY: The buffer has a reservation object. Under its lock the attachments and their lists of
     // mappings are stable, and the mappings mapped.
     unsafe {
@@ -374,7 +377,7 @@ unsafe fn sync_all(
                 // Only what both sides do: a bounce buffer must not be copied over what the other
                 // one has written.
                 if m.dir == BOTH {
-                    sync(attachment.dev, m.table.as_ptr(), dir);
+                    sync(attachment.dev, m.table.as_ptr(), both);
                 } else if dir == BOTH || dir == m.dir {
                     sync(attachment.dev, m.table.as_ptr(), m.dir);
                 }
@@ -393,8 +396,9 @@ unsafe extern "C" fn begin_cpu_access(
     buf: *mut bindings::dma_buf,
     dir: bindings::dma_data_direction,
 ) -> c_int {
+    // Also where the CPU will only write: the end copies that back with all that is around it.
     // SAFETY: The core passes a buffer of ours.
-    unsafe { sync_all(buf, dir, pagekit_udmabuf_for_cpu) }
+    unsafe { sync_all(buf, dir, BOTH, pagekit_udmabuf_for_cpu) }
 }
 
 /// # Safety
@@ -405,7 +409,7 @@ unsafe extern "C" fn end_cpu_access(
     dir: bindings::dma_data_direction,
 ) -> c_int {
     // SAFETY: The core passes a buffer of ours.
-    unsafe { sync_all(buf, dir, pagekit_udmabuf_for_device) }
+    unsafe { sync_all(buf, dir, dir, pagekit_udmabuf_for_device) }
 }
 
 static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
