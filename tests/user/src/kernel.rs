@@ -18,6 +18,25 @@ pub fn pins() -> Result<i64> {
     Ok(count("nr_foll_pin_acquired")? - count("nr_foll_pin_released")?)
 }
 
+/// How many dma-bufs there are, system-wide.
+pub fn buffers() -> Result<i64> {
+    let info = read("/sys/kernel/debug/dma_buf/bufinfo")?;
+    info.lines()
+        .last()
+        .and_then(|line| field(line, "Total"))
+        .context("no total in bufinfo")
+}
+
+/// How much of the memory for bounce buffers is in use, system-wide.
+pub fn bounce_slots() -> Result<i64> {
+    const USED: &str = "/sys/kernel/debug/swiotlb/io_tlb_used";
+    // Small machines have none.
+    match Path::new(USED).exists() {
+        true => Ok(read(USED)?.parse()?),
+        false => Ok(0),
+    }
+}
+
 /// The number after `name` in text such as `/proc/meminfo`.
 pub fn field(text: &str, name: &str) -> Option<i64> {
     text.lines().find_map(|line| {
@@ -52,8 +71,9 @@ pub fn page_tables() -> Result<usize> {
     Ok(kib as usize * 1024)
 }
 
-pub fn mem_available() -> Result<u64> {
-    let kib = field(&read("/proc/meminfo")?, "MemAvailable").context("no MemAvailable")?;
+/// A field of `/proc/meminfo`, in bytes.
+pub fn memory(name: &str) -> Result<u64> {
+    let kib = field(&read("/proc/meminfo")?, name).with_context(|| format!("no {name}"))?;
     Ok(kib as u64 * 1024)
 }
 

@@ -192,7 +192,7 @@ fn open(path: &Path) -> Result<(File, u64)> {
     ensure!(meta.is_file(), "{name} is not a regular file");
     let (len, mib) = (meta.len(), |bytes: u64| bytes.div_ceil(1 << 20));
     ensure!(len > 0, "{name} is empty");
-    let free = kernel::mem_available()?;
+    let free = kernel::memory("MemAvailable")?;
     ensure!(
         // The buffer itself, and some bytes for each of its pages.
         len.saturating_add(len / 128).saturating_add(RESERVE) <= free,

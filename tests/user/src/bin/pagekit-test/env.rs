@@ -55,24 +55,39 @@ impl Case {
     }
 }
 
+/// Makes a buffer of that many pages, written as file `id`.
+pub type Fill = fn(&Env, u8, usize) -> Result<OwnedFd>;
+
+/// Cases for one kind of device.
+pub struct Group {
+    pub name: &'static str,
+    pub fill: Fill,
+    pub tables: &'static [&'static [Case]],
+}
+
 pub struct Env {
     pub device: PathBuf,
+    pub fill: Fill,
     pub list_limit: usize,
     pub size_limit_mb: u64,
 }
 
-impl Default for Env {
+impl Env {
     /// The limits are mainline's defaults.
-    fn default() -> Self {
+    pub fn new(fill: Fill) -> Self {
         Self {
             device: PathBuf::new(),
+            fill,
             list_limit: 1024,
             size_limit_mb: i32::MAX as u64,
         }
     }
-}
 
-impl Env {
+    /// A buffer of the device, whatever its kind, of `pages` that are written as file `id`.
+    pub fn filled(&self, id: u8, pages: usize) -> Result<OwnedFd> {
+        (self.fill)(self, id, pages)
+    }
+
     pub fn open(&self) -> Result<File> {
         File::options()
             .read(true)
@@ -238,4 +253,9 @@ pub fn read_page(memfd: &File, page: usize) -> Result<[u8; PAGE]> {
     let mut bytes = [0; PAGE];
     memfd.read_exact_at(&mut bytes, (page * PAGE) as u64)?;
     Ok(bytes)
+}
+
+/// One page of a buffer, through another mapping.
+pub fn peek(buf: impl AsFd, page: usize) -> Result<[u8; PAGE]> {
+    Ok(Mapping::shared(buf, page * PAGE, PAGE)?.page(0))
 }

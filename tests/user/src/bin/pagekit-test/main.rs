@@ -3,6 +3,7 @@
 //! kernel settings (and restore them).
 
 mod create;
+mod device;
 mod env;
 mod errors;
 mod mapping;
@@ -20,27 +21,39 @@ use lexopt::prelude::*;
 use pagekit_user::kernel;
 use pagekit_user::process::{Child, End};
 
-use env::{Body, Case, Env};
+use env::{Body, Case, Env, Group};
 
-/// Cases for one kind of device. A new one adds a line here.
-const GROUPS: &[(&str, &[&[Case]])] = &[
-    (
-        "udmabuf",
-        &[
+/// A new sample adds itself here.
+const GROUPS: &[Group] = &[
+    Group {
+        name: "udmabuf",
+        fill: |env, id, pages| Ok(env.buffer(id, pages)?.1),
+        tables: &[
             create::CASES,
             mapping::CASES,
             memory::CASES,
+            device::CASES,
             sharing::CASES,
+            sharing::OF_MEMFDS,
             errors::CASES,
         ],
-    ),
-    ("map-pfns", &[nodes::CASES, nodes::FILE]),
-    ("map-huge-pfns", &[nodes::CASES, nodes::FILE, nodes::HUGE]),
-    ("map-eager-pfns", &[nodes::CASES, nodes::FILE]),
-    ("map-pages", &[nodes::CASES]),
-    ("map-huge-pages", &[nodes::CASES, nodes::HUGE]),
-    ("map-eager-pages", &[nodes::CASES]),
+    },
+    node("map-pfns", &[nodes::CASES, nodes::FILE]),
+    node("map-huge-pfns", &[nodes::CASES, nodes::FILE, nodes::HUGE]),
+    node("map-eager-pfns", &[nodes::CASES, nodes::FILE]),
+    node("map-pages", &[nodes::CASES]),
+    node("map-huge-pages", &[nodes::CASES, nodes::HUGE]),
+    node("map-eager-pages", &[nodes::CASES]),
 ];
+
+/// A test node: its files come with pages.
+const fn node(name: &'static str, tables: &'static [&'static [Case]]) -> Group {
+    Group {
+        name,
+        fill: |_, _, _| bail!("a node makes no buffers"),
+        tables,
+    }
+}
 
 const USAGE: &str = "\
 usage: pagekit-test --device DEV [options] [FILTER]
@@ -57,7 +70,7 @@ Runs the cases whose name contains FILTER (default: all).
 
 struct Args {
     env: Env,
-    group: String,
+    group: &'static Group,
     smoke: bool,
     list: bool,
     peer: bool,
@@ -67,8 +80,8 @@ struct Args {
 
 fn parse_args() -> Result<Args> {
     let mut args = Args {
-        env: Env::default(),
-        group: GROUPS[0].0.to_owned(),
+        env: Env::new(GROUPS[0].fill),
+        group: &GROUPS[0],
         smoke: false,
         list: false,
         peer: false,
@@ -79,7 +92,12 @@ fn parse_args() -> Result<Args> {
     while let Some(arg) = parser.next()? {
         match arg {
             Long("device") => args.env.device = PathBuf::from(parser.value()?),
-            Long("group") => args.group = parser.value()?.string()?,
+            Long("group") => {
+                let name = parser.value()?.string()?;
+                let group = GROUPS.iter().find(|group| group.name == name);
+                args.group = group.with_context(|| format!("no group {name}"))?;
+                args.env.fill = args.group.fill;
+            }
             Long("smoke") => args.smoke = true,
             Long("list") => args.list = true,
             Long("peer") => args.peer = true,
@@ -113,14 +131,13 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<bool> {
-    let Some((group, tables)) = GROUPS.iter().find(|(name, _)| *name == args.group) else {
-        bail!("no group {}", args.group);
-    };
-    let cases: Vec<(String, &Case)> = tables
+    let cases: Vec<(String, &Case)> = args
+        .group
+        .tables
         .iter()
         .flat_map(|table| table.iter())
         .filter(|case| case.smoke || !args.smoke)
-        .map(|case| (format!("{group}.{}", case.name), case))
+        .map(|case| (format!("{}.{}", args.group.name, case.name), case))
         .filter(|(name, _)| name.contains(&args.filter))
         .collect();
     ensure!(!cases.is_empty(), "no case matches {}", args.filter);
@@ -163,7 +180,7 @@ fn run_case(
     timeout: Duration,
     log: &mut kernel::Log,
 ) -> Result<Option<String>> {
-    let pins = kernel::pins()?;
+    let before = held()?;
     let end = Child::spawn_group(|| {
         let open = open_files()?;
         match case.body {
@@ -175,19 +192,35 @@ fn run_case(
         }
         let (open, now) = (open, open_files()?);
         ensure!(now == open, "{open} files were open before, {now} after");
-        let now = kernel::pins()?;
-        ensure!(now == pins, "{pins} pins before, {now} after");
+        let now = held()?;
+        ensure!(now == before, "{before:?} before, {now:?} after");
         Ok(())
     })?
     .wait_for(timeout)?;
-    let now = kernel::pins()?;
+    let now = held()?;
     Ok(match (end, log.complaint()?) {
         (_, Some(complaint)) => Some(format!("the kernel says: {complaint}")),
         (End::Failed(reason), _) => Some(reason),
         (End::Killed(signal), _) => Some(format!("killed by signal {signal}")),
         (End::TimedOut, _) => Some(format!("not done after {timeout:?}")),
-        (End::Done, _) if now != pins => Some(format!("{pins} pins before, {now} after exit")),
+        (End::Done, _) if now != before => Some(format!("{before:?} before, {now:?} after exit")),
         (End::Done, _) => None,
+    })
+}
+
+/// What a case must not leave behind.
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    pins: i64,
+    buffers: i64,
+    bounce_slots: i64,
+}
+
+fn held() -> Result<Held> {
+    Ok(Held {
+        pins: kernel::pins()?,
+        buffers: kernel::buffers()?,
+        bounce_slots: kernel::bounce_slots()?,
     })
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Mapping buffers, and what processes do to mappings afterwards.
+//! Mapping buffers, and what processes do to mappings afterwards. For any exporter that maps
+//! PFNs.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -15,7 +16,7 @@ use pagekit_user::{kernel, PAGE};
 use rustix::io::{self, Errno};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
-use crate::env::{check_file, check_pages, read_page, Case, Content, Env};
+use crate::env::{check_file, check_pages, peek, Case, Content, Env};
 
 pub const CASES: &[Case] = &[
     Case::new("map_offsets", map_offsets).smoke(),
@@ -39,7 +40,7 @@ pub const CASES: &[Case] = &[
 ];
 
 fn map_offsets(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 32)?;
+    let buf = env.filled(1, 32)?;
     for (first, pages) in [(10, 1), (10, 12), (1, 31), (31, 1), (16, 16)] {
         let map = Mapping::shared(&buf, first * PAGE, pages * PAGE)?;
         check_file(&map, 1, first).with_context(|| format!("mapped at page {first}"))?;
@@ -48,7 +49,7 @@ fn map_offsets(env: &Env) -> Result<()> {
 }
 
 fn map_past_end(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 8)?;
+    let buf = env.filled(1, 8)?;
     for (first, pages) in [(0, 9), (7, 2), (8, 1), (1 << 20, 1), (1 << 50, 1)] {
         let result = Mapping::shared(&buf, first * PAGE, pages * PAGE);
         ensure!(
@@ -61,7 +62,7 @@ fn map_past_end(env: &Env) -> Result<()> {
 
 /// A private mapping would copy on write.
 fn map_private(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 4)?;
+    let buf = env.filled(1, 4)?;
     for prot in [ProtFlags::READ, RW] {
         let result = Mapping::new(&buf, 0, PAGE, prot, MapFlags::PRIVATE);
         ensure!(matches!(result, Err(Errno::INVAL)), "{prot:?}: {result:?}");
@@ -70,7 +71,7 @@ fn map_private(env: &Env) -> Result<()> {
 }
 
 fn map_read_only(env: &Env) -> Result<()> {
-    let (memfd, buf) = env.buffer(1, 8)?;
+    let buf = env.filled(1, 8)?;
     let map = Mapping::new(&buf, 0, 8 * PAGE, ProtFlags::READ, MapFlags::SHARED)?;
     let write = || {
         map.write(2 * PAGE, &Content::Page(2, 2).bytes());
@@ -84,19 +85,19 @@ fn map_read_only(env: &Env) -> Result<()> {
         signal_of(write)? == Some(libc::SIGSEGV),
         "touched: writable"
     );
-    Content::Page(1, 2).check(&read_page(&memfd, 2)?)?;
+    Content::Page(1, 2).check(&peek(&buf, 2)?)?;
     // Made writable, it is.
     map.protect(0, 8 * PAGE, MprotectFlags::READ | MprotectFlags::WRITE)?;
     write();
-    Content::Page(2, 2).check(&read_page(&memfd, 2)?)
+    Content::Page(2, 2).check(&peek(&buf, 2)?)
 }
 
 /// The first access to a mapping is a write.
 fn map_write_first(env: &Env) -> Result<()> {
-    let (memfd, buf) = env.buffer(1, 16)?;
+    let buf = env.filled(1, 16)?;
     let map = Mapping::shared(&buf, 4 * PAGE, 8 * PAGE)?;
     map.write(3 * PAGE, &Content::Page(2, 7).bytes());
-    Content::Page(2, 7).check(&read_page(&memfd, 7)?)?;
+    Content::Page(2, 7).check(&peek(&buf, 7)?)?;
     check_pages(&map, |page| match page {
         3 => Content::Page(2, 7),
         _ => Content::Page(1, 4 + page),
@@ -105,7 +106,7 @@ fn map_write_first(env: &Env) -> Result<()> {
 
 /// Once with untouched pages, and once with pages that were mapped before the split.
 fn split_mprotect(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 32)?;
+    let buf = env.filled(1, 32)?;
     for touched in [false, true] {
         let map = Mapping::shared(&buf, 4 * PAGE, 24 * PAGE)?;
         if touched {
@@ -127,7 +128,7 @@ fn split_mprotect(env: &Env) -> Result<()> {
 }
 
 fn split_munmap(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 32)?;
+    let buf = env.filled(1, 32)?;
     for touched in [false, true] {
         let map = Mapping::shared(&buf, 2 * PAGE, 30 * PAGE)?;
         if touched {
@@ -147,7 +148,7 @@ fn split_munmap(env: &Env) -> Result<()> {
 }
 
 fn mremap_shrink(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 32)?;
+    let buf = env.filled(1, 32)?;
     for touched in [false, true] {
         let mut map = Mapping::shared(&buf, 8 * PAGE, 24 * PAGE)?;
         if touched {
@@ -160,7 +161,7 @@ fn mremap_shrink(env: &Env) -> Result<()> {
 }
 
 fn mremap_move(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 32)?;
+    let buf = env.filled(1, 32)?;
     for touched in [false, true] {
         let mut map = Mapping::shared(&buf, 8 * PAGE, 16 * PAGE)?;
         if touched {
@@ -174,7 +175,7 @@ fn mremap_move(env: &Env) -> Result<()> {
 
 /// Pages behind the buffer's end must stay out of reach.
 fn mremap_grow(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 16)?;
+    let buf = env.filled(1, 16)?;
     for (first, pages, grown) in [(0, 16, 17), (0, 8, 64), (0, 8, 16)] {
         let mut map = Mapping::shared(&buf, first * PAGE, pages * PAGE)?;
         map.touch();
@@ -198,7 +199,7 @@ fn fork_untouched(env: &Env) -> Result<()> {
 
 /// A child sees and writes the same memory through the mapping it inherits.
 fn share_with_child(env: &Env, touched: bool) -> Result<()> {
-    let (memfd, buf) = env.buffer(1, 16)?;
+    let buf = env.filled(1, 16)?;
     let map = Mapping::shared(&buf, 4 * PAGE, 12 * PAGE)?;
     if touched {
         map.touch();
@@ -210,12 +211,12 @@ fn share_with_child(env: &Env, touched: bool) -> Result<()> {
     })?
     .join("child")?;
     Content::Page(2, 10).check(&map.page(6))?;
-    Content::Page(2, 10).check(&read_page(&memfd, 10)?)
+    Content::Page(2, 10).check(&peek(&buf, 10)?)
 }
 
 /// Either refused (PFN mappings) or without loss.
 fn madv_dontneed(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 16)?;
+    let buf = env.filled(1, 16)?;
     let map = Mapping::shared(&buf, 4 * PAGE, 8 * PAGE)?;
     map.touch();
     match map.advise(Advice::LinuxDontNeed) {
@@ -225,21 +226,20 @@ fn madv_dontneed(env: &Env) -> Result<()> {
 }
 
 fn outlives_fds(env: &Env) -> Result<()> {
-    let (memfd, buf) = env.buffer(1, 16)?;
+    let buf = env.filled(1, 16)?;
     let early = Mapping::shared(&buf, 0, 16 * PAGE)?;
     early.touch();
     let late = Mapping::shared(&buf, 8 * PAGE, 8 * PAGE)?;
-    drop((memfd, buf));
+    drop(buf);
     check_file(&early, 1, 0)?;
     check_file(&late, 1, 8)?;
     late.write(0, &Content::Page(2, 8).bytes());
     Content::Page(2, 8).check(&early.page(8))
 }
 
-/// The pages of a memfd are mapped by PFN: nobody can get references to them
-/// through the mapping.
+/// Pages are mapped by PFN: nobody can get references to them through the mapping.
 fn gup_process_vm(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 4)?;
+    let buf = env.filled(1, 4)?;
     let map = Mapping::shared(&buf, 0, 4 * PAGE)?;
     map.touch();
     let own = Mapping::anonymous(PAGE)?;
@@ -275,7 +275,7 @@ pub fn process_vm(pid: i32, local: &Mapping, remote: &Mapping, write: bool) -> i
 
 fn gup_o_direct(env: &Env) -> Result<()> {
     let (_zram, disk) = direct_disk()?;
-    let (_memfd, buf) = env.buffer(1, 4)?;
+    let buf = env.filled(1, 4)?;
     let map = Mapping::shared(&buf, 0, 4 * PAGE)?;
     map.touch();
     let own = Mapping::anonymous(PAGE)?;
@@ -316,7 +316,7 @@ pub fn direct(disk: &File, map: &Mapping, write: bool) -> io::Result<usize> {
 }
 
 fn sync(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 8)?;
+    let buf = env.filled(1, 8)?;
     let map = Mapping::shared(&buf, 0, 8 * PAGE)?;
     for dir in [SYNC_READ, SYNC_WRITE, SYNC_RW] {
         abi::with_cpu_access(&buf, dir, || check_file(&map, 1, 0))?;
@@ -328,14 +328,14 @@ fn sync(env: &Env) -> Result<()> {
     drop(map);
     // Begun and never ended: release must cope.
     abi::sync(&buf, SYNC_START | SYNC_RW)?;
-    let before = kernel::pins()?;
+    let before = kernel::buffers()?;
     drop(buf);
-    ensure!(kernel::pins()? == before - 8, "pins stay after release");
+    ensure!(kernel::buffers()? == before - 1, "not released");
     Ok(())
 }
 
 fn sync_errors(env: &Env) -> Result<()> {
-    let (_memfd, buf) = env.buffer(1, 8)?;
+    let buf = env.filled(1, 8)?;
     for (what, flags) in [
         ("no direction", SYNC_START),
         ("unknown flag", SYNC_START | SYNC_RW | 8),

@@ -85,7 +85,7 @@ fn coherent(env: &Env) -> Result<()> {
 fn dirty_free_memory(kib: usize) -> Result<()> {
     const SIZE: usize = 96 << 20;
     ensure!(
-        kernel::mem_available()? > 2 * SIZE as u64,
+        kernel::memory("MemAvailable")? > 2 * SIZE as u64,
         "needs {} MiB of memory",
         (2 * SIZE) >> 20
     );
@@ -310,7 +310,7 @@ fn folio_pins(env: &Env, kib: usize) -> Result<()> {
     Ok(())
 }
 
-fn huge_memfd(pages: usize) -> Result<File> {
+pub fn huge_memfd(pages: usize) -> Result<File> {
     abi::memfd_with(
         (pages * PAGE) as u64,
         MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
@@ -319,7 +319,7 @@ fn huge_memfd(pages: usize) -> Result<File> {
 }
 
 /// hugetlb files have no write().
-fn fill_mapped(memfd: impl AsFd, pages: usize) -> Result<()> {
+pub fn fill_mapped(memfd: impl AsFd, pages: usize) -> Result<()> {
     let map = Mapping::shared(memfd, 0, pages * PAGE)?;
     for page in 0..pages {
         map.write(page * PAGE, &Content::Page(1, page).bytes());
