@@ -34,20 +34,24 @@ SAMPLE = "pagekit_udmabuf"
 DEMO_MAX_MIB = 1024
 DEMO_ROOM_MIB = 512
 
-# What runs on a kernel: by level, the parts of guest/test.sh. Time limits are for
-# hardware acceleration (vm.py scales them); the selftest needs the 6 GiB.
+# What runs where: by level, the parts of guest/test.sh. Time limits are for hardware
+# acceleration (vm.py scales them); the selftest needs the 6 GiB.
 PARTS = {
     ("test", "base"): "kunit user selftest",
+    ("test", "swiotlb"): "bounce",
     ("test", "debug"): "kunit smoke leaks",
     ("full", "base"): "kunit user selftest",
+    ("full", "swiotlb"): "bounce",
     ("full", "debug"): "kunit user selftest leaks",
 }
+# The base kernel where all DMA goes through bounce buffers, so that a missing sync shows.
+SWIOTLB_ON = ("swiotlb=force,track_hiwater",)
 # A kernel may have KUnit switched off: suites load, run nothing and say ok.
 KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
 # Memory that pinned pages must be moved out of. At its end is what the kernel took
 # while booting: page structures, and with KASAN an eighth of all memory.
 MOVABLE = "movablecore=25%"
-TIMEOUT = {"base": 60, "debug": 90}
+TIMEOUT = {"base": 60, "swiotlb": 30, "debug": 90}
 FULL_DEBUG_TIMEOUT = 300
 
 
@@ -113,14 +117,14 @@ def build_selftests(kdir: Path):
              "-o", BIN / f"{name}-selftest")
 
 
-def run_vm(config, built, script, env, **options) -> vm.Result:
+def run_vm(config, built, script, env, name=None, **options) -> vm.Result:
     modules = modules_dir(config)
     order = load_order(modules)
     plain = [name for name in order if not name.endswith("_kunit")]
     env |= {
         "MODDIR": modules, "BIN": BIN, "MODULES": " ".join(plain), "UNLOAD": " ".join(reversed(plain)),
         "KUNIT": " ".join(name for name in order if name.endswith("_kunit"))}
-    return vm.run(built["KDIR"], TESTS / "guest" / f"{script}.sh", f"{script}-{config}",
+    return vm.run(built["KDIR"], TESTS / "guest" / f"{script}.sh", f"{script}-{name or config}",
                   virtme_run=Path(built["VNG"]).with_name("virtme-run"), env=env, **options)
 
 
@@ -200,18 +204,20 @@ def parse_tap(text, where) -> list[Case]:
     return cases
 
 
-def test_vm(level, config) -> list[Case]:
+def test_vm(level, where) -> list[Case]:
+    config = "base" if where == "swiotlb" else where
     built = set_up(config)
-    parts = PARTS[level, config]
+    parts = PARTS[level, where]
     if "selftest" in parts:
         build_selftests(Path(built["KDIR"]))
-    timeout = FULL_DEBUG_TIMEOUT if (level, config) == ("full", "debug") else TIMEOUT[config]
-    result = run_vm(config, built, "test", memory="6500M" if "selftest" in parts else "2G", timeout=timeout,
-                    env={"PARTS": parts}, append=(*KUNIT_ON, MOVABLE))
+    timeout = FULL_DEBUG_TIMEOUT if (level, where) == ("full", "debug") else TIMEOUT[where]
+    result = run_vm(config, built, "test", name=where, memory="6500M" if "selftest" in parts else "2G",
+                    timeout=timeout, env={"PARTS": parts},
+                    append=SWIOTLB_ON if where == "swiotlb" else (*KUNIT_ON, MOVABLE))
     text = (result.out_dir / "stdout.log").read_text(errors="replace")
     broken = re.findall(r"^# broken: (.*)", text, re.M) if result.status else []
     detail = "; ".join([result.reason, *broken, f"logs in {os.path.relpath(result.out_dir)}"]) if result.reason else ""
-    return [Case(config, "vm.clean", not result.reason, detail), *parse_tap(text, config)]
+    return [Case(where, "vm.clean", not result.reason, detail), *parse_tap(text, where)]
 
 
 def test_host(_level, _host) -> list[Case]:
@@ -248,6 +254,8 @@ def judge(cases, where, level) -> list[Case]:
 def test(options) -> int:
     level = options.level
     kernels = [options.kernel] if options.kernel else ["base"] if os.environ.get("KDIR") else ["base", "debug"]
+    if "base" in kernels:
+        kernels.insert(1, "swiotlb")
     jobs = [] if options.kernel == "debug" else [("host", test_host)]
     cases = []
     for where, run in jobs + [(kernel, test_vm) for kernel in kernels]:

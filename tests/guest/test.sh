@@ -86,6 +86,8 @@ nodes() {
 	echo madvise >$thp
 }
 
+bounced() { [ "$(cat /sys/kernel/debug/swiotlb/io_tlb_used_hiwater)" -gt 0 ]; }
+
 echo "=="
 check modules.load load $MODULES
 
@@ -114,6 +116,11 @@ for part in $PARTS; do
 		echo "=="
 		tool "$BIN/pagekit-test" --device /dev/pagekit-udmabuf --smoke
 		nodes --smoke
+		;;
+	bounce)
+		echo "=="
+		tool "$BIN/pagekit-test" --device /dev/pagekit-udmabuf device
+		check device.bounced bounced
 		;;
 	selftest)
 		echo "== selftest-udmabuf"
