@@ -5,6 +5,8 @@
 //! No state, no lock, no policy: a driver includes this file and it counts as the driver's own
 //! code. It goes away the day `kernel::dma_buf` exists.
 
+#![allow(dead_code, reason = "No driver needs all of it.")]
+
 use core::ptr::NonNull;
 use kernel::{
     bindings,
@@ -38,6 +40,7 @@ pub(crate) unsafe fn export<T>(
     owner: &ThisModule,
     ops: &'static bindings::dma_buf_ops,
     size: usize,
+    flags: u32,
     data: KBox<T>,
 ) -> Result<NonNull<bindings::dma_buf>> {
     let data = KBox::into_raw(data);
@@ -46,7 +49,7 @@ pub(crate) unsafe fn export<T>(
         owner: owner.as_ptr(),
         ops,
         size,
-        flags: bindings::O_RDWR as c_int,
+        flags: flags as c_int,
         resv: core::ptr::null_mut(),
         priv_: data.cast(),
     };

@@ -216,6 +216,7 @@ fn create(flags: u32, items: &[Item]) -> Result<isize> {
             this_module::<LocalModule>(),
             &OPS,
             size,
+            bindings::O_RDWR,
             data,
         )?;
         dmabuf::into_fd(buf, cloexec)

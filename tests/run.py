@@ -29,6 +29,8 @@ BIN = OUT / "user" / "release"
 EXPECTED = TESTS / "expected.txt"
 UNLISTED = "not in tests/expected.txt"
 SAMPLE = "pagekit_udmabuf"
+# Once loaded, it stays, and what it needs stays with it.
+HEAP = "pagekit_heap"
 
 # The demo's file lives in the guest's memory once; the rest is room for the guest.
 DEMO_MAX_MIB = 1024
@@ -44,8 +46,9 @@ PARTS = {
     ("full", "swiotlb"): "bounce",
     ("full", "debug"): "kunit user selftest leaks",
 }
-# The base kernel where all DMA goes through bounce buffers, so that a missing sync shows.
-SWIOTLB_ON = ("swiotlb=force,track_hiwater",)
+# The base kernel where all DMA goes through bounce buffers, so that a missing sync shows, and
+# where heaps charge their buffers.
+SWIOTLB_ON = ("swiotlb=force,track_hiwater", "dma_heap.mem_accounting=1")
 # A kernel may have KUnit switched off: suites load, run nothing and say ok.
 KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
 # Memory that pinned pages must be moved out of. At its end is what the kernel took
@@ -90,8 +93,8 @@ def set_up(config) -> dict:
     return env
 
 
-def load_order(modules: Path) -> list[str]:
-    """All modules there, each after those it depends on."""
+def load_order(modules: Path, *wanted) -> list[str]:
+    """The modules wanted, or all there, each after those it depends on."""
     order = []
 
     def add(name):
@@ -100,10 +103,11 @@ def load_order(modules: Path) -> list[str]:
                 add(other)
             order.append(name)
 
-    for path in sorted(modules.glob("*.ko")):
-        add(path.stem)
-    if SAMPLE not in order:
-        raise Broken(f"{SAMPLE}.ko is not in {modules}")
+    for name in wanted or sorted(path.stem for path in modules.glob("*.ko")):
+        add(name)
+    for name in wanted or [SAMPLE]:
+        if name not in order:
+            raise Broken(f"{name}.ko is not in {modules}")
     return order
 
 
@@ -120,7 +124,7 @@ def build_selftests(kdir: Path):
 def run_vm(config, built, script, env, name=None, **options) -> vm.Result:
     modules = modules_dir(config)
     order = load_order(modules)
-    plain = [name for name in order if not name.endswith("_kunit")]
+    plain = [name for name in order if not name.endswith("_kunit") and name != HEAP]
     env |= {
         "MODDIR": modules, "BIN": BIN, "MODULES": " ".join(plain), "UNLOAD": " ".join(reversed(plain)),
         "KUNIT": " ".join(name for name in order if name.endswith("_kunit"))}
@@ -212,8 +216,8 @@ def test_vm(level, where) -> list[Case]:
         build_selftests(Path(built["KDIR"]))
     timeout = FULL_DEBUG_TIMEOUT if (level, where) == ("full", "debug") else TIMEOUT[where]
     result = run_vm(config, built, "test", name=where, memory="6500M" if "selftest" in parts else "2G",
-                    timeout=timeout, env={"PARTS": parts},
-                    append=SWIOTLB_ON if where == "swiotlb" else (*KUNIT_ON, MOVABLE))
+                    timeout=timeout, append=SWIOTLB_ON if where == "swiotlb" else (*KUNIT_ON, MOVABLE),
+                    env={"PARTS": parts, "HEAP": " ".join(load_order(modules_dir(config), HEAP))})
     text = (result.out_dir / "stdout.log").read_text(errors="replace")
     broken = re.findall(r"^# broken: (.*)", text, re.M) if result.status else []
     detail = "; ".join([result.reason, *broken, f"logs in {os.path.relpath(result.out_dir)}"]) if result.reason else ""

@@ -75,18 +75,32 @@ selftest() {
 	umount /dev/udmabuf
 }
 
+# cases <part> <group> <device>
+cases() {
+	case $1 in
+	user) which_cases= ;;
+	smoke) which_cases=--smoke ;;
+	bounce) which_cases="device charge" ;;
+	esac
+	echo "=="
+	tool "$BIN/pagekit-test" --group "$2" --device "$3" $which_cases
+}
+
 # The nodes for the kinds of mappings, each with the cases for its kind.
 nodes() {
 	# Else the kernel maps no huge pages by reference.
 	thp=/sys/kernel/mm/transparent_hugepage/enabled
 	echo always >$thp
 	for node in /dev/pagekit-map-*; do
-		tool "$BIN/pagekit-test" --device "$node" --group "${node#/dev/pagekit-}" "$@"
+		cases "$1" "${node#/dev/pagekit-}" "$node"
 	done
 	echo madvise >$thp
 }
 
 bounced() { [ "$(cat /sys/kernel/debug/swiotlb/io_tlb_used_hiwater)" -gt 0 ]; }
+
+loaded() { grep -q "^$1 " /proc/modules; }
+not() { ! "$@"; }
 
 echo "=="
 check modules.load load $MODULES
@@ -107,20 +121,9 @@ for part in $PARTS; do
 		done
 		user_memory || broken "no memory for user space"
 		;;
-	user)
-		echo "=="
-		tool "$BIN/pagekit-test" --device /dev/pagekit-udmabuf
-		nodes
-		;;
-	smoke)
-		echo "=="
-		tool "$BIN/pagekit-test" --device /dev/pagekit-udmabuf --smoke
-		nodes --smoke
-		;;
-	bounce)
-		echo "=="
-		tool "$BIN/pagekit-test" --device /dev/pagekit-udmabuf device
-		check device.bounced bounced
+	user | smoke | bounce)
+		cases $part udmabuf /dev/pagekit-udmabuf
+		[ $part = bounce ] || nodes $part
 		;;
 	selftest)
 		echo "== selftest-udmabuf"
@@ -135,5 +138,20 @@ done
 
 echo "=="
 check modules.unload rmmod $UNLOAD
+
+# A heap can't be removed: it comes last, and alone with what it depends on.
+check heap.load load $HEAP
+check heap.loads_no_pin not loaded pagekit_pin
+load pagekit_importer || broken "pagekit_importer does not load again"
+for part in $PARTS; do
+	case $part in
+	user | smoke | bounce)
+		cases $part heap /dev/dma_heap/pagekit
+		;;
+	esac
+done
+echo "=="
+case $PARTS in *bounce*) check device.bounced bounced ;; esac
+check heap.stays not rmmod pagekit_heap
 case $PARTS in *leaks*) check modules.no-leaks no_leaks ;; esac
 exit $status

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! ioctls of `<linux/udmabuf.h>` and `<linux/dma-buf.h>`, defined here so that a
+//! ioctls of `<linux/udmabuf.h>`, `<linux/dma-heap.h>` and `<linux/dma-buf.h>`, defined here so that a
 //! change of the driver's idea of them shows.
 
 use std::ffi::c_void;
@@ -42,6 +42,16 @@ pub struct UdmabufCreateList {
     pub count: u32,
 }
 
+/// C: `struct dma_heap_allocation_data`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HeapAllocation {
+    pub len: u64,
+    pub fd: u32,
+    pub fd_flags: u32,
+    pub heap_flags: u64,
+}
+
 /// C: `struct dma_buf_sync`.
 #[repr(C)]
 struct DmaBufSync {
@@ -52,6 +62,8 @@ struct DmaBufSync {
 pub const UDMABUF_CREATE: Opcode = opcode::write::<UdmabufCreate>(b'u', 0x42);
 /// C: `UDMABUF_CREATE_LIST`.
 pub const UDMABUF_CREATE_LIST: Opcode = opcode::write::<UdmabufCreateList>(b'u', 0x43);
+/// C: `DMA_HEAP_IOCTL_ALLOC`.
+pub const DMA_HEAP_IOCTL_ALLOC: Opcode = opcode::read_write::<HeapAllocation>(b'H', 0);
 /// C: `DMA_BUF_IOCTL_SYNC`.
 const DMA_BUF_IOCTL_SYNC: Opcode = opcode::write::<DmaBufSync>(b'b', 0);
 
@@ -139,6 +151,14 @@ pub fn create_list(dev: impl AsFd, flags: u32, items: &[UdmabufCreateItem]) -> i
     }
     // SAFETY: the kernel only reads `words`, and as many as `count` says.
     unsafe { ioctl_for_fd(dev, UDMABUF_CREATE_LIST, words.as_ptr().cast()) }
+}
+
+/// `DMA_HEAP_IOCTL_ALLOC`.
+pub fn heap_alloc(heap: impl AsFd, arg: &mut HeapAllocation) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads and writes `arg`.
+    unsafe { ioctl(heap, DMA_HEAP_IOCTL_ALLOC, (&raw mut *arg).cast()) }?;
+    // SAFETY: the kernel just created it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(arg.fd as RawFd) })
 }
 
 /// `DMA_BUF_IOCTL_SYNC` with any flags.

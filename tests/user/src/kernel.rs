@@ -134,6 +134,49 @@ impl Drop for Setting {
     }
 }
 
+/// A memory cgroup, removed on drop.
+#[derive(Debug)]
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    pub fn new(name: &str) -> Result<Self> {
+        let mounts = read("/proc/mounts")?;
+        let root = mounts
+            .lines()
+            .find_map(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                let (dir, kind) = (words.next()?, words.next()?);
+                (kind == "cgroup2").then(|| Path::new(dir))
+            })
+            .context("no cgroup2 is mounted")?;
+        write(root.join("cgroup.subtree_control"), "+memory")?;
+        let dir = root.join(name);
+        fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        Ok(Self(dir))
+    }
+
+    /// From now on, this process belongs to it.
+    pub fn enter(&self) -> Result<()> {
+        write(self.0.join("cgroup.procs"), "0")
+    }
+
+    /// How many bytes are charged to it.
+    pub fn charge(&self) -> Result<u64> {
+        Ok(read(self.0.join("memory.current"))?.parse()?)
+    }
+
+    /// Nothing beyond that many bytes can be charged to it.
+    pub fn limit(&self, bytes: u64) -> Result<()> {
+        write(self.0.join("memory.max"), &bytes.to_string())
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
 /// Reads what the kernel says, to notice when it complains.
 pub struct Log(File);
 
@@ -239,8 +282,8 @@ fn swapoff() {
     unsafe { libc::swapoff(c"/dev/zram0".as_ptr()) };
 }
 
-/// From now on, this process runs on one CPU.
-fn stay_on_this_cpu() -> Result<()> {
+/// From now on, this process and its children run on one CPU.
+pub fn stay_on_this_cpu() -> Result<()> {
     let mut cpus = CpuSet::new();
     cpus.set(sched_getcpu());
     sched_setaffinity(None, &cpus).context("sched_setaffinity")

@@ -87,14 +87,19 @@ impl Child {
         Ok(kill_process(self.pid, Signal::KILL)?)
     }
 
-    /// Waits until it ended; `End::TimedOut` kills it and its group.
-    pub fn wait_for(mut self, limit: Duration) -> Result<End> {
+    /// Whether it ends within that time.
+    pub fn ends_within(&self, limit: Duration) -> Result<bool> {
         let pidfd = pidfd_open(self.pid, PidfdFlags::empty()).context("pidfd_open")?;
         let limit = Timespec {
             tv_sec: limit.as_secs() as i64,
             tv_nsec: i64::from(limit.subsec_nanos()),
         };
-        let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit))? == 1;
+        Ok(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit))? == 1)
+    }
+
+    /// Waits until it ended; `End::TimedOut` kills it and its group.
+    pub fn wait_for(mut self, limit: Duration) -> Result<End> {
+        let ended = self.ends_within(limit)?;
         if !ended {
             let _ = kill_process_group(self.pid, Signal::KILL);
             self.kill()?;

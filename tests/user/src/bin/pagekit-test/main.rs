@@ -6,6 +6,7 @@ mod create;
 mod device;
 mod env;
 mod errors;
+mod heap;
 mod mapping;
 mod memory;
 mod nodes;
@@ -38,6 +39,11 @@ const GROUPS: &[Group] = &[
             errors::CASES,
         ],
     },
+    Group {
+        name: "heap",
+        fill: heap::filled,
+        tables: &[heap::CASES, mapping::CASES, device::CASES, sharing::CASES],
+    },
     node("map-pfns", &[nodes::CASES, nodes::FILE]),
     node("map-huge-pfns", &[nodes::CASES, nodes::FILE, nodes::HUGE]),
     node("map-eager-pfns", &[nodes::CASES, nodes::FILE]),
@@ -56,9 +62,9 @@ const fn node(name: &'static str, tables: &'static [&'static [Case]]) -> Group {
 }
 
 const USAGE: &str = "\
-usage: pagekit-test --device DEV [options] [FILTER]
+usage: pagekit-test --device DEV [options] [FILTER...]
 
-Runs the cases whose name contains FILTER (default: all).
+Runs the cases whose name contains a FILTER (default: all).
 
   --group NAME        the kind of device (default: udmabuf)
   --smoke             only a few quick cases
@@ -75,7 +81,7 @@ struct Args {
     list: bool,
     peer: bool,
     timeout: Duration,
-    filter: String,
+    filters: Vec<String>,
 }
 
 fn parse_args() -> Result<Args> {
@@ -86,7 +92,7 @@ fn parse_args() -> Result<Args> {
         list: false,
         peer: false,
         timeout: Duration::from_secs(120),
-        filter: String::new(),
+        filters: Vec::new(),
     };
     let mut parser = lexopt::Parser::from_env();
     while let Some(arg) = parser.next()? {
@@ -108,7 +114,7 @@ fn parse_args() -> Result<Args> {
                 println!("{USAGE}");
                 std::process::exit(0);
             }
-            Value(filter) if args.filter.is_empty() => args.filter = filter.string()?,
+            Value(filter) => args.filters.push(filter.string()?),
             _ => return Err(arg.unexpected().into()),
         }
     }
@@ -138,9 +144,12 @@ fn run(args: &Args) -> Result<bool> {
         .flat_map(|table| table.iter())
         .filter(|case| case.smoke || !args.smoke)
         .map(|case| (format!("{}.{}", args.group.name, case.name), case))
-        .filter(|(name, _)| name.contains(&args.filter))
+        .filter(|(name, _)| {
+            let mut filters = args.filters.iter();
+            args.filters.is_empty() || filters.any(|filter| name.contains(filter))
+        })
         .collect();
-    ensure!(!cases.is_empty(), "no case matches {}", args.filter);
+    ensure!(!cases.is_empty(), "no case matches {:?}", args.filters);
     if args.list {
         cases.iter().for_each(|(name, _)| println!("{name}"));
         return Ok(true);

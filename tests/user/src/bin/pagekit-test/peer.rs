@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What mainline's `/dev/udmabuf` is known to fail (seen on 7.3.4).
+//! What mainline's `/dev/udmabuf` and system heap are known to fail (seen on 7.3.4).
 
 const STALE: &str = "shows memory that was never zeroed";
 const LOST: &str = "loses what was written when the file is read";
 const FOLIO: &str = "pins folios, not pages";
+const OOM: &str = "allocates until the OOM killer comes";
 
 const KNOWN_FAILURES: &[(&str, &str)] = &[
     ("udmabuf.stale_4k", STALE),
@@ -16,6 +17,9 @@ const KNOWN_FAILURES: &[(&str, &str)] = &[
     ("udmabuf.dirty_on_release", "never marks pages dirty"),
     ("udmabuf.folios_64k_pins", FOLIO),
     ("udmabuf.folios_2m_pins", FOLIO),
+    ("heap.err_len_huge", OOM),
+    ("heap.err_more_than_memory", OOM),
+    ("heap.map_private", "maps privately for reading"),
 ];
 
 /// Why mainline fails this case, if it does.

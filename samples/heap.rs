@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A DMA heap: `/dev/dma_heap/pagekit`.
+//!
+//! The policy of this driver, which no helper knows of:
+//!
+//! * Pages are allocated when the buffer is, large folios first, and stay where they are until it is
+//!   released. They belong to nobody else, so that nothing is ever pinned: `pagekit_pin` is not
+//!   needed, and not loaded.
+//! * What is mapped for devices is in a list of the buffer, under a mutex of its own. So CPU access
+//!   waits for other CPU access, which may copy bounce buffers, but not for what importers do under
+//!   the reservation lock.
+//! * CPU mappings are of PFNs, mapped at once: buffers of a heap are made to be used as a whole, and
+//!   nothing is revoked, so that there is nothing to do in a fault. Referenced pages would let
+//!   `O_DIRECT` at the mapping, and cost four times as much; mainline's heaps do without, too. Huge
+//!   pages are mapped in faults only, where the address is aligned, and few users choose one.
+//!
+//! The kernel can't remove a heap, so that the module is never unloaded.
+//!
+//! C: `drivers/dma-buf/heaps/system_heap.c`.
+
+use core::pin::Pin;
+use kernel::{
+    bindings,
+    error::{
+        from_result,
+        to_result, //
+    },
+    mm::virt::VmaNew,
+    module::this_module,
+    new_mutex,
+    page::PAGE_SHIFT,
+    prelude::*,
+    sync::Mutex, //
+};
+use pagekit_pages::{
+    AllocFlags,
+    PageArray, //
+};
+use pagekit_vma::map_pfns;
+
+mod dmabuf;
+
+module! {
+    type: Heap,
+    name: "pagekit_heap",
+    authors: ["The pagekit authors"],
+    description: "pagekit sample: a DMA heap",
+    license: "GPL",
+    imports_ns: ["DMA_BUF", "DMA_BUF_HEAP"],
+}
+
+#[allow(
+    improper_ctypes,
+    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+)]
+extern "C" {
+    // drivers/dma-buf/dma-heap.c exports this, `bindings` does not have it.
+    static mem_accounting: bool;
+
+    // See heap_shim.c.
+    fn pagekit_heap_add() -> c_int;
+    fn pagekit_heap_ram_pages() -> c_ulong;
+    fn pagekit_heap_for_cpu(
+        dev: *mut bindings::device,
+        table: *mut bindings::sg_table,
+        dir: bindings::dma_data_direction,
+    );
+    fn pagekit_heap_for_device(
+        dev: *mut bindings::device,
+        table: *mut bindings::sg_table,
+        dir: bindings::dma_data_direction,
+    );
+}
+
+struct Heap;
+
+impl kernel::Module for Heap {
+    fn init(module: &'static ThisModule) -> Result<Self> {
+        // SAFETY: Plain call.
+        to_result(unsafe { pagekit_heap_add() })?;
+        // SAFETY: The module is being loaded. The heap has pointers to it from here on.
+        unsafe { bindings::__module_get(module.as_ptr()) };
+        Ok(Self)
+    }
+}
+
+/// Makes a buffer for the heap, whose core has checked the flags.
+///
+/// # Safety
+///
+/// To be called by the core, with a length that is page aligned and not 0.
+#[no_mangle]
+unsafe extern "C" fn pagekit_heap_allocate(
+    _heap: *mut c_void,
+    len: c_ulong,
+    fd_flags: u32,
+    _heap_flags: u64,
+) -> *mut bindings::dma_buf {
+    allocate(len, fd_flags).unwrap_or_else(|e| e.to_ptr())
+}
+
+fn allocate(len: usize, fd_flags: u32) -> Result<*mut bindings::dma_buf> {
+    let count = len >> PAGE_SHIFT;
+    // What can't be had is refused before other processes are killed for it.
+    // SAFETY: Plain call.
+    if count > unsafe { pagekit_heap_ram_pages() } {
+        return Err(ENOMEM);
+    }
+    // SAFETY: The parameter is a bool, and read only.
+    let flags = if unsafe { mem_accounting } {
+        AllocFlags::LARGE | AllocFlags::ACCOUNT
+    } else {
+        AllocFlags::LARGE
+    };
+    let array = PageArray::alloc(count, flags)?;
+    let buffer = KBox::pin_init(
+        pin_init!(Buffer {
+            array,
+            mappings <- new_mutex!(None),
+        }),
+        GFP_KERNEL,
+    )?;
+    // SAFETY: The buffer stays in the box. `OPS` is made for it.
+    let buf = unsafe {
+        dmabuf::export(
+            c"pagekit",
+            this_module::<LocalModule>(),
+            &OPS,
+            len,
+            fd_flags,
+            Pin::into_inner_unchecked(buffer),
+        )
+    }?;
+    Ok(buf.as_ptr())
+}
+
+#[pin_data]
+struct Buffer {
+    array: PageArray,
+    #[pin]
+    mappings: Mutex<Option<KBox<Mapping>>>,
+}
+
+/// The pages as a device sees them.
+///
+/// # Invariants
+///
+/// `table` is mapped for `dev` and `dir`.
+struct Mapping {
+    table: dmabuf::SgTable,
+    dev: *mut bindings::device,
+    dir: bindings::dma_data_direction,
+    next: Option<KBox<Mapping>>,
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants it is mapped so. The device stays while it is attached.
+        unsafe { bindings::dma_unmap_sgtable(self.dev, self.table.as_ptr(), self.dir, 0) };
+    }
+}
+
+static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
+    map_dma_buf: Some(map_dma_buf),
+    unmap_dma_buf: Some(unmap_dma_buf),
+    begin_cpu_access: Some(begin_cpu_access),
+    end_cpu_access: Some(end_cpu_access),
+    mmap: Some(mmap),
+    vmap: Some(vmap),
+    vunmap: Some(vunmap),
+    release: Some(release),
+    ..pin_init::zeroed()
+};
+
+// What the dma-buf core calls, with buffers that were exported with `OPS`.
+
+/// # Safety
+///
+/// To be called by the core.
+unsafe extern "C" fn map_dma_buf(
+    attachment: *mut bindings::dma_buf_attachment,
+    dir: bindings::dma_data_direction,
+) -> *mut bindings::sg_table {
+    // SAFETY: The core passes an attachment of a buffer that we exported.
+    let (dev, buffer) = unsafe {
+        (
+            (*attachment).dev,
+            dmabuf::data::<Buffer>((*attachment).dmabuf),
+        )
+    };
+    let map = || -> Result<*mut bindings::sg_table> {
+        // SAFETY: The device stays while it is attached.
+        let mut table = unsafe { dmabuf::SgTable::new(buffer.array.pages(), dev) }?;
+        // SAFETY: As above, and the table is allocated.
+        to_result(unsafe { bindings::dma_map_sgtable(dev, table.as_ptr(), dir, 0) })?;
+        let mut mapping = KBox::new(
+            // INVARIANT: It was mapped just now.
+            Mapping {
+                table,
+                dev,
+                dir,
+                next: None,
+            },
+            GFP_KERNEL,
+        )?;
+        let table = mapping.table.as_ptr();
+        let mut mappings = buffer.mappings.lock();
+        mapping.next = mappings.take();
+        *mappings = Some(mapping);
+        Ok(table)
+    };
+    map().unwrap_or_else(|e| e.to_ptr())
+}
+
+/// # Safety
+///
+/// To be called by the core, with what `map_dma_buf` has returned.
+unsafe extern "C" fn unmap_dma_buf(
+    attachment: *mut bindings::dma_buf_attachment,
+    table: *mut bindings::sg_table,
+    _dir: bindings::dma_data_direction,
+) {
+    // SAFETY: The core passes an attachment of a buffer that we exported.
+    let buffer = unsafe { dmabuf::data::<Buffer>((*attachment).dmabuf) };
+    let mapping = take(&mut buffer.mappings.lock(), table);
+    // This unmaps, when the lock is free again: a bounce buffer may have to be copied.
+    drop(mapping);
+}
+
+/// Takes the mapping with that table out of a list.
+fn take(
+    mut list: &mut Option<KBox<Mapping>>,
+    table: *mut bindings::sg_table,
+) -> Option<KBox<Mapping>> {
+    while list.as_mut()?.table.as_ptr() != table {
+        list = &mut list.as_mut()?.next;
+    }
+    let mut mapping = list.take()?;
+    *list = mapping.next.take();
+    Some(mapping)
+}
+
+const BOTH: bindings::dma_data_direction = bindings::dma_data_direction::DMA_BIDIRECTIONAL;
+
+/// Calls `sync` with what is mapped of the buffer: with what is mapped both ways for `both`.
+///
+/// # Safety
+///
+/// `buf` must be a buffer of ours.
+unsafe fn sync_all(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+    both: bindings::dma_data_direction,
+    sync: unsafe extern "C" fn(
+        *mut bindings::device,
+        *mut bindings::sg_table,
+        bindings::dma_data_direction,
+    ),
+) -> c_int {
+    // SAFETY: As the caller promises.
+    let buffer = unsafe { dmabuf::data::<Buffer>(buf) };
+    let mut mappings = buffer.mappings.lock();
+    let mut next = &mut *mappings;
+    while let Some(m) = next {
+        // Only what both sides do: a bounce buffer must not be copied over what the other one has
+        // written.
+        let dir = match m.dir {
+            BOTH => Some(both),
+            _ => (dir == BOTH || dir == m.dir).then_some(m.dir),
+        };
+        if let Some(dir) = dir {
+            // SAFETY: By the type invariants it is mapped for this device, in this direction.
+            unsafe { sync(m.dev, m.table.as_ptr(), dir) };
+        }
+        next = &mut m.next;
+    }
+    0
+}
+
+/// # Safety
+///
+/// To be called by the core.
+unsafe extern "C" fn begin_cpu_access(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+) -> c_int {
+    // Also where the CPU will only write: the end copies that back with all that is around it.
+    // SAFETY: The core passes a buffer of ours.
+    unsafe { sync_all(buf, dir, BOTH, pagekit_heap_for_cpu) }
+}
+
+/// # Safety
+///
+/// To be called by the core.
+unsafe extern "C" fn end_cpu_access(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+) -> c_int {
+    // SAFETY: The core passes a buffer of ours.
+    unsafe { sync_all(buf, dir, dir, pagekit_heap_for_device) }
+}
+
+/// # Safety
+///
+/// To be called by the core, under the mmap lock.
+unsafe extern "C" fn mmap(
+    buf: *mut bindings::dma_buf,
+    vma: *mut bindings::vm_area_struct,
+) -> c_int {
+    // SAFETY: The core passes a buffer of ours, and a VMA that is being set up. It is never made a
+    // mixed mapping. It holds the file of the buffer, so that the pages are released after the
+    // mapping has gone.
+    from_result(|| unsafe {
+        map_pfns(
+            VmaNew::from_raw(vma),
+            dmabuf::data::<Buffer>(buf).array.pages(),
+            0,
+        )?;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// To be called by the core, which counts: there is one at a time.
+unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) -> c_int {
+    // SAFETY: The core passes a buffer of ours, and a map to be filled in.
+    from_result(|| unsafe {
+        dmabuf::vmap(dmabuf::data::<Buffer>(buf).array.pages(), &mut *map)?;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// To be called by the core, for the last user of what `vmap` has filled in.
+unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
+    // SAFETY: The core passes a buffer of ours, and what `vmap` has filled in.
+    unsafe { dmabuf::vunmap(dmabuf::data::<Buffer>(buf).array.pages(), &*map) };
+}
+
+/// # Safety
+///
+/// To be called by the core, when the last file descriptor, mapping and importer has gone.
+unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
+    // SAFETY: The core passes a buffer of ours, for the last time. This frees the pages.
+    drop(unsafe { dmabuf::release::<Buffer>(buf) });
+}
