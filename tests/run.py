@@ -31,13 +31,20 @@ UNLISTED = "not in tests/expected.txt"
 SAMPLE = "pagekit_udmabuf"
 # Once loaded, it stays, and what it needs stays with it.
 HEAP = "pagekit_heap"
+# The kernel tree's own tests, with where the headers are that the machine lacks, or has of
+# an older kernel.
+SELFTESTS = {
+    "udmabuf": ("include/uapi", "drivers/dma-buf/udmabuf.c"),
+    "pfnmap": ("tools/include/uapi", "mm/pfnmap.c", "mm/vm_util.c"),
+    "heaps": ("include/uapi", "dmabuf-heaps/dmabuf-heap.c"),
+}
 
 # The demo's file lives in the guest's memory once; the rest is room for the guest.
 DEMO_MAX_MIB = 1024
 DEMO_ROOM_MIB = 512
 
 # What runs where: by level, the parts of guest/test.sh. Time limits are for hardware
-# acceleration (vm.py scales them); the selftest needs the 6 GiB.
+# acceleration (vm.py scales them); the selftests need the 6 GiB.
 PARTS = {
     ("test", "base"): "kunit user selftest",
     ("test", "swiotlb"): "bounce",
@@ -112,13 +119,13 @@ def load_order(modules: Path, *wanted) -> list[str]:
 
 
 def build_selftests(kdir: Path):
-    """The kernel tree's own tests of /dev/udmabuf and of PFN mappings, unchanged."""
+    """The kernel tree's own, unchanged."""
     source = kdir / "source" if (kdir / "source").exists() else kdir
     selftests = source / "tools/testing/selftests"
-    for name, *files in (("udmabuf", "drivers/dma-buf/udmabuf.c"), ("pfnmap", "mm/pfnmap.c", "mm/vm_util.c")):
-        call(f"building the kernel's {name} selftest", "cc", "-O2", "-w", "-I", selftests,
-             "-isystem", source / "tools/include/uapi", *(selftests / file for file in files),
-             "-o", BIN / f"{name}-selftest")
+    for name, (headers, *files) in SELFTESTS.items():
+        place = "-isystem" if headers.startswith("tools") else "-idirafter"
+        call(f"building the kernel's {name} selftest", "cc", "-O2", "-w", "-D__user=", "-I", selftests,
+             place, source / headers, *(selftests / file for file in files), "-o", BIN / f"{name}-selftest")
 
 
 def run_vm(config, built, script, env, name=None, **options) -> vm.Result:
@@ -188,21 +195,23 @@ def mib(path: Path) -> int:
 # --- The tests -------------------------------------------------------------------
 
 # KUnit indents its cases by four, and parameters of a case deeper.
-TAP = re.compile(r"(?: {4})?(not )?ok\b(?: \d+)?(?: -)? +(.*?)(?: *# ?(.*))?$")
+TAP = re.compile(r"(?: {4})?(not )?ok\b(?: (\d+))?(?: -)? +(.*?)(?: *# ?(.*))?$")
 
 
 def parse_tap(text, where) -> list[Case]:
+    """Cases and how they ended. kselftests print what may vary: then their numbers are names."""
     cases, suite, notes = [], "", {}
     for line in text.splitlines():
         if line.startswith("=="):
             suite = line[2:].strip()
         elif note := re.match(r" *# (\S+): (.*)", line):
             notes.setdefault(note[1], note[2])  # KUnit says before the result why a case failed
-        elif (match := TAP.match(line)) and match[2] != suite:
-            # As kselftests name them: "test: [PASS,case]", or "fixture.case".
-            name = re.sub(r".*\[(?:PASS|FAIL),(.*)\]$", r"\1", match[2])
-            name = name.rpartition(".")[2] if suite else name
-            detail = match[3] or (notes.get(name, "") if match[1] else "")
+        elif (match := TAP.match(line)) and match[3] != suite:
+            # As kselftests name them: "test: [PASS,case]", "fixture.case", or in words.
+            name = re.sub(r".*(?:\[(?:PASS|FAIL),|\.)(.*?)\]?$", r"\1", match[3]) if suite else match[3]
+            if suite.startswith("selftest-") and name == match[3]:
+                name = f"test-{match[2]}"
+            detail = match[4] or (notes.get(name, "") if match[1] else "")
             skipped = detail.upper().startswith(("SKIP", "TODO"))
             cases.append(Case(where, f"{suite}.{name}" if suite else name, not match[1] and not skipped, detail))
     return cases

@@ -64,7 +64,7 @@ user_memory() {
 
 # The kernel tree's selftest opens /dev/udmabuf, where mainline's driver sits. The
 # last two of its cases take 1100 huge pages.
-selftest() {
+selftest_udmabuf() {
 	name=pagekit-selftest
 	rmmod pagekit_udmabuf && insmod "$MODDIR/pagekit_udmabuf.ko" name=$name || return
 	mount --bind /dev/$name /dev/udmabuf || return
@@ -73,6 +73,14 @@ selftest() {
 	tool "$BIN/udmabuf-selftest" </dev/null
 	echo 0 >/proc/sys/vm/nr_hugepages
 	umount /dev/udmabuf
+}
+
+# The one of DMA heaps tests all that there are: it is shown only ours.
+selftest_heaps() {
+	mount -t tmpfs none /dev/dma_heap || return
+	mknod /dev/dma_heap/pagekit c $(tr : ' ' </sys/class/dma_heap/pagekit/dev) || return
+	tool "$BIN/heaps-selftest" </dev/null
+	umount /dev/dma_heap
 }
 
 # cases <part> <group> <device>
@@ -127,7 +135,7 @@ for part in $PARTS; do
 		;;
 	selftest)
 		echo "== selftest-udmabuf"
-		selftest || broken "no device for the selftest"
+		selftest_udmabuf || broken "no device for the selftest"
 		for node in /dev/pagekit-map-*pfns; do
 			echo "== selftest-pfnmap-${node#/dev/pagekit-map-}"
 			tool "$BIN/pfnmap-selftest" -- "$node" </dev/null
@@ -148,10 +156,14 @@ for part in $PARTS; do
 	user | smoke | bounce)
 		cases $part heap /dev/dma_heap/pagekit
 		;;
+	selftest)
+		echo "== selftest-heaps"
+		selftest_heaps || broken "no heap for the selftest"
+		;;
 	esac
 done
 echo "=="
-case $PARTS in *bounce*) check device.bounced bounced ;; esac
 check heap.stays not rmmod pagekit_heap
+case $PARTS in *bounce*) check device.bounced bounced ;; esac
 case $PARTS in *leaks*) check modules.no-leaks no_leaks ;; esac
 exit $status
