@@ -88,7 +88,7 @@ bitflags::bitflags! {
     }
 }
 
-/// Pages pinned at once: bounds the time between two looks at signals.
+/// Pages pinned or unpinned at once: bounds the time between two looks at signals and others.
 const CHUNK: usize = 1 << 12;
 
 /// References on a folio beyond which there are no further pins of it: the kernel warns when they
@@ -109,7 +109,7 @@ fn yield_or_eintr() -> Result {
 
 /// Pinned pages.
 ///
-/// Unpinned on drop.
+/// Unpinned on drop, which may sleep: it takes folio locks where pages are marked dirty.
 ///
 /// # Invariants
 ///
@@ -342,16 +342,19 @@ impl PinArray {
 
     /// Unpins and forgets the entries from `start` on.
     fn unpin_from(&mut self, start: usize, dirty: bool) {
-        let pages = &self.pages[start..];
-        // SAFETY: By the type invariants we own a pin for each of these entries; `truncate` below
-        // forgets them. `PageRef` is a transparent `struct page` pointer.
-        unsafe {
-            bindings::unpin_user_pages_dirty_lock(
-                pages.as_ptr().cast_mut().cast::<*mut bindings::page>(),
-                pages.len() as c_ulong,
-                dirty,
-            )
-        };
+        for chunk in self.pages[start..].chunks(CHUNK) {
+            // SAFETY: By the type invariants we own a pin for each of these entries; `truncate`
+            // below forgets them. `PageRef` is a transparent `struct page` pointer. This runs in
+            // process context and may sleep.
+            unsafe {
+                bindings::unpin_user_pages_dirty_lock(
+                    chunk.as_ptr().cast_mut().cast::<*mut bindings::page>(),
+                    chunk.len() as c_ulong,
+                    dirty,
+                );
+                pagekit_pin_cond_resched();
+            }
+        }
         // INVARIANT: No entry is left without its pin.
         self.pages.truncate(start);
     }
