@@ -44,12 +44,12 @@ const GROUPS: &[Group] = &[
         fill: heap::filled,
         tables: &[heap::CASES, mapping::CASES, device::CASES, sharing::CASES],
     },
-    node("map-pfns", &[nodes::CASES, nodes::FILE]),
-    node("map-huge-pfns", &[nodes::CASES, nodes::FILE, nodes::HUGE]),
-    node("map-eager-pfns", &[nodes::CASES, nodes::FILE]),
-    node("map-pages", &[nodes::CASES]),
-    node("map-huge-pages", &[nodes::CASES, nodes::HUGE]),
-    node("map-eager-pages", &[nodes::CASES]),
+    node("map-pfns", nodes::PFNS),
+    node("map-huge-pfns", nodes::HUGE_PFNS),
+    node("map-eager-pfns", nodes::PFNS),
+    node("map-pages", nodes::REFERENCED),
+    node("map-huge-pages", nodes::HUGE_REFERENCED),
+    node("map-eager-pages", nodes::REFERENCED),
 ];
 
 /// A test node: its files come with pages.

@@ -2,32 +2,36 @@
 //! The kinds of mappings, at the test nodes of `tests/mapper.rs`: the same cases for all, with what
 //! each kind allows.
 
-use std::ffi::c_void;
+mod file;
+mod gup;
+mod huge;
+
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::kernel::{self, ZramSwap};
-use pagekit_user::map::{last_errno, Mapping, RW};
+use pagekit_user::map::{Mapping, RW};
 use pagekit_user::process::{signal_of, Child};
-use pagekit_user::{abi, PAGE};
-use rustix::fs::{fallocate, FallocateFlags, MemfdFlags, SealFlags};
+use pagekit_user::{abi, kernel, PAGE};
 use rustix::io::{self, Errno};
 use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
-use crate::env::{fill, read_page, written, Case, Content, Env};
-use crate::mapping::{direct, direct_disk, process_vm};
-use crate::memory::{allocate, evict, HUGE_PAGES};
+use crate::env::{Case, Content, Env};
+use crate::memory::HUGE_PAGES;
 
-/// For all kinds.
-pub const CASES: &[Case] = &[
+/// The cases for each kind.
+pub const PFNS: &[&[Case]] = &[CASES, gup::CASES, file::CASES, file::PFN_CASES];
+pub const HUGE_PFNS: &[&[Case]] = &[CASES, gup::CASES, file::CASES, file::PFN_CASES, huge::CASES];
+pub const REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES];
+pub const HUGE_REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES, huge::CASES];
+
+const CASES: &[Case] = &[
     Case::new("offsets", offsets).smoke(),
     Case::new("faults", faults).smoke(),
-    Case::new("past_end", past_end).smoke(),
-    Case::new("private", private).smoke(),
-    Case::new("read_only", read_only).smoke(),
+    Case::new("past_end", past_end),
+    Case::new("private", private),
+    Case::new("read_only", read_only),
     Case::new("split_mprotect", split_mprotect).smoke(),
     Case::new("split_munmap", split_munmap),
     Case::new("mremap_shrink", mremap_shrink),
@@ -37,37 +41,7 @@ pub const CASES: &[Case] = &[
     Case::new("dontneed", dontneed).smoke(),
     Case::new("populate", populate),
     Case::new("outlives_file", outlives_file),
-    Case::new("o_direct", o_direct),
-    Case::new("process_vm", other_process),
-    Case::new("ptrace", ptrace),
-    Case::new("splice", splice).smoke(),
     Case::new("charged", charged),
-    Case::new("file_pages", file_pages).smoke(),
-    Case::new("ioctl_errors", ioctl_errors),
-];
-
-/// For those that map PFNs: what becomes of the pages of a file.
-pub const FILE: &[Case] = &[
-    Case::new("truncate_4k", |env| truncate(env, 4, 32)).smoke(),
-    Case::new("truncate_2m", |env| truncate(env, 2048, 2 * HUGE_PAGES)),
-    Case::new("punch_hole_4k", |env| punch_hole(env, 4, 32)),
-    Case::new("punch_hole_2m", |env| punch_hole(env, 2048, 2 * HUGE_PAGES)),
-    Case::new("punch_hole_part", punch_part),
-    Case::new("swap", swap),
-    Case::new("swap_after_write", swap_after_write),
-];
-
-/// For those that map huge pages.
-pub const HUGE: &[Case] = &[
-    Case::new("huge", huge).smoke(),
-    Case::new("huge_unaligned", huge_unaligned),
-    Case::new("huge_file", huge_file),
-    Case::new("huge_fork", huge_fork),
-    Case::new("huge_split", huge_split).smoke(),
-    Case::new("huge_write_after_read", huge_write_after_read),
-    Case::new("huge_moved", huge_moved),
-    Case::new("huge_advised_not", huge_advised_not),
-    Case::new("huge_disabled", huge_disabled),
 ];
 
 /// What the kinds allow.
@@ -221,8 +195,6 @@ fn ends_with(signal: i32, access: impl FnOnce()) -> Result<()> {
     ensure!(got == Some(signal), "ended with {got:?}, not {signal}");
     Ok(())
 }
-
-// --- All kinds ----------------------------------------------------------------------
 
 fn offsets(env: &Env) -> Result<()> {
     let node = Node::open(env)?;
@@ -466,139 +438,6 @@ fn outlives_file(env: &Env) -> Result<()> {
     see_all(&late, 8)
 }
 
-// --- References to the pages ------------------------------------------------------
-
-/// A call that looks for the page behind an address: works, or doesn't find any.
-fn gup(node: &Node, what: &str, result: io::Result<usize>) -> Result<()> {
-    let want = match node.kind.gup {
-        true => Ok(PAGE),
-        false => Err(Errno::FAULT),
-    };
-    ensure!(result == want, "{what}: {result:?}, not {want:?}");
-    Ok(())
-}
-
-fn o_direct(env: &Env) -> Result<()> {
-    let (_zram, disk) = direct_disk()?;
-    let own = Mapping::anonymous(PAGE)?;
-    let node = Node::open(env)?;
-    let map = node.map(HUGE_PAGES, HUGE_PAGES)?;
-    let (old, new) = (old(HUGE_PAGES), new(HUGE_PAGES));
-
-    own.write(0, b"control");
-    ensure!(
-        direct(&disk, &own, true) == Ok(PAGE),
-        "O_DIRECT doesn't work"
-    );
-    map.write(0, &old.bytes());
-    gup(&node, "write", direct(&disk, &map, true))?;
-    if node.kind.gup {
-        ensure!(direct(&disk, &own, false) == Ok(PAGE));
-        old.check(&own.page(0)).context("what was written")?;
-    }
-
-    own.write(0, &new.bytes());
-    ensure!(direct(&disk, &own, true) == Ok(PAGE));
-    gup(&node, "read", direct(&disk, &map, false))?;
-    let want = node.after_gup(HUGE_PAGES);
-    want.check(&map.page(0)).context("what was read")?;
-    want.check(&node.map(HUGE_PAGES, 1)?.page(0))
-}
-
-/// Runs `access` while a child has the mapping, too.
-fn with_child(access: impl FnOnce(i32) -> Result<()>) -> Result<()> {
-    let child = Child::spawn(|| loop {
-        std::thread::park();
-    })?;
-    access(child.id())
-}
-
-fn other_process(env: &Env) -> Result<()> {
-    let (node, own) = (Node::open(env)?, Mapping::anonymous(PAGE)?);
-    let page = HUGE_PAGES;
-    for touched in [false, true] {
-        let map = node.map(page, HUGE_PAGES)?;
-        if touched {
-            map.touch();
-        }
-        with_child(|pid| {
-            gup(&node, "readv", process_vm(pid, &own, &map, false))?;
-            if node.kind.gup {
-                see(&own, |_| old(page))?;
-            }
-            put(&own, 0, new(page));
-            gup(&node, "writev", process_vm(pid, &own, &map, true))
-        })?;
-        see(&node.map(page, 1)?, |_| node.after_gup(page))?;
-        put(&map, 0, old(page));
-    }
-    Ok(())
-}
-
-fn ptrace(env: &Env) -> Result<()> {
-    let node = Node::open(env)?;
-    let map = node.map(0, PAGES)?;
-    let addr = map.at(7 * PAGE).cast::<c_void>();
-    with_child(|pid| {
-        let request = |what: u32, addr: *mut c_void, data: usize| {
-            // SAFETY: of a child that nothing else depends on; PTRACE_PEEKDATA writes a word that
-            // `data` points to.
-            match unsafe { libc::syscall(libc::SYS_ptrace, what, pid, addr, data) } {
-                0 => Ok(()),
-                _ => Err(last_errno()),
-            }
-        };
-        request(libc::PTRACE_SEIZE, std::ptr::null_mut(), 0).context("PTRACE_SEIZE")?;
-        request(libc::PTRACE_INTERRUPT, std::ptr::null_mut(), 0).context("PTRACE_INTERRUPT")?;
-        // SAFETY: plain call.
-        ensure!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) } == pid);
-        // ptrace has a code of its own for this.
-        let want = match node.kind.gup {
-            true => Ok(()),
-            false => Err(Errno::IO),
-        };
-        let mut word = 0u64;
-        let result = request(libc::PTRACE_PEEKDATA, addr, (&raw mut word) as usize);
-        ensure!(result == want, "PTRACE_PEEKDATA: {result:?}, not {want:?}");
-        ensure!(!node.kind.gup || word == old(7).word(), "{word:x}");
-        let word = new(7).word();
-        let result = request(libc::PTRACE_POKEDATA, addr, word as usize);
-        ensure!(result == want, "PTRACE_POKEDATA: {result:?}, not {want:?}");
-        Ok(())
-    })?;
-    see(&node.map(7, 1)?, |_| node.after_gup(7))
-}
-
-/// A pipe that has a reference to a page keeps it when mapping and file are gone.
-fn splice(env: &Env) -> Result<()> {
-    let (from, to) = rustix::pipe::pipe()?;
-    let node = Node::open(env)?;
-    let map = node.map(7, 1)?;
-    map.write(0, &new(7).bytes());
-    let iovec = libc::iovec {
-        iov_base: map.at(0).cast(),
-        iov_len: PAGE,
-    };
-    // SAFETY: a page that nobody has references to.
-    let len = unsafe { libc::vmsplice(to.as_raw_fd(), &iovec, 1, 0) };
-    gup(
-        &node,
-        "vmsplice",
-        usize::try_from(len).map_err(|_| last_errno()),
-    )?;
-    if node.kind.gup {
-        drop((map, node));
-        // What was free would be zeroed now.
-        let _others = [Node::open(env)?, Node::open(env)?];
-        let mut bytes = [0; PAGE];
-        File::from(from).read_exact(&mut bytes)?;
-        new(7).check(&bytes)?;
-    }
-    Ok(())
-}
-
-// --- The pages --------------------------------------------------------------------
-
 /// Fresh pages are charged to who opens the node, until they are released.
 fn charged(env: &Env) -> Result<()> {
     const GROUP: &str = "/sys/fs/cgroup/pagekit-test";
@@ -623,345 +462,4 @@ fn charged(env: &Env) -> Result<()> {
     .join("child");
     std::fs::remove_dir(GROUP).context(GROUP)?;
     result
-}
-
-/// Pages of a file can be mapped as PFNs only.
-fn file_pages(env: &Env) -> Result<()> {
-    let memfd = written(1, 16)?;
-    let node = Node::of_file(env, &memfd, 3, 8)?;
-    match (node.kind.gup, node.kind.eager) {
-        (false, _) => {
-            let map = node.map(0, 8)?;
-            see_all(&map, 3)?;
-            map.write(2 * PAGE, &new(5).bytes());
-            new(5).check(&read_page(&memfd, 5)?)?;
-            let result = node.map(0, 9);
-            ensure!(
-                matches!(result, Err(Errno::INVAL)),
-                "past the end: {result:?}"
-            );
-        }
-        (true, false) => {
-            let map = node.map(0, 8)?;
-            ends_with(libc::SIGBUS, || touch(&map, 0))?;
-        }
-        (true, true) => {
-            let result = node.map(0, 8);
-            ensure!(matches!(result, Err(Errno::INVAL)), "{result:?}");
-        }
-    }
-    Ok(())
-}
-
-fn ioctl_errors(env: &Env) -> Result<()> {
-    let (memfd, node) = (written(1, 16)?, Node::open(env)?);
-    let is = |what: &str, result: io::Result<()>, want: Errno| {
-        ensure!(result == Err(want), "{what}: {result:?}, not {want:?}");
-        Ok(())
-    };
-    for (code, want) in [
-        (SHOW_FILE, Errno::FAULT),
-        (opcode::write::<FileRange>(b'P', 4), Errno::NOTTY),
-        (opcode::write::<u32>(b'P', 3), Errno::NOTTY),
-    ] {
-        // SAFETY: the kernel reads at null.
-        let result = unsafe { abi::ioctl(&node.file, code, std::ptr::null()) };
-        is("null", result.map(drop), want)?;
-    }
-    let closed: OwnedFd = memfd.try_clone()?.into();
-    let range = FileRange {
-        memfd: closed.as_raw_fd() as u32,
-        count: 1,
-        pgoff: 0,
-    };
-    drop(closed);
-    // SAFETY: the kernel reads `range`.
-    let result = unsafe { abi::ioctl(&node.file, SHOW_FILE, (&raw const range).cast()) };
-    is("closed", result.map(drop), Errno::BADF)?;
-    is("a node", node.show_file(&node.file, 0, 1), Errno::INVAL)?;
-    for (pgoff, count) in [(0, 0), (0, 17), (16, 1), (1 << 60, 1)] {
-        is("range", node.show_file(&memfd, pgoff, count), Errno::INVAL)?;
-    }
-    // None of these counted.
-    node.show_file(&memfd, 0, 16)?;
-    is("again", node.show_file(&memfd, 0, 16), Errno::BUSY)?;
-    let node = Node::open(env)?;
-    let map = node.map(0, 1)?;
-    is("mapped", node.show_file(&memfd, 0, 16), Errno::BUSY)?;
-    see_all(&map, 0)
-}
-
-// --- Pages of a file --------------------------------------------------------------
-
-fn punch(memfd: &File, first: usize, count: usize) -> Result<()> {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    Ok(fallocate(
-        memfd,
-        flags,
-        (first * PAGE) as u64,
-        (count * PAGE) as u64,
-    )?)
-}
-
-/// A memfd of `pages` pages, in folios of `kib`, that may be truncated.
-fn memfd(kib: usize, pages: usize) -> Result<File> {
-    let memfd = abi::memfd_with(0, MemfdFlags::empty(), SealFlags::empty())?;
-    allocate(&memfd, kib, pages * PAGE)?;
-    fill(&memfd, 1, pages)?;
-    Ok(memfd)
-}
-
-fn truncate(env: &Env, kib: usize, pages: usize) -> Result<()> {
-    keeps_pages(env, &memfd(kib, pages)?, pages, |memfd| {
-        Ok(memfd.set_len(0)?)
-    })
-}
-
-fn punch_hole(env: &Env, kib: usize, pages: usize) -> Result<()> {
-    keeps_pages(env, &memfd(kib, pages)?, pages, |memfd| {
-        punch(memfd, 0, pages)
-    })
-}
-
-/// A hole in a large folio is zeroed in place.
-fn punch_part(env: &Env) -> Result<()> {
-    let memfd = memfd(2048, HUGE_PAGES)?;
-    let node = Node::of_file(env, &memfd, 0, HUGE_PAGES)?;
-    let map = node.map(0, HUGE_PAGES)?;
-    map.touch();
-    punch(&memfd, 8, 16)?;
-    see(&map, |page| match page {
-        8..24 => Content::Zero,
-        _ => old(page),
-    })
-}
-
-/// The mapping stays as it is when the file loses its pages: touched or not.
-fn keeps_pages(
-    env: &Env,
-    memfd: &File,
-    pages: usize,
-    lose: impl FnOnce(&File) -> Result<()>,
-) -> Result<()> {
-    let node = Node::of_file(env, memfd, 0, pages)?;
-    let (early, late) = (node.map(0, pages)?, node.map(0, pages)?);
-    early.touch();
-    lose(memfd)?;
-    memfd.set_len((pages * PAGE) as u64)?;
-    Content::Zero.check(&read_page(memfd, 5)?)?;
-    see_all(&early, 0)?;
-    see_all(&late, 0)?;
-    // The file has another page there now.
-    put(&early, 5, new(5));
-    see(&node.map(5, 1)?, |_| new(5))?;
-    Content::Zero.check(&read_page(memfd, 5)?)
-}
-
-/// Held pages don't leave memory, however hard they are pushed.
-fn swap(env: &Env) -> Result<()> {
-    const COUNT: usize = 256;
-    let _swap = ZramSwap::new(32 << 20)?;
-    let (memfd, other) = (written(1, COUNT)?, written(2, COUNT)?);
-    let node = Node::of_file(env, &memfd, 0, COUNT)?;
-    let map = node.map(0, COUNT)?;
-    map.touch();
-    // As hard as pages that do.
-    evict(&other, COUNT)?;
-    let _ = evict(&memfd, COUNT);
-    let resident = Mapping::shared(&memfd, 0, COUNT * PAGE)?.resident()?;
-    ensure!(resident == COUNT, "only {resident} of {COUNT} pages stay");
-    see_all(&map, 0)?;
-    drop((map, node));
-    evict(&memfd, COUNT).context("after release")
-}
-
-/// What was written to the pages of holes, which nobody else marks dirty, survives swapping.
-fn swap_after_write(env: &Env) -> Result<()> {
-    const COUNT: usize = 256;
-    let _swap = ZramSwap::new(32 << 20)?;
-    let memfd = abi::memfd((COUNT * PAGE) as u64)?;
-    let node = Node::of_file(env, &memfd, 0, COUNT)?;
-    let map = node.map(0, COUNT)?;
-    for page in 0..COUNT {
-        map.write(page * PAGE, &new(page).bytes());
-    }
-    drop((map, node));
-    evict(&memfd, COUNT)?;
-    (0..COUNT).try_for_each(|page| new(page).check(&read_page(&memfd, page)?))
-}
-
-// --- Huge pages -------------------------------------------------------------------
-//
-// What looks at page tables from user space leaves out mappings of PFNs. But a huge page takes no page
-// table, and splits are counted.
-
-/// A node whose fresh pages are huge.
-fn huge_node(env: &Env) -> Result<Node> {
-    kernel::write("/proc/sys/vm/compact_memory", "1")?;
-    Node::open(env)
-}
-
-/// How many page tables `access` makes or frees.
-fn tables(access: impl FnOnce() -> Result<()>) -> Result<usize> {
-    let before = kernel::page_tables()?;
-    access()?;
-    Ok(kernel::page_tables()?.abs_diff(before) / PAGE)
-}
-
-/// How many page tables the huge pages of the mapping take when they are touched.
-fn tables_for_blocks(map: &Mapping) -> Result<usize> {
-    touch(map, PAGES - 1); // The upper ones.
-    tables(|| see_all(map, 0))
-}
-
-fn huge(env: &Env) -> Result<()> {
-    let node = huge_node(env)?;
-    let map = node.map(0, PAGES)?;
-    let n = tables_for_blocks(&map)?;
-    ensure!(n == 0, "{n} page tables");
-    // The first access is a write, in the middle.
-    let map = node.map(0, PAGES)?;
-    touch(&map, PAGES - 1);
-    let n = tables(|| {
-        for page in [100, HUGE_PAGES + 100] {
-            put(&map, page, old(page));
-        }
-        see_all(&map, 0)
-    })?;
-    ensure!(n == 0, "{n} page tables after writing");
-    Ok(())
-}
-
-fn huge_unaligned(env: &Env) -> Result<()> {
-    let node = huge_node(env)?;
-    let place = Node::place(1, PAGES)?;
-    let map = Mapping::over(place, &node.file, 0, RW, MapFlags::SHARED)?;
-    let n = tables_for_blocks(&map)?;
-    ensure!(n == 2, "{n} page tables");
-    Ok(())
-}
-
-/// Folios of a memfd, which may be mapped as PFNs only.
-fn huge_file(env: &Env) -> Result<()> {
-    let memfd = memfd(2048, 3 * HUGE_PAGES)?;
-    let node = Node::of_file(env, &memfd, 0, 3 * HUGE_PAGES)?;
-    let map = node.map(0, 3 * HUGE_PAGES)?;
-    if node.kind.gup {
-        return ends_with(libc::SIGBUS, || touch(&map, 0));
-    }
-    touch(&map, 0); // The upper page tables.
-    let n = tables(|| see_all(&map, 0))?;
-    ensure!(n == 0, "{n} page tables");
-    Ok(())
-}
-
-fn huge_fork(env: &Env) -> Result<()> {
-    let node = huge_node(env)?;
-    let map = node.map(0, PAGES)?;
-    map.touch();
-    Child::spawn(|| {
-        see_all(&map, 0)?;
-        // What is huge has no page table that could go.
-        let before = kernel::page_tables()?;
-        let _rest = map.cut_out(HUGE_SIZE, HUGE_SIZE)?;
-        ensure!(
-            kernel::page_tables()? == before,
-            "a page table in the child"
-        );
-        Ok(())
-    })?
-    .join("child")
-}
-
-/// Runs `access`, and returns how many huge pages were split meanwhile.
-fn splits(access: impl FnOnce() -> Result<()>) -> Result<i64> {
-    let before = kernel::event("thp_split_pmd")?;
-    access()?;
-    Ok(kernel::event("thp_split_pmd")? - before)
-}
-
-/// Protected in the middle, one stays right and writable.
-fn huge_split(env: &Env) -> Result<()> {
-    let node = huge_node(env)?;
-    let map = node.map(0, PAGES)?;
-    map.touch();
-    let n = splits(|| Ok(map.protect(100 * PAGE, 10 * PAGE, MprotectFlags::READ)?))?;
-    ensure!(n == 1, "{n} were split");
-    see_all(&map, 0)?;
-    ends_with(libc::SIGSEGV, || put(&map, 100, new(100)))?;
-    for page in [99, 110] {
-        put(&map, page, new(page));
-        see(&node.map(page, 1)?, |_| new(page))?;
-    }
-    // In the other one, too, by unmapping.
-    let n = splits(|| {
-        map.cut_out(HUGE_SIZE + PAGE, PAGE)?;
-        Ok(())
-    })?;
-    ensure!(n == 1, "{n} were split by munmap");
-    Ok(())
-}
-
-fn huge_write_after_read(env: &Env) -> Result<()> {
-    let node = huge_node(env)?;
-    let map = node.map_with(0, PAGES, ProtFlags::READ, MapFlags::SHARED)?;
-    let (pages, mut n) = ([5, HUGE_PAGES + 5], tables_for_blocks(&map)?);
-    ensure!(n == 0, "{n} page tables before");
-    let split = splits(|| {
-        n = tables(|| {
-            map.protect(0, map.len(), MprotectFlags::READ | MprotectFlags::WRITE)?;
-            pages.iter().for_each(|&page| put(&map, page, new(page)));
-            Ok(())
-        })?;
-        Ok(())
-    })?;
-    ensure!((split, n) == (0, 0), "{split} were split, {n} page tables");
-    let want = |page| match page {
-        _ if pages.contains(&page) => new(page),
-        _ => old(page),
-    };
-    see(&map, want)?;
-    see(&node.map(0, PAGES)?, want)
-}
-
-/// By mremap, to where they fit and then to where they don't.
-fn huge_moved(env: &Env) -> Result<()> {
-    let node = huge_node(env)?;
-    let mut map = node.map(0, PAGES)?;
-    map.touch();
-    for (skew, want) in [(0, 0), (1, 2)] {
-        let place = Node::place(skew, PAGES)?;
-        let n = splits(|| {
-            map.move_to(place)?;
-            see_all(&map, 0)
-        })?;
-        ensure!(n == want, "{n} were split, not {want}");
-    }
-    Ok(())
-}
-
-fn huge_advised_not(env: &Env) -> Result<()> {
-    let node = huge_node(env)?;
-    let map = node.map(0, PAGES)?;
-    map.advise(Advice::LinuxNoHugepage)?;
-    small(&map)
-}
-
-fn huge_disabled(env: &Env) -> Result<()> {
-    let node = huge_node(env)?;
-    let map = node.map(0, PAGES)?;
-    // SAFETY: plain call, for this process only.
-    ensure!(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } == 0);
-    small(&map)
-}
-
-/// The mapping is not of huge pages, and right.
-fn small(map: &Mapping) -> Result<()> {
-    let n = tables_for_blocks(map)?;
-    ensure!(n == 2, "{n} page tables");
-    put(map, 5, new(5));
-    see(map, |page| match page {
-        5 => new(page),
-        _ => old(page),
-    })
 }

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Pages of a file, and what becomes of them under a mapping.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use anyhow::{ensure, Context, Result};
+use pagekit_user::kernel::ZramSwap;
+use pagekit_user::map::Mapping;
+use pagekit_user::{abi, PAGE};
+use rustix::fs::{fallocate, FallocateFlags, MemfdFlags, SealFlags};
+use rustix::io::{self, Errno};
+use rustix::ioctl::opcode;
+
+use super::{ends_with, new, old, put, see, see_all, touch, FileRange, Node, SHOW_FILE};
+use crate::env::{fill, read_page, written, Case, Content, Env};
+use crate::memory::{allocate, evict, HUGE_PAGES};
+
+/// For all kinds.
+pub const CASES: &[Case] = &[
+    Case::new("file_pages", file_pages).smoke(),
+    Case::new("ioctl_errors", ioctl_errors),
+];
+
+/// For those that map PFNs: pages of a file can be mapped in no other way.
+pub const PFN_CASES: &[Case] = &[
+    Case::new("truncate_4k", |env| truncate(env, 4, 32)).smoke(),
+    Case::new("truncate_2m", |env| truncate(env, 2048, 2 * HUGE_PAGES)),
+    Case::new("punch_hole_4k", |env| punch_hole(env, 4, 32)),
+    Case::new("punch_hole_2m", |env| punch_hole(env, 2048, 2 * HUGE_PAGES)),
+    Case::new("punch_hole_part", punch_part),
+    Case::new("swap", swap),
+    Case::new("swap_after_write", swap_after_write),
+];
+
+/// PFNs of a file's pages can be mapped, references to them can't.
+fn file_pages(env: &Env) -> Result<()> {
+    let memfd = written(1, 16)?;
+    let node = Node::of_file(env, &memfd, 3, 8)?;
+    match (node.kind.gup, node.kind.eager) {
+        (false, _) => {
+            let map = node.map(0, 8)?;
+            see_all(&map, 3)?;
+            map.write(2 * PAGE, &new(5).bytes());
+            new(5).check(&read_page(&memfd, 5)?)?;
+            let result = node.map(0, 9);
+            ensure!(
+                matches!(result, Err(Errno::INVAL)),
+                "past the end: {result:?}"
+            );
+        }
+        (true, false) => {
+            let map = node.map(0, 8)?;
+            ends_with(libc::SIGBUS, || touch(&map, 0))?;
+        }
+        (true, true) => {
+            let result = node.map(0, 8);
+            ensure!(matches!(result, Err(Errno::INVAL)), "{result:?}");
+        }
+    }
+    Ok(())
+}
+
+fn ioctl_errors(env: &Env) -> Result<()> {
+    let (memfd, node) = (written(1, 16)?, Node::open(env)?);
+    let is = |what: &str, result: io::Result<()>, want: Errno| {
+        ensure!(result == Err(want), "{what}: {result:?}, not {want:?}");
+        Ok(())
+    };
+    for (code, want) in [
+        (SHOW_FILE, Errno::FAULT),
+        (opcode::write::<FileRange>(b'P', 4), Errno::NOTTY),
+        (opcode::write::<u32>(b'P', 3), Errno::NOTTY),
+    ] {
+        // SAFETY: the kernel reads at null.
+        let result = unsafe { abi::ioctl(&node.file, code, std::ptr::null()) };
+        is("null", result.map(drop), want)?;
+    }
+    let closed: OwnedFd = memfd.try_clone()?.into();
+    let range = FileRange {
+        memfd: closed.as_raw_fd() as u32,
+        count: 1,
+        pgoff: 0,
+    };
+    drop(closed);
+    // SAFETY: the kernel reads `range`.
+    let result = unsafe { abi::ioctl(&node.file, SHOW_FILE, (&raw const range).cast()) };
+    is("closed", result.map(drop), Errno::BADF)?;
+    is("a node", node.show_file(&node.file, 0, 1), Errno::INVAL)?;
+    for (pgoff, count) in [(0, 0), (0, 17), (16, 1), (1 << 60, 1)] {
+        is("range", node.show_file(&memfd, pgoff, count), Errno::INVAL)?;
+    }
+    // None of these counted.
+    node.show_file(&memfd, 0, 16)?;
+    is("again", node.show_file(&memfd, 0, 16), Errno::BUSY)?;
+    let node = Node::open(env)?;
+    let map = node.map(0, 1)?;
+    is("mapped", node.show_file(&memfd, 0, 16), Errno::BUSY)?;
+    see_all(&map, 0)
+}
+
+fn punch(memfd: &File, first: usize, count: usize) -> Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(fallocate(
+        memfd,
+        flags,
+        (first * PAGE) as u64,
+        (count * PAGE) as u64,
+    )?)
+}
+
+/// A memfd of `pages` pages, in folios of `kib`, that may be truncated.
+pub fn memfd(kib: usize, pages: usize) -> Result<File> {
+    let memfd = abi::memfd_with(0, MemfdFlags::empty(), SealFlags::empty())?;
+    allocate(&memfd, kib, pages * PAGE)?;
+    fill(&memfd, 1, pages)?;
+    Ok(memfd)
+}
+
+fn truncate(env: &Env, kib: usize, pages: usize) -> Result<()> {
+    keeps_pages(env, &memfd(kib, pages)?, pages, |memfd| {
+        Ok(memfd.set_len(0)?)
+    })
+}
+
+fn punch_hole(env: &Env, kib: usize, pages: usize) -> Result<()> {
+    keeps_pages(env, &memfd(kib, pages)?, pages, |memfd| {
+        punch(memfd, 0, pages)
+    })
+}
+
+/// A hole in a large folio is zeroed in place.
+fn punch_part(env: &Env) -> Result<()> {
+    let memfd = memfd(2048, HUGE_PAGES)?;
+    let node = Node::of_file(env, &memfd, 0, HUGE_PAGES)?;
+    let map = node.map(0, HUGE_PAGES)?;
+    map.touch();
+    punch(&memfd, 8, 16)?;
+    see(&map, |page| match page {
+        8..24 => Content::Zero,
+        _ => old(page),
+    })
+}
+
+/// The mapping stays as it is when the file loses its pages: touched or not.
+fn keeps_pages(
+    env: &Env,
+    memfd: &File,
+    pages: usize,
+    lose: impl FnOnce(&File) -> Result<()>,
+) -> Result<()> {
+    let node = Node::of_file(env, memfd, 0, pages)?;
+    let (early, late) = (node.map(0, pages)?, node.map(0, pages)?);
+    early.touch();
+    lose(memfd)?;
+    memfd.set_len((pages * PAGE) as u64)?;
+    Content::Zero.check(&read_page(memfd, 5)?)?;
+    see_all(&early, 0)?;
+    see_all(&late, 0)?;
+    // The file has another page there now.
+    put(&early, 5, new(5));
+    see(&node.map(5, 1)?, |_| new(5))?;
+    Content::Zero.check(&read_page(memfd, 5)?)
+}
+
+/// Held pages don't leave memory, however hard they are pushed.
+fn swap(env: &Env) -> Result<()> {
+    const COUNT: usize = 256;
+    let _swap = ZramSwap::new(32 << 20)?;
+    let (memfd, other) = (written(1, COUNT)?, written(2, COUNT)?);
+    let node = Node::of_file(env, &memfd, 0, COUNT)?;
+    let map = node.map(0, COUNT)?;
+    map.touch();
+    // As hard as pages that do.
+    evict(&other, COUNT)?;
+    let _ = evict(&memfd, COUNT);
+    let resident = Mapping::shared(&memfd, 0, COUNT * PAGE)?.resident()?;
+    ensure!(resident == COUNT, "only {resident} of {COUNT} pages stay");
+    see_all(&map, 0)?;
+    drop((map, node));
+    evict(&memfd, COUNT).context("after release")
+}
+
+/// What was written to the pages of holes, which nobody else marks dirty, survives swapping.
+fn swap_after_write(env: &Env) -> Result<()> {
+    const COUNT: usize = 256;
+    let _swap = ZramSwap::new(32 << 20)?;
+    let memfd = abi::memfd((COUNT * PAGE) as u64)?;
+    let node = Node::of_file(env, &memfd, 0, COUNT)?;
+    let map = node.map(0, COUNT)?;
+    for page in 0..COUNT {
+        map.write(page * PAGE, &new(page).bytes());
+    }
+    drop((map, node));
+    evict(&memfd, COUNT)?;
+    (0..COUNT).try_for_each(|page| new(page).check(&read_page(&memfd, page)?))
+}
