@@ -35,6 +35,7 @@ SLOWER = {"kvm": 1, "tcg": 8, "icount": 16}
 ACCEL_NAMES = {"kvm": "hardware acceleration", "tcg": "emulation", "icount": "emulation, instruction clock"}
 BOOT_LIMIT = 25  # seconds; under emulation a KASAN kernel needs 70
 POWEROFF_LIMIT = 10
+TROUBLED = "the kernel reports trouble before the script runs"
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 PROBE_VALID = 24 * 3600
 
@@ -127,6 +128,10 @@ def run(kdir, script, name, *, args=(), memory="1G", cpus=2, timeout=60, icount=
         print(f"vm: booting {kdir} ({ACCEL_NAMES[accel]}, {cpus} CPU{'s'[:cpus > 1]}, {memory} memory)", flush=True)
     start = time.monotonic()
     late = _boot([str(c) for c in cmd], out, accel, timeout, echo)
+    if late == TROUBLED:
+        print(f"vm: {TROUBLED}: {_report((out / 'console.log').read_text(errors='replace'))}; once more", flush=True)
+        (out / "started").unlink()
+        late = _boot([str(c) for c in cmd], out, accel, timeout, echo)
     return _judge(out, accel, time.monotonic() - start, late)
 
 
@@ -154,6 +159,9 @@ def _boot(cmd, out, accel, timeout, echo) -> str | None:
                         sys.stdout.buffer.write(data)
                         sys.stdout.buffer.flush()
                 if phase == "boot" and (out / "started").exists():
+                    # It says nothing about the script, and after it the kernel looks for less.
+                    if _report((out / "console.log").read_text(errors="replace")):
+                        return TROUBLED
                     phase, seconds = "script", timeout * SLOWER[accel]
                     limit = time.monotonic() + seconds
                 elif phase == "script" and (out / "status").exists():
@@ -175,17 +183,22 @@ def _boot(cmd, out, accel, timeout, echo) -> str | None:
             left.unlink()
 
 
+def _report(log) -> str | None:
+    """The first line of what the kernel reports: it tells most. The timestamp says nothing."""
+    report = REPORT.search(log)
+    return report and report[0][report.start(1) - report.start():].strip()
+
+
 def _judge(out, accel, seconds, late) -> Result:
     console = (out / "console.log").read_text(errors="replace").replace("\r", "")
     dmesg = out / "dmesg.log"
     log = console + (dmesg.read_text(errors="replace") if dmesg.exists() else "")
-    report = REPORT.search(log)
+    report = _report(log)
     status = reason = None
     with contextlib.suppress(OSError, ValueError):
         status = int((out / "status").read_text())
     if report:
-        # The first line tells most; the address of the timestamp says nothing.
-        reason = "kernel report: " + report[0][report.start(1) - report.start():].strip()
+        reason = f"kernel report: {report}"
     elif late:
         reason = f"hang: {late}"
     elif not (out / "started").exists():
