@@ -78,6 +78,7 @@ selftest_udmabuf() {
 # The one of DMA heaps tests all that there are: it is shown only ours.
 selftest_heaps() {
 	mount -t tmpfs none /dev/dma_heap || return
+	# shellcheck disable=SC2046 # major and minor number
 	mknod /dev/dma_heap/pagekit c $(tr : ' ' </sys/class/dma_heap/pagekit/dev) || return
 	tool "$BIN/heaps-selftest" </dev/null
 	umount /dev/dma_heap
