@@ -2,12 +2,15 @@
 
 //! The plumbing that the `kernel` crate lacks, one to one over the C calls.
 //!
-//! No state, no lock, no policy: a driver includes this file and it counts as the driver's own
-//! code. It goes away the day `kernel::dma_buf` exists.
+//! No state, no lock of its own, no policy: a driver includes this file and it counts as the
+//! driver's own code. It goes away the day `kernel::dma_buf` exists. Static inlines are in `dmabuf_shim.h`.
 
 #![allow(dead_code, reason = "No driver needs all of it.")]
 
-use core::ptr::NonNull;
+use core::ptr::{
+    null_mut,
+    NonNull, //
+};
 use kernel::{
     bindings,
     error::{
@@ -27,6 +30,18 @@ extern "C" {
     // mm/vmalloc.c exports these, `bindings` does not have them.
     fn vm_map_ram(pages: *const PageRef<'_>, count: c_uint, node: c_int) -> *mut c_void;
     fn vm_unmap_ram(mem: *const c_void, count: c_uint);
+
+    // See dmabuf_shim.h.
+    fn pagekit_dmabuf_for_cpu(
+        dev: *mut bindings::device,
+        table: *mut bindings::sg_table,
+        dir: bindings::dma_data_direction,
+    );
+    fn pagekit_dmabuf_for_device(
+        dev: *mut bindings::device,
+        table: *mut bindings::sg_table,
+        dir: bindings::dma_data_direction,
+    );
 }
 
 /// `dma_buf_export()`. The buffer owns `data` from here on, and gives it to `ops.release`.
@@ -50,7 +65,7 @@ pub(crate) unsafe fn export<T>(
         ops,
         size,
         flags: flags as c_int,
-        resv: core::ptr::null_mut(),
+        resv: null_mut(),
         priv_: data.cast(),
     };
     // SAFETY: All pointers are valid, and those that are kept are for as long as the module is.
@@ -153,6 +168,195 @@ impl Drop for SgTable {
         // SAFETY: By the type invariants the table is allocated.
         unsafe { bindings::sg_free_table(&mut self.0) };
     }
+}
+
+/// What is mapped of a buffer for one device, in a list that hangs off the attachment.
+///
+/// # Invariants
+///
+/// `table` is mapped for the device of the attachment and for `dir`.
+#[repr(C)]
+struct Mapping {
+    table: SgTable,
+    dir: bindings::dma_data_direction,
+    next: *mut Mapping,
+}
+
+/// Maps `pages` for the device of `attachment`, `dma_map_sgtable()`: what a map operation returns.
+///
+/// # Safety
+///
+/// The attachment must be one of a buffer of the driver's own, which uses its `priv` for nothing
+/// else. The caller must hold the reservation lock of the buffer. Until [`unmap`] the pages must
+/// stay where they are.
+pub(crate) unsafe fn map(
+    attachment: *mut bindings::dma_buf_attachment,
+    pages: &[PageRef<'_>],
+    dir: bindings::dma_data_direction,
+) -> Result<*mut bindings::sg_table> {
+    // SAFETY: The caller promises that only this file uses `priv`, which is null or a mapping, and
+    // holds the lock.
+    let attachment = unsafe { &mut *attachment };
+    let mut mapping = KBox::new(
+        Mapping {
+            // SAFETY: The device stays while it is attached.
+            table: unsafe { SgTable::new(pages, attachment.dev) }?,
+            dir,
+            next: attachment.priv_.cast(),
+        },
+        GFP_KERNEL,
+    )?;
+    let table = mapping.table.as_ptr();
+    // SAFETY: As above; the table is allocated.
+    // INVARIANT: If this succeeds, the table is mapped; else the mapping goes.
+    to_result(unsafe { bindings::dma_map_sgtable(attachment.dev, table, dir, 0) })?;
+    attachment.priv_ = KBox::into_raw(mapping).cast();
+    Ok(table)
+}
+
+/// `dma_unmap_sgtable()`: an unmap operation.
+///
+/// # Safety
+///
+/// `table` must be from [`map`] for this attachment, with this `dir`. The caller must hold the
+/// reservation lock of the buffer.
+pub(crate) unsafe extern "C" fn unmap(
+    attachment: *mut bindings::dma_buf_attachment,
+    table: *mut bindings::sg_table,
+    dir: bindings::dma_data_direction,
+) {
+    // SAFETY: As the caller promises: the table is the first field of a mapping in the list.
+    unsafe {
+        bindings::dma_unmap_sgtable((*attachment).dev, table, dir, 0);
+        let mut link = (&raw mut (*attachment).priv_).cast::<*mut Mapping>();
+        while *link != table.cast() {
+            link = &raw mut (**link).next;
+        }
+        let mapping = KBox::from_raw(*link);
+        *link = mapping.next;
+    }
+}
+
+/// Whom memory is made coherent for.
+#[derive(Copy, Clone)]
+pub(crate) enum For {
+    Cpu,
+    Device,
+}
+
+impl For {
+    /// `dma_sync_sgtable_for_cpu()`, `dma_sync_sgtable_for_device()`: when access by the CPU in
+    /// direction `dir` begins or ends.
+    ///
+    /// # Safety
+    ///
+    /// `table` must be mapped for `dev`, in direction `mapped`.
+    pub(crate) unsafe fn sync(
+        self,
+        dev: *mut bindings::device,
+        table: *mut bindings::sg_table,
+        mapped: bindings::dma_data_direction,
+        dir: bindings::dma_data_direction,
+    ) {
+        const BOTH: bindings::dma_data_direction = bindings::dma_data_direction::DMA_BIDIRECTIONAL;
+        // Only what both sides do: a bounce buffer must not be copied over what the other one has
+        // written.
+        let dir = match (mapped, self) {
+            // Also where the CPU will only write: the end copies that back with all around it.
+            (BOTH, For::Cpu) => BOTH,
+            (BOTH, For::Device) => dir,
+            _ if dir == BOTH || dir == mapped => mapped,
+            _ => return,
+        };
+        let sync = match self {
+            For::Cpu => pagekit_dmabuf_for_cpu,
+            For::Device => pagekit_dmabuf_for_device,
+        };
+        // SAFETY: As the caller promises.
+        unsafe { sync(dev, table, dir) };
+    }
+}
+
+/// [`For::sync`] with all that is mapped of a buffer.
+///
+/// # Safety
+///
+/// `buf` must be a buffer whose attachments are mapped by [`map`]. The caller must hold its
+/// reservation lock.
+pub(crate) unsafe fn sync(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+    whom: For,
+) {
+    // SAFETY: Under the lock that the caller holds, the attachments and their lists of mappings are
+    // stable, and the mappings mapped.
+    unsafe {
+        for_each_attachment(buf, |attachment| {
+            let mut mapping = attachment.priv_.cast::<Mapping>();
+            while let Some(m) = mapping.as_mut() {
+                whom.sync(attachment.dev, m.table.as_ptr(), m.dir, dir);
+                mapping = m.next;
+            }
+        });
+    }
+}
+
+/// A `begin_cpu_access` operation of buffers that are mapped by [`map`]: [`sync`], under the
+/// reservation lock, and nothing else.
+///
+/// # Safety
+///
+/// To be called by the core, which holds no lock.
+pub(crate) unsafe extern "C" fn begin_cpu_access(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+) -> c_int {
+    // SAFETY: The core passes a buffer of the driver's.
+    unsafe {
+        bindings::dma_resv_lock((*buf).resv, null_mut());
+        sync(buf, dir, For::Cpu);
+        bindings::dma_resv_unlock((*buf).resv);
+    }
+    0
+}
+
+/// The same at the end.
+///
+/// # Safety
+///
+/// As for [`begin_cpu_access`].
+pub(crate) unsafe extern "C" fn end_cpu_access(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+) -> c_int {
+    // SAFETY: As above.
+    unsafe {
+        bindings::dma_resv_lock((*buf).resv, null_mut());
+        sync(buf, dir, For::Device);
+        bindings::dma_resv_unlock((*buf).resv);
+    }
+    0
+}
+
+/// How many attachments `buf` has, and how often it is mapped.
+///
+/// # Safety
+///
+/// As for [`sync`].
+pub(crate) unsafe fn users(buf: *mut bindings::dma_buf) -> (u32, u32) {
+    let (mut attachments, mut mappings) = (0, 0);
+    // SAFETY: As in `sync`.
+    unsafe {
+        for_each_attachment(buf, |attachment| {
+            attachments += 1;
+            let mut mapping = attachment.priv_.cast::<Mapping>();
+            while let Some(m) = mapping.as_ref() {
+                mappings += 1;
+                mapping = m.next;
+            }
+        });
+    }
+    (attachments, mappings)
 }
 
 /// `vm_map_ram()`: the pages in kernel virtual memory. May sleep.

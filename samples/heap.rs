@@ -61,16 +61,6 @@ extern "C" {
     // See heap_shim.c.
     fn pagekit_heap_add() -> c_int;
     fn pagekit_heap_ram_pages() -> c_ulong;
-    fn pagekit_heap_for_cpu(
-        dev: *mut bindings::device,
-        table: *mut bindings::sg_table,
-        dir: bindings::dma_data_direction,
-    );
-    fn pagekit_heap_for_device(
-        dev: *mut bindings::device,
-        table: *mut bindings::sg_table,
-        dir: bindings::dma_data_direction,
-    );
 }
 
 struct Heap;
@@ -241,38 +231,23 @@ fn take(
     Some(mapping)
 }
 
-const BOTH: bindings::dma_data_direction = bindings::dma_data_direction::DMA_BIDIRECTIONAL;
-
-/// Calls `sync` with what is mapped of the buffer: with what is mapped both ways for `both`.
+/// Syncs all that is mapped of the buffer.
 ///
 /// # Safety
 ///
 /// `buf` must be a buffer of ours.
-unsafe fn sync_all(
+unsafe fn sync(
     buf: *mut bindings::dma_buf,
     dir: bindings::dma_data_direction,
-    both: bindings::dma_data_direction,
-    sync: unsafe extern "C" fn(
-        *mut bindings::device,
-        *mut bindings::sg_table,
-        bindings::dma_data_direction,
-    ),
+    whom: dmabuf::For,
 ) -> c_int {
     // SAFETY: As the caller promises.
     let buffer = unsafe { dmabuf::data::<Buffer>(buf) };
     let mut mappings = buffer.mappings.lock();
     let mut next = &mut *mappings;
     while let Some(m) = next {
-        // Only what both sides do: a bounce buffer must not be copied over what the other one has
-        // written.
-        let dir = match m.dir {
-            BOTH => Some(both),
-            _ => (dir == BOTH || dir == m.dir).then_some(m.dir),
-        };
-        if let Some(dir) = dir {
-            // SAFETY: By the type invariants it is mapped for this device, in this direction.
-            unsafe { sync(m.dev, m.table.as_ptr(), dir) };
-        }
+        // SAFETY: By the type invariants it is mapped for this device, in this direction.
+        unsafe { whom.sync(m.dev, m.table.as_ptr(), m.dir, dir) };
         next = &mut m.next;
     }
     0
@@ -285,9 +260,8 @@ unsafe extern "C" fn begin_cpu_access(
     buf: *mut bindings::dma_buf,
     dir: bindings::dma_data_direction,
 ) -> c_int {
-    // Also where the CPU will only write: the end copies that back with all that is around it.
     // SAFETY: The core passes a buffer of ours.
-    unsafe { sync_all(buf, dir, BOTH, pagekit_heap_for_cpu) }
+    unsafe { sync(buf, dir, dmabuf::For::Cpu) }
 }
 
 /// # Safety
@@ -298,7 +272,7 @@ unsafe extern "C" fn end_cpu_access(
     dir: bindings::dma_data_direction,
 ) -> c_int {
     // SAFETY: The core passes a buffer of ours.
-    unsafe { sync_all(buf, dir, dir, pagekit_heap_for_device) }
+    unsafe { sync(buf, dir, dmabuf::For::Device) }
 }
 
 /// # Safety

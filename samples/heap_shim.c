@@ -4,11 +4,10 @@
  * have, and static inlines, one to one and without logic.
  */
 #include <linux/dma-heap.h>
-#include <linux/dma-mapping.h>
 #include <linux/err.h>
 #include <linux/mm.h>
 
-#include "../src/shim.h"
+#include "dmabuf_shim.h"
 
 struct dma_buf *pagekit_heap_allocate(struct dma_heap *heap, unsigned long len,
 				      u32 fd_flags, u64 heap_flags);
@@ -24,9 +23,3 @@ static const struct dma_heap_export_info info = {
 
 SHIM(int, pagekit_heap_add, (void), PTR_ERR_OR_ZERO(dma_heap_add(&info)))
 SHIM(unsigned long, pagekit_heap_ram_pages, (void), totalram_pages())
-SHIM(void, pagekit_heap_for_cpu, (struct device *dev, struct sg_table *sgt,
-				  enum dma_data_direction dir),
-     dma_sync_sgtable_for_cpu(dev, sgt, dir))
-SHIM(void, pagekit_heap_for_device, (struct device *dev, struct sg_table *sgt,
-				     enum dma_data_direction dir),
-     dma_sync_sgtable_for_device(dev, sgt, dir))

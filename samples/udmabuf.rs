@@ -14,13 +14,9 @@
 //!
 //! C: `drivers/dma-buf/udmabuf.c`.
 
-use core::ptr::null_mut;
 use kernel::{
     bindings,
-    error::{
-        from_result,
-        to_result, //
-    },
+    error::from_result,
     fs::{
         File,
         LocalFile, //
@@ -84,16 +80,6 @@ extern "C" {
     fn pagekit_udmabuf_hugetlb_seals(file: *mut bindings::file) -> c_uint;
     fn pagekit_udmabuf_lock(file: *mut bindings::file);
     fn pagekit_udmabuf_unlock(file: *mut bindings::file);
-    fn pagekit_udmabuf_for_cpu(
-        dev: *mut bindings::device,
-        table: *mut bindings::sg_table,
-        dir: bindings::dma_data_direction,
-    );
-    fn pagekit_udmabuf_for_device(
-        dev: *mut bindings::device,
-        table: *mut bindings::sg_table,
-        dir: bindings::dma_data_direction,
-    );
 }
 
 // --- The device -----------------------------------------------------------------
@@ -268,23 +254,11 @@ struct Udmabuf {
     pins: PinArray,
 }
 
-/// The pages as a device sees them. Hangs off the attachment, under the reservation lock.
-///
-/// # Invariants
-///
-/// `table` is mapped for the device of the attachment and for `dir`.
-#[repr(C)]
-struct Mapping {
-    table: dmabuf::SgTable,
-    dir: bindings::dma_data_direction,
-    next: *mut Mapping,
-}
-
 static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
     map_dma_buf: Some(map_dma_buf),
-    unmap_dma_buf: Some(unmap_dma_buf),
-    begin_cpu_access: Some(begin_cpu_access),
-    end_cpu_access: Some(end_cpu_access),
+    unmap_dma_buf: Some(dmabuf::unmap),
+    begin_cpu_access: Some(dmabuf::begin_cpu_access),
+    end_cpu_access: Some(dmabuf::end_cpu_access),
     mmap: Some(mmap),
     vmap: Some(vmap),
     vunmap: Some(vunmap),
@@ -301,116 +275,11 @@ unsafe extern "C" fn map_dma_buf(
     attachment: *mut bindings::dma_buf_attachment,
     dir: bindings::dma_data_direction,
 ) -> *mut bindings::sg_table {
-    // SAFETY: The core passes an attachment of a buffer that we exported, and nobody else uses its
-    // `priv`, which is null or the last mapping.
-    let (attachment, buf) = unsafe {
-        (
-            &mut *attachment,
-            dmabuf::data::<Udmabuf>((*attachment).dmabuf),
-        )
-    };
-    let mut map = || -> Result<*mut bindings::sg_table> {
-        let mut mapping = KBox::new(
-            Mapping {
-                // SAFETY: The device stays while it is attached.
-                table: unsafe { dmabuf::SgTable::new(buf.pins.pages(), attachment.dev) }?,
-                dir,
-                next: attachment.priv_.cast(),
-            },
-            GFP_KERNEL,
-        )?;
-        let table = mapping.table.as_ptr();
-        // SAFETY: As above, and the table is allocated.
-        // INVARIANT: If this succeeds, the table is mapped; else the mapping goes.
-        to_result(unsafe { bindings::dma_map_sgtable(attachment.dev, table, dir, 0) })?;
-        attachment.priv_ = KBox::into_raw(mapping).cast();
-        Ok(table)
-    };
-    map().unwrap_or_else(|e| e.to_ptr())
-}
-
-/// # Safety
-///
-/// To be called by the core, under the reservation lock.
-unsafe extern "C" fn unmap_dma_buf(
-    attachment: *mut bindings::dma_buf_attachment,
-    table: *mut bindings::sg_table,
-    dir: bindings::dma_data_direction,
-) {
-    // SAFETY: The core passes an attachment of ours and a table that `map_dma_buf` returned for it,
-    // which is the first field of a mapping in the list.
+    // SAFETY: The core passes an attachment of a buffer that we exported, which stays pinned.
     unsafe {
-        bindings::dma_unmap_sgtable((*attachment).dev, table, dir, 0);
-        let mut link = (&raw mut (*attachment).priv_).cast::<*mut Mapping>();
-        while *link != table.cast() {
-            link = &raw mut (**link).next;
-        }
-        let mapping = KBox::from_raw(*link);
-        *link = mapping.next;
+        let buf = dmabuf::data::<Udmabuf>((*attachment).dmabuf);
+        dmabuf::map(attachment, buf.pins.pages(), dir).unwrap_or_else(|e| e.to_ptr())
     }
-}
-
-const BOTH: bindings::dma_data_direction = bindings::dma_data_direction::DMA_BIDIRECTIONAL;
-
-/// Calls `sync` with what is mapped of the buffer, under its reservation lock: with what is mapped
-/// both ways for `both`.
-///
-/// # Safety
-///
-/// `buf` must be a buffer of ours, whose reservation lock the caller does not hold.
-unsafe fn sync_all(
-    buf: *mut bindings::dma_buf,
-    dir: bindings::dma_data_direction,
-    both: bindings::dma_data_direction,
-    sync: unsafe extern "C" fn(
-        *mut bindings::device,
-        *mut bindings::sg_table,
-        bindings::dma_data_direction,
-    ),
-) -> c_int {
-    // SAFETY: The buffer has a reservation object. Under its lock the attachments and their lists of
-    // mappings are stable, and the mappings mapped.
-    unsafe {
-        bindings::dma_resv_lock((*buf).resv, null_mut());
-        dmabuf::for_each_attachment(buf, |attachment| {
-            let mut mapping = attachment.priv_.cast::<Mapping>();
-            while let Some(m) = mapping.as_mut() {
-                // Only what both sides do: a bounce buffer must not be copied over what the other
-                // one has written.
-                if m.dir == BOTH {
-                    sync(attachment.dev, m.table.as_ptr(), both);
-                } else if dir == BOTH || dir == m.dir {
-                    sync(attachment.dev, m.table.as_ptr(), m.dir);
-                }
-                mapping = m.next;
-            }
-        });
-        bindings::dma_resv_unlock((*buf).resv);
-    }
-    0
-}
-
-/// # Safety
-///
-/// To be called by the core, which holds no lock.
-unsafe extern "C" fn begin_cpu_access(
-    buf: *mut bindings::dma_buf,
-    dir: bindings::dma_data_direction,
-) -> c_int {
-    // Also where the CPU will only write: the end copies that back with all that is around it.
-    // SAFETY: The core passes a buffer of ours.
-    unsafe { sync_all(buf, dir, BOTH, pagekit_udmabuf_for_cpu) }
-}
-
-/// # Safety
-///
-/// To be called by the core, which holds no lock.
-unsafe extern "C" fn end_cpu_access(
-    buf: *mut bindings::dma_buf,
-    dir: bindings::dma_data_direction,
-) -> c_int {
-    // SAFETY: The core passes a buffer of ours.
-    unsafe { sync_all(buf, dir, dir, pagekit_udmabuf_for_device) }
 }
 
 static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {

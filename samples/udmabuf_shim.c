@@ -3,12 +3,11 @@
  * What Rust can't do: string and writable module parameters, and static
  * inlines, one to one and without logic.
  */
-#include <linux/dma-mapping.h>
 #include <linux/hugetlb.h>
 #include <linux/moduleparam.h>
 #include <linux/shmem_fs.h>
 
-#include "../src/shim.h"
+#include "dmabuf_shim.h"
 
 extern char *pagekit_udmabuf_name;
 char *pagekit_udmabuf_name = "pagekit-udmabuf";
@@ -35,9 +34,3 @@ SHIM(unsigned int, pagekit_udmabuf_hugetlb_seals, (struct file *f),
 #else
 SHIM(unsigned int, pagekit_udmabuf_hugetlb_seals, (struct file *f), 0)
 #endif
-SHIM(void, pagekit_udmabuf_for_cpu, (struct device *dev, struct sg_table *sgt,
-				     enum dma_data_direction dir),
-     dma_sync_sgtable_for_cpu(dev, sgt, dir))
-SHIM(void, pagekit_udmabuf_for_device, (struct device *dev, struct sg_table *sgt,
-				     enum dma_data_direction dir),
-     dma_sync_sgtable_for_device(dev, sgt, dir))

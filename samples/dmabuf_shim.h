@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Static inlines for dmabuf.rs, one to one and without logic. Each driver that
+ * includes that file has a copy.
+ */
+#include <linux/dma-mapping.h>
+
+#include "../src/shim.h"
+
+SHIM(void, pagekit_dmabuf_for_cpu, (struct device *dev, struct sg_table *sgt,
+				    enum dma_data_direction dir),
+     dma_sync_sgtable_for_cpu(dev, sgt, dir))
+SHIM(void, pagekit_dmabuf_for_device, (struct device *dev, struct sg_table *sgt,
+				       enum dma_data_direction dir),
+     dma_sync_sgtable_for_device(dev, sgt, dir))
