@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A driver in the style of nouveau: `/dev/pagekit-nouveau`, see `pagekit_style.h`.
+//!
+//! Its policy, which no helper knows of:
+//!
+//! * The only lock is that of the object, the reservation lock of its dma-buf. The core holds it
+//!   where importers map, and the driver takes it for all else. It comes after the mmap lock.
+//! * Objects are created for export: each is a dma-buf from the start, and its pages are pinned then
+//!   and unpinned when it is released. Nothing ever moves.
+//! * CPU mappings are of PFNs, mapped at once: there is nothing to revoke.
+//! * The mapping for the kernel is made when it is first asked for, and kept.
+//! * Foreign buffers may move: their exporter says so, and the mapping is undone there and then. The
+//!   next access makes it again.
+
+use core::{
+    cell::UnsafeCell,
+    ptr::{
+        from_ref,
+        null_mut, //
+    }, //
+};
+use kernel::{
+    bindings,
+    container_of,
+    error::{
+        from_err_ptr,
+        from_result, //
+    },
+    fs::File,
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    mm::virt::VmaNew,
+    module::this_module,
+    page::PAGE_SHIFT,
+    prelude::*,
+    sync::aref::ARef,
+    task::MAX_SCHEDULE_TIMEOUT, //
+};
+use pagekit_pin::{
+    PinArray,
+    PinFlags, //
+};
+use pagekit_vma::map_pfns;
+
+mod dmabuf;
+mod import;
+mod style;
+
+use import::{
+    Attachment,
+    Buf, //
+};
+use style::{
+    Command,
+    Info, //
+};
+
+module! {
+    type: Device,
+    name: "pagekit_nouveau_style",
+    authors: ["The pagekit authors"],
+    description: "pagekit sample: a driver in the style of nouveau",
+    license: "GPL",
+    imports_ns: ["DMA_BUF"],
+}
+
+// --- The device -----------------------------------------------------------------
+
+#[pin_data]
+struct Device {
+    #[pin]
+    misc: MiscDeviceRegistration<Context>,
+    dma: import::Device,
+}
+
+impl kernel::InPlaceModule for Device {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            dma: import::Device::new(c"pagekit-nouveau")?,
+            misc <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: c"pagekit-nouveau",
+            }),
+        })
+    }
+}
+
+type Context = style::Context<Device, Object>;
+type Object = style::Object<Handle, Import>;
+
+#[vtable]
+impl MiscDevice for Context {
+    type Ptr = KBox<Self>;
+
+    fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        // SAFETY: The registration is that of the `Device` that is the module, which stays loaded
+        // while there are open files.
+        Context::new(unsafe { &*container_of!(from_ref(misc).cast_mut(), Device, misc) })
+    }
+
+    fn ioctl(context: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        match Command::read(cmd, arg)? {
+            Command::Create(create) => {
+                context.fill(|| Ok(Object::Own(Handle::create(create.pages(0)?)?)))
+            }
+            Command::Import(buf) => context.fill(|| {
+                Ok(if buf.has_ops(&OPS) {
+                    Object::Own(Handle::new(buf))
+                } else {
+                    Object::Foreign(Import::new(buf, &context.device.dma)?)
+                })
+            }),
+            Command::Export { cloexec } => context.object()?.buf().fd(cloexec),
+            Command::Map(dir) => context.object()?.foreign()?.map(dir),
+            Command::Unmap => context.object()?.foreign()?.unmap(),
+            Command::Access(access) => context.object()?.access(access),
+            Command::Info(user) => context.object()?.info()?.reply(user),
+            _ => Err(ENOTTY),
+        }
+    }
+}
+
+impl Object {
+    fn buf(&self) -> &Buf {
+        match self {
+            Self::Own(handle) => &handle.0,
+            Self::Foreign(import) => import.attachment.buf(),
+        }
+    }
+
+    fn access(&self, access: style::Access) -> Result<isize> {
+        if access.nowait() {
+            return Err(EINVAL);
+        }
+        let mut copy = access.begin(self.buf())?;
+        {
+            let _reserved = self.buf().reserve_interruptible()?;
+            if let Self::Foreign(import) = self {
+                // SAFETY: It is reserved.
+                unsafe { import.mapping() }.again(&import.attachment)?;
+            }
+            copy.run();
+        }
+        copy.finish()?;
+        Ok(0)
+    }
+
+    fn info(&self) -> Result<Info> {
+        let buf = self.buf();
+        Ok(match self {
+            Self::Own(handle) => {
+                // SAFETY: It is ours, and not reserved.
+                let info = unsafe { Info::of_object(buf) }?;
+                handle.reserved(|bo| Info {
+                    pinned: bo.pins.pages().len() as u64,
+                    resident: bo.pins.pages().len() as u64,
+                    sharers: bo.files,
+                    ..info
+                })
+            }
+            Self::Foreign(import) => {
+                let _reserved = buf.reserve_interruptible()?;
+                // SAFETY: It is reserved.
+                Info::of_import(buf, !unsafe { import.mapping() }.table.is_null())
+            }
+        })
+    }
+}
+
+// --- Its objects ------------------------------------------------------------------
+
+/// An object, all of it under its reservation lock.
+struct Bo {
+    pins: PinArray,
+    /// Which the pages are from.
+    file: ARef<File>,
+    /// Once it was asked for.
+    vmap: Option<bindings::iosys_map>,
+    /// How many open files have it.
+    files: u32,
+}
+
+// SAFETY: What `vmap` points to is only used under the lock.
+unsafe impl Send for Bo {}
+
+/// The object behind a buffer that was exported with `OPS`.
+///
+/// # Safety
+///
+/// It must be reserved while the result is used.
+unsafe fn bo<'a>(buf: *mut bindings::dma_buf) -> &'a mut Bo {
+    // SAFETY: Who holds the reservation lock is the only user.
+    unsafe { &mut *dmabuf::data::<UnsafeCell<Bo>>(buf).get() }
+}
+
+/// An object that an open file has.
+///
+/// # Invariants
+///
+/// The buffer was exported with `OPS`.
+struct Handle(Buf);
+
+impl Handle {
+    fn create(pages: usize) -> Result<Self> {
+        let size = pages << PAGE_SHIFT;
+        let bo = KBox::new(
+            UnsafeCell::new(Bo {
+                pins: PinArray::with_capacity(pages, PinFlags::WRITE)?,
+                file: style::shmem(size)?,
+                vmap: None,
+                files: 0,
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        // SAFETY: `OPS` is made for this. The reference on the new buffer is ours.
+        let handle = Self::new(unsafe {
+            Buf::from_raw(dmabuf::export(
+                c"pagekit_nouveau_style",
+                this_module::<LocalModule>(),
+                &OPS,
+                size,
+                bindings::O_RDWR,
+                bo,
+            )?)
+        });
+        handle.reserved(|bo| bo.pins.pin_memfd(&bo.file, 0, pages))?;
+        Ok(handle)
+    }
+
+    /// `buf` must have been exported with `OPS`.
+    fn new(buf: Buf) -> Self {
+        // INVARIANT: The caller has looked.
+        let this = Self(buf);
+        this.reserved(|bo| bo.files += 1);
+        this
+    }
+
+    fn reserved<R>(&self, work: impl FnOnce(&mut Bo) -> R) -> R {
+        let _reserved = self.0.reserve();
+        // SAFETY: It was reserved just now, and is ours by the type invariants.
+        work(unsafe { bo(self.0.as_ptr()) })
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.reserved(|bo| bo.files -= 1);
+    }
+}
+
+static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
+    map_dma_buf: Some(map_dma_buf),
+    unmap_dma_buf: Some(dmabuf::unmap),
+    begin_cpu_access: Some(dmabuf::begin_cpu_access),
+    end_cpu_access: Some(dmabuf::end_cpu_access),
+    mmap: Some(mmap),
+    vmap: Some(vmap),
+    vunmap: Some(vunmap),
+    release: Some(release),
+    ..pin_init::zeroed()
+};
+
+// What the dma-buf core calls, with buffers that were exported with `OPS`.
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
+unsafe extern "C" fn map_dma_buf(
+    attachment: *mut bindings::dma_buf_attachment,
+    dir: bindings::dma_data_direction,
+) -> *mut bindings::sg_table {
+    // SAFETY: The core passes an attachment of a buffer of ours, which stays pinned.
+    unsafe {
+        dmabuf::map(attachment, bo((*attachment).dmabuf).pins.pages(), dir)
+            .unwrap_or_else(|e| e.to_ptr())
+    }
+}
+
+/// # Safety
+///
+/// To be called by the core, under the mmap lock.
+unsafe extern "C" fn mmap(
+    buf: *mut bindings::dma_buf,
+    vma: *mut bindings::vm_area_struct,
+) -> c_int {
+    // SAFETY: The core passes a buffer of ours, and a VMA that is being set up and is never made a
+    // mixed mapping. The VMA holds the file of the buffer, so that the pages outlive it.
+    from_result(|| unsafe {
+        bindings::dma_resv_lock((*buf).resv, null_mut());
+        let result = map_pfns(VmaNew::from_raw(vma), bo(buf).pins.pages(), 0);
+        bindings::dma_resv_unlock((*buf).resv);
+        result.map(|()| 0)
+    })
+}
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
+unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) -> c_int {
+    // SAFETY: The core passes a buffer of ours, and a map to be filled in.
+    from_result(|| unsafe {
+        let bo = bo(buf);
+        if let Some(kept) = bo.vmap {
+            *map = kept;
+        } else {
+            dmabuf::vmap(bo.pins.pages(), &mut *map)?;
+            bo.vmap = Some(*map);
+        }
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
+unsafe extern "C" fn vunmap(_buf: *mut bindings::dma_buf, _map: *mut bindings::iosys_map) {
+    // It is kept.
+}
+
+/// # Safety
+///
+/// To be called by the core, when the last file descriptor, mapping and importer has gone.
+unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
+    // SAFETY: The core passes a buffer of ours, for the last time. This unpins.
+    let mut bo = unsafe { dmabuf::release::<UnsafeCell<Bo>>(buf) };
+    let bo = bo.get_mut();
+    if let Some(map) = bo.vmap {
+        // SAFETY: It maps these pages, and nobody uses it any more.
+        unsafe { dmabuf::vunmap(bo.pins.pages(), &map) };
+    }
+}
+
+// --- Foreign buffers ----------------------------------------------------------------
+
+/// A foreign buffer that an open file has, attached to our device.
+struct Import {
+    attachment: Attachment<'static>,
+    /// Also a pointer to this is in the attachment. Under the reservation lock.
+    mapping: KBox<UnsafeCell<Mapping>>,
+}
+
+// SAFETY: The mapping is only used under the reservation lock, by any thread.
+unsafe impl Send for Import {}
+// SAFETY: As above.
+unsafe impl Sync for Import {}
+
+/// How the device has a foreign buffer mapped.
+struct Mapping {
+    wanted: Option<bindings::dma_data_direction>,
+    /// Null if it is not, or not now. Mapped as is wanted.
+    table: *mut bindings::sg_table,
+}
+
+static ATTACH_OPS: bindings::dma_buf_attach_ops = bindings::dma_buf_attach_ops {
+    allow_peer2peer: false,
+    invalidate_mappings: Some(invalidate_mappings),
+};
+
+/// # Safety
+///
+/// To be called by the exporter, under the reservation lock.
+unsafe extern "C" fn invalidate_mappings(attachment: *mut bindings::dma_buf_attachment) {
+    // SAFETY: The attachment is ours, and has a pointer to its mapping.
+    unsafe { (*(*attachment).importer_priv.cast::<Mapping>()).undo(attachment) };
+}
+
+impl Import {
+    fn new(buf: Buf, device: &'static import::Device) -> Result<Self> {
+        let mapping = KBox::new(
+            UnsafeCell::new(Mapping {
+                wanted: None,
+                table: null_mut(),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        // SAFETY: The mapping is dropped after the attachment.
+        let attachment =
+            unsafe { Attachment::dynamic(buf, device, &ATTACH_OPS, mapping.get().cast()) }?;
+        Ok(Self {
+            attachment,
+            mapping,
+        })
+    }
+
+    /// # Safety
+    ///
+    /// The buffer must be reserved while the result is used.
+    #[expect(clippy::mut_from_ref, reason = "The lock is the caller's.")]
+    unsafe fn mapping(&self) -> &mut Mapping {
+        // SAFETY: Who holds the reservation lock is the only user.
+        unsafe { &mut *self.mapping.get() }
+    }
+
+    fn map(&self, dir: bindings::dma_data_direction) -> Result<isize> {
+        let _reserved = self.attachment.buf().reserve_interruptible()?;
+        // SAFETY: It is reserved.
+        let mapping = unsafe { self.mapping() };
+        if mapping.wanted.is_some() {
+            return Err(EBUSY);
+        }
+        mapping.wanted = Some(dir);
+        mapping
+            .again(&self.attachment)
+            .inspect_err(|_| mapping.wanted = None)?;
+        Ok(0)
+    }
+
+    fn unmap(&self) -> Result<isize> {
+        let _reserved = self.attachment.buf().reserve();
+        // SAFETY: It is reserved.
+        let mapping = unsafe { self.mapping() };
+        if mapping.wanted.is_none() {
+            return Err(EINVAL);
+        }
+        // SAFETY: As above, and this is its attachment.
+        unsafe { mapping.undo(self.attachment.as_ptr()) };
+        mapping.wanted = None;
+        Ok(0)
+    }
+}
+
+impl Drop for Import {
+    fn drop(&mut self) {
+        // Unless it was not mapped.
+        let _ = self.unmap();
+    }
+}
+
+impl Mapping {
+    /// Maps what is wanted, if it isn't mapped. The buffer must be reserved.
+    fn again(&mut self, attachment: &Attachment<'_>) -> Result {
+        let Some(dir) = self.wanted.filter(|_| self.table.is_null()) else {
+            return Ok(());
+        };
+        // SAFETY: The buffer is reserved and attached.
+        self.table = unsafe {
+            // The exporter may still be moving it.
+            let left = bindings::dma_resv_wait_timeout(
+                (*attachment.buf().as_ptr()).resv,
+                bindings::dma_resv_usage_DMA_RESV_USAGE_KERNEL,
+                true,
+                MAX_SCHEDULE_TIMEOUT as c_ulong,
+            );
+            if left < 0 {
+                return Err(Error::from_errno(left as c_int));
+            }
+            from_err_ptr(bindings::dma_buf_map_attachment(attachment.as_ptr(), dir))?
+        };
+        Ok(())
+    }
+
+    /// Unmaps it, if it is mapped.
+    ///
+    /// # Safety
+    ///
+    /// `attachment` must be the one of this mapping, and the buffer reserved.
+    unsafe fn undo(&mut self, attachment: *mut bindings::dma_buf_attachment) {
+        if let Some(dir) = self.wanted.filter(|_| !self.table.is_null()) {
+            // SAFETY: It was mapped so, for this attachment, and the buffer is reserved.
+            unsafe { bindings::dma_buf_unmap_attachment(attachment, self.table, dir) };
+            self.table = null_mut();
+        }
+    }
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* The same for style.rs, and for what it uses. */
+#include <linux/iosys-map.h>
+#include <linux/shmem_fs.h>
+
+#include "dmabuf_shim.h"
+#include "import_shim.h"
+
+SHIM(struct file *, pagekit_style_shmem, (loff_t size),
+     shmem_file_setup(KBUILD_MODNAME, size, mk_vma_flags(VMA_NORESERVE_BIT)))
+SHIM(void, pagekit_style_copy_from, (void *to, const struct iosys_map *map, size_t offset,
+				     size_t len),
+     iosys_map_memcpy_from(to, map, offset, len))
+SHIM(void, pagekit_style_copy_to, (struct iosys_map *map, size_t offset, const void *from,
+				   size_t len),
+     iosys_map_memcpy_to(map, offset, from, len))
