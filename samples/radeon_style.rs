@@ -1,0 +1,540 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A driver in the style of radeon: `/dev/pagekit-radeon`, see `pagekit_style.h`.
+//!
+//! Its policy, which no helper knows of:
+//!
+//! * Each object has a reservation, a mutex of its own that comes after all other locks. Who
+//!   reserves an object waits for others, or asks not to (`EBUSY`). The copies of the driver and the
+//!   count of those who share the object are under it.
+//! * Pages are pinned when an object is created, while it is reserved, and unpinned when it is
+//!   released. As pinned pages stay, mapping them needs no reservation.
+//! * Objects may be of user memory, which is accounted as locked memory of the process for as long
+//!   as they exist. They are not exported (`EPERM`): their memory goes with the process.
+//! * CPU mappings are of PFNs, on fault, by huge pages where they fit.
+//! * The mapping for the kernel lasts from the first to the last who asks for it.
+//! * Foreign buffers may not move while they are mapped: the driver would not notice.
+
+use core::{
+    pin::Pin,
+    ptr::from_ref, //
+};
+use kernel::{
+    bindings,
+    container_of,
+    error::{
+        from_err_ptr,
+        from_result,
+        to_result, //
+    },
+    fs::File,
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    mm::{
+        virt::VmaNew,
+        Mm, //
+    },
+    module::this_module,
+    new_mutex,
+    page::PAGE_SHIFT,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        lock::mutex::MutexGuard,
+        Mutex,
+        SetOnce, //
+    }, //
+};
+use pagekit_pin::{
+    PinArray,
+    PinFlags, //
+};
+use pagekit_view::PageRef;
+use pagekit_vma::{
+    fault_pfns,
+    huge_fault_pfns,
+    setup_pfns,
+    VmFault, //
+};
+
+mod dmabuf;
+mod import;
+mod style;
+
+use import::{
+    Attachment,
+    Buf, //
+};
+use style::{
+    Command,
+    Create,
+    Info, //
+};
+
+module! {
+    type: Device,
+    name: "pagekit_radeon_style",
+    authors: ["The pagekit authors"],
+    description: "pagekit sample: a driver in the style of radeon",
+    license: "GPL",
+    imports_ns: ["DMA_BUF"],
+}
+
+#[allow(
+    improper_ctypes,
+    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+)]
+extern "C" {
+    // See radeon_style_shim.c.
+    fn pagekit_radeon_mm() -> *mut bindings::mm_struct;
+}
+
+// --- The device -----------------------------------------------------------------
+
+#[pin_data]
+struct Device {
+    #[pin]
+    misc: MiscDeviceRegistration<Context>,
+    dma: import::Device,
+}
+
+impl kernel::InPlaceModule for Device {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            dma: import::Device::new(c"pagekit-radeon")?,
+            misc <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: c"pagekit-radeon",
+            }),
+        })
+    }
+}
+
+type Context = style::Context<Device, Object>;
+type Object = style::Object<Handle, Pin<KBox<Import>>>;
+
+#[vtable]
+impl MiscDevice for Context {
+    type Ptr = KBox<Self>;
+
+    fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        // SAFETY: The registration is that of the `Device` that is the module, which stays loaded
+        // while there are open files.
+        Context::new(unsafe { &*container_of!(from_ref(misc).cast_mut(), Device, misc) })
+    }
+
+    fn ioctl(context: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        match Command::read(cmd, arg)? {
+            Command::Create(create) => context.fill(|| Ok(Object::Own(Handle::create(&create)?))),
+            Command::Import(buf) => context.fill(|| {
+                Ok(if buf.has_ops(&OPS) {
+                    Object::Own(Handle::new(buf))
+                } else {
+                    Object::Foreign(Import::new(buf, &context.device.dma)?)
+                })
+            }),
+            Command::Export { cloexec } => context.object()?.export(cloexec),
+            Command::Map(dir) => context.object()?.foreign()?.map(dir),
+            Command::Unmap => context.object()?.foreign()?.unmap(),
+            Command::Access(access) => context.object()?.access(access),
+            Command::Info(user) => context.object()?.info()?.reply(user),
+            _ => Err(ENOTTY),
+        }
+    }
+}
+
+impl Object {
+    fn buf(&self) -> &Buf {
+        match self {
+            Self::Own(handle) => &handle.0,
+            Self::Foreign(import) => import.attachment.buf(),
+        }
+    }
+
+    fn export(&self, cloexec: u32) -> Result<isize> {
+        match self {
+            Self::Own(handle) if handle.bo().account.is_some() => Err(EPERM),
+            _ => self.buf().fd(cloexec),
+        }
+    }
+
+    fn access(&self, access: style::Access) -> Result<isize> {
+        let nowait = access.nowait();
+        let mut copy = access.begin(self.buf())?;
+        match self {
+            Self::Own(handle) => {
+                let _reserved = reserve(&handle.bo().reservation, nowait)?;
+                copy.run();
+            }
+            Self::Foreign(import) => {
+                let _reserved = reserve(&import.mapping, nowait)?;
+                copy.run();
+            }
+        }
+        copy.finish()?;
+        Ok(0)
+    }
+
+    fn info(&self) -> Result<Info> {
+        let buf = self.buf();
+        Ok(match self {
+            Self::Own(handle) => {
+                let bo = handle.bo();
+                // SAFETY: It is ours, and no lock is held.
+                let info = unsafe { Info::of_object(buf) }?;
+                Info {
+                    pinned: bo.pages().len() as u64,
+                    resident: bo.pages().len() as u64,
+                    sharers: bo.reservation.lock().sharers,
+                    ..info
+                }
+            }
+            Self::Foreign(import) => Info::of_import(buf, import.mapping.lock().is_some()),
+        })
+    }
+}
+
+// --- Its objects ------------------------------------------------------------------
+
+/// An object.
+#[pin_data]
+struct Bo {
+    /// Since its creation.
+    pins: SetOnce<PinArray>,
+    #[pin]
+    reservation: Mutex<Shared>,
+    /// Which the pages are from, unless they are user memory.
+    file: Option<ARef<File>>,
+    /// If they are.
+    account: Option<Account>,
+}
+
+/// What is under the reservation of an object.
+struct Shared {
+    /// How many open files have it, and how many devices are attached to it.
+    sharers: u32,
+}
+
+/// Reserves an object, or what stands for it here.
+fn reserve<T>(reservation: &Mutex<T>, nowait: bool) -> Result<MutexGuard<'_, T>> {
+    if nowait {
+        reservation.try_lock().ok_or(EBUSY)
+    } else {
+        Ok(reservation.lock())
+    }
+}
+
+impl Bo {
+    fn new(create: &Create) -> Result<Pin<KBox<Self>>> {
+        let pages = create.pages(style::CREATE_USERPTR)?;
+        let mut pins = PinArray::with_capacity(pages, PinFlags::WRITE)?;
+        let (file, account) = if create.has(style::CREATE_USERPTR) {
+            let account = Account::new(pages)?;
+            // Takes the mmap lock, after which comes the reservation.
+            pins.pin_user(create.address()?, pages)?;
+            (None, Some(account))
+        } else {
+            (Some(style::shmem(pages << PAGE_SHIFT)?), None)
+        };
+        let bo = KBox::pin_init(
+            pin_init!(Self {
+                pins: SetOnce::new(),
+                reservation <- new_mutex!(Shared { sharers: 0 }, "Bo::reservation"),
+                file,
+                account,
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        let reserved = reserve(&bo.reservation, false)?;
+        if let Some(file) = &bo.file {
+            pins.pin_memfd(file, 0, pages)?;
+        }
+        bo.pins.populate(pins);
+        drop(reserved);
+        Ok(bo)
+    }
+
+    fn pages(&self) -> &[PageRef<'_>] {
+        self.pins.as_ref().map_or(&[], PinArray::pages)
+    }
+}
+
+/// Pages accounted as locked memory of the process that has made an object of them.
+///
+/// # Invariants
+///
+/// They are accounted to `mm`.
+struct Account {
+    mm: ARef<Mm>,
+    pages: usize,
+}
+
+impl Account {
+    fn new(pages: usize) -> Result<Self> {
+        // SAFETY: This is a system call of a process, whose mm stays meanwhile.
+        let mm = ARef::from(unsafe { Mm::from_raw(pagekit_radeon_mm()) });
+        // SAFETY: There is a reference on it. The mmap lock is not held.
+        to_result(unsafe { bindings::account_locked_vm(mm.as_raw(), pages, true) })?;
+        // INVARIANT: They were accounted just now.
+        Ok(Self { mm, pages })
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        // SAFETY: As above. By the type invariants, they were accounted.
+        unsafe { bindings::account_locked_vm(self.mm.as_raw(), self.pages, false) };
+    }
+}
+
+/// An object that an open file has.
+///
+/// # Invariants
+///
+/// The buffer was exported with `OPS`.
+struct Handle(Buf);
+
+impl Handle {
+    fn create(create: &Create) -> Result<Self> {
+        let bo = Bo::new(create)?;
+        let size = bo.pages().len() << PAGE_SHIFT;
+        // SAFETY: `OPS` is made for this, and doesn't move it. The reference on the new buffer is
+        // ours.
+        Ok(Self::new(unsafe {
+            Buf::from_raw(dmabuf::export(
+                c"pagekit_radeon_style",
+                this_module::<LocalModule>(),
+                &OPS,
+                size,
+                bindings::O_RDWR,
+                Pin::into_inner_unchecked(bo),
+            )?)
+        }))
+    }
+
+    /// `buf` must have been exported with `OPS`.
+    fn new(buf: Buf) -> Self {
+        // INVARIANT: The caller has looked.
+        let this = Self(buf);
+        this.bo().reservation.lock().sharers += 1;
+        this
+    }
+
+    fn bo(&self) -> &Bo {
+        // SAFETY: By the type invariants, it is ours. It stays while this has a reference.
+        unsafe { dmabuf::data(self.0.as_ptr()) }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.bo().reservation.lock().sharers -= 1;
+    }
+}
+
+static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
+    attach: Some(attach),
+    detach: Some(detach),
+    map_dma_buf: Some(map_dma_buf),
+    unmap_dma_buf: Some(dmabuf::unmap),
+    begin_cpu_access: Some(dmabuf::begin_cpu_access),
+    end_cpu_access: Some(dmabuf::end_cpu_access),
+    mmap: Some(mmap),
+    vmap: Some(vmap),
+    vunmap: Some(vunmap),
+    release: Some(release),
+    ..pin_init::zeroed()
+};
+
+// What the dma-buf core calls, with buffers that were exported with `OPS`.
+
+/// # Safety
+///
+/// To be called by the core, which holds no lock.
+unsafe extern "C" fn attach(
+    buf: *mut bindings::dma_buf,
+    _attachment: *mut bindings::dma_buf_attachment,
+) -> c_int {
+    // SAFETY: The core passes a buffer of ours.
+    unsafe { dmabuf::data::<Bo>(buf) }
+        .reservation
+        .lock()
+        .sharers += 1;
+    0
+}
+
+/// # Safety
+///
+/// To be called by the core, which holds no lock.
+unsafe extern "C" fn detach(
+    buf: *mut bindings::dma_buf,
+    _attachment: *mut bindings::dma_buf_attachment,
+) {
+    // SAFETY: The core passes a buffer of ours.
+    unsafe { dmabuf::data::<Bo>(buf) }
+        .reservation
+        .lock()
+        .sharers -= 1;
+}
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock of the buffer.
+unsafe extern "C" fn map_dma_buf(
+    attachment: *mut bindings::dma_buf_attachment,
+    dir: bindings::dma_data_direction,
+) -> *mut bindings::sg_table {
+    // SAFETY: The core passes an attachment of a buffer of ours, which stays pinned.
+    unsafe {
+        let bo = dmabuf::data::<Bo>((*attachment).dmabuf);
+        dmabuf::map(attachment, bo.pages(), dir).unwrap_or_else(|e| e.to_ptr())
+    }
+}
+
+static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+    fault: Some(fault),
+    huge_fault: Some(huge_fault),
+    ..pin_init::zeroed()
+};
+
+/// # Safety
+///
+/// To be called by the core, under the mmap lock.
+unsafe extern "C" fn mmap(
+    buf: *mut bindings::dma_buf,
+    vma: *mut bindings::vm_area_struct,
+) -> c_int {
+    // SAFETY: The core passes a buffer of ours, and a VMA that is being set up. It is never made a
+    // mixed mapping.
+    from_result(|| unsafe {
+        let bo = dmabuf::data::<Bo>(buf);
+        setup_pfns(VmaNew::from_raw(vma), bo.pages().len(), 0)?;
+        (*vma).vm_ops = &VM_OPS;
+        (*vma).vm_private_data = from_ref(bo).cast_mut().cast();
+        Ok(0)
+    })
+}
+
+/// The pages of a VMA of ours, for the two functions below.
+///
+/// # Safety
+///
+/// `mmap` must have set up the VMA of `vmf`, which must be a fault that is being handled.
+unsafe fn pages<'a>(vmf: *mut bindings::vm_fault) -> &'a [PageRef<'a>] {
+    // SAFETY: `mmap` has set the private data. The VMA holds the file of the buffer, so that the
+    // pages are unpinned after the mapping has gone.
+    unsafe {
+        let data = (*(*vmf).__bindgen_anon_1.vma).vm_private_data;
+        (*data.cast::<Bo>()).pages()
+    }
+}
+
+/// # Safety
+///
+/// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
+unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    // SAFETY: The kernel passes a fault that is being handled, in a VMA of ours.
+    unsafe { fault_pfns(VmFault::from_raw(vmf), pages(vmf), 0) }
+}
+
+/// # Safety
+///
+/// As for `fault`.
+unsafe extern "C" fn huge_fault(
+    vmf: *mut bindings::vm_fault,
+    order: c_uint,
+) -> bindings::vm_fault_t {
+    // SAFETY: As in `fault`.
+    unsafe { huge_fault_pfns(VmFault::from_raw(vmf), order, pages(vmf), 0) }
+}
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock of the buffer.
+unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) -> c_int {
+    // SAFETY: The core passes a buffer of ours, and a map to be filled in.
+    from_result(|| unsafe {
+        dmabuf::vmap(dmabuf::data::<Bo>(buf).pages(), &mut *map)?;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock of the buffer.
+unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
+    // SAFETY: The core passes a buffer of ours, and what `vmap` has filled in.
+    unsafe { dmabuf::vunmap(dmabuf::data::<Bo>(buf).pages(), &*map) };
+}
+
+/// # Safety
+///
+/// To be called by the core, when the last file descriptor, mapping and importer has gone.
+unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
+    // SAFETY: The core passes a buffer of ours, for the last time. This unpins.
+    drop(unsafe { dmabuf::release::<Bo>(buf) });
+}
+
+// --- Foreign buffers ----------------------------------------------------------------
+
+/// A foreign buffer that an open file has, attached to our device.
+#[pin_data(PinnedDrop)]
+struct Import {
+    attachment: Attachment<'static>,
+    /// How the device has it mapped. The reservation of the object here, which comes before the
+    /// reservation lock of the buffer.
+    #[pin]
+    mapping: Mutex<Option<Mapping>>,
+}
+
+struct Mapping {
+    table: *mut bindings::sg_table,
+    dir: bindings::dma_data_direction,
+}
+
+// SAFETY: The table may be used by any thread.
+unsafe impl Send for Mapping {}
+
+impl Import {
+    fn new(buf: Buf, device: &'static import::Device) -> Result<Pin<KBox<Self>>> {
+        KBox::try_pin_init(
+            try_pin_init!(Self {
+                attachment: Attachment::new(buf, device)?,
+                mapping <- new_mutex!(None, "Import::mapping"),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    fn map(&self, dir: bindings::dma_data_direction) -> Result<isize> {
+        let mut mapping = reserve(&self.mapping, false)?;
+        if mapping.is_some() {
+            return Err(EBUSY);
+        }
+        // SAFETY: It is attached, and its reservation lock is not held.
+        let table = from_err_ptr(unsafe {
+            bindings::dma_buf_map_attachment_unlocked(self.attachment.as_ptr(), dir)
+        })?;
+        *mapping = Some(Mapping { table, dir });
+        Ok(0)
+    }
+
+    fn unmap(&self) -> Result<isize> {
+        let Mapping { table, dir } = reserve(&self.mapping, false)?.take().ok_or(EINVAL)?;
+        // SAFETY: It was mapped so. Its reservation lock is not held.
+        unsafe {
+            bindings::dma_buf_unmap_attachment_unlocked(self.attachment.as_ptr(), table, dir);
+        }
+        Ok(0)
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Import {
+    fn drop(self: Pin<&mut Self>) {
+        // Unless it was not mapped.
+        let _ = self.unmap();
+    }
+}
