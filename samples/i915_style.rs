@@ -1,0 +1,878 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A driver in the style of i915: `/dev/pagekit-i915`, see `pagekit_style.h`.
+//!
+//! Its policy, which no helper knows of:
+//!
+//! * One lock for the whole device. Who needs the device to work waits first until it doesn't hang,
+//!   which signals end and which fails with `EIO` after some time, and takes the lock interruptibly.
+//!   What can't fail, and what gets by with memory alone, does neither.
+//! * Pages are pinned while a device or the kernel has them mapped, and no longer. For the CPU alone
+//!   they are only held. An object that nobody uses has none: they are in its shmem file, or in swap.
+//! * Held pages are given back under memory pressure, or when user space asks.
+//! * CPU mappings are of PFNs, on fault, and revoked when the pages go. Or they are those of the
+//!   shmem file, if the object was created so.
+//! * Importers that can do without for a while are asked for pinned pages, too, but only by user
+//!   space.
+//! * Foreign buffers are pinned while they are mapped: the device can't stop to have them moved.
+//!
+//! Lock order:
+//!
+//! 1. the mmap lock; `Import::mapping`
+//! 2. the reservation lock of a buffer, which the core holds where importers map
+//! 3. the lock of the device
+//! 4. what memory reclaim takes
+//!
+//! The device is locked while memory is allocated, so that the shrinker can only try to lock it. It
+//! takes no folio lock either, for somebody who allocates memory may hold it.
+
+use core::{
+    marker::PhantomData,
+    mem::replace,
+    pin::Pin,
+    ptr::{
+        from_ref,
+        null_mut,
+        NonNull, //
+    }, //
+};
+use kernel::{
+    bindings,
+    container_of,
+    error::{
+        from_err_ptr,
+        from_result,
+        to_result, //
+    },
+    fs::File,
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    mm::virt::VmaNew,
+    module::this_module,
+    new_condvar,
+    new_mutex,
+    page::PAGE_SHIFT,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        lock::mutex::MutexGuard,
+        CondVar,
+        CondVarTimeoutResult,
+        LockedBy,
+        Mutex, //
+    },
+    time::msecs_to_jiffies, //
+};
+use pagekit_pages::PageArray;
+use pagekit_pin::{
+    PinArray,
+    PinCount,
+    PinFlags, //
+};
+use pagekit_view::PageRef;
+use pagekit_vma::{
+    fault_pfns,
+    setup_pfns,
+    VmFault, //
+};
+
+mod dmabuf;
+mod import;
+mod style;
+
+use dmabuf::For;
+use import::{
+    Attachment,
+    Buf, //
+};
+use style::{
+    Command,
+    Create,
+    Info, //
+};
+
+module! {
+    type: Device,
+    name: "pagekit_i915_style",
+    authors: ["The pagekit authors"],
+    description: "pagekit sample: a driver in the style of i915",
+    license: "GPL",
+    imports_ns: ["DMA_BUF"],
+}
+
+#[allow(
+    improper_ctypes,
+    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+)]
+extern "C" {
+    // Static inlines, see i915_style_shim.c.
+    fn pagekit_i915_lock_interruptible(mutex: *mut bindings::mutex) -> c_int;
+    fn pagekit_i915_mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int;
+}
+
+// --- The device -----------------------------------------------------------------
+
+#[pin_data]
+struct Device {
+    #[pin]
+    misc: MiscDeviceRegistration<Context>,
+    shrinker: Shrinker,
+    dma: import::Device,
+    #[pin]
+    lock: Mutex<Objects>,
+    /// While the device hangs, for how many milliseconds others wait for a reset.
+    #[pin]
+    wedged: Mutex<Option<u32>>,
+    #[pin]
+    reset: CondVar,
+}
+
+/// All objects, under the lock of the device.
+struct Objects(KVec<NonNull<bindings::dma_buf>>);
+
+// SAFETY: Buffers may be used by any thread.
+unsafe impl Send for Objects {}
+
+impl kernel::InPlaceModule for Device {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(&this in Self {
+            lock <- new_mutex!(Objects(KVec::new()), "Device::lock"),
+            wedged <- new_mutex!(None, "Device::wedged"),
+            reset <- new_condvar!("Device::reset"),
+            dma: import::Device::new(c"pagekit-i915")?,
+            // SAFETY: The shrinker goes before the device, of which it needs the lock.
+            shrinker: unsafe { Shrinker::new(this) }?,
+            misc <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: c"pagekit-i915",
+            }),
+        })
+    }
+}
+
+impl Device {
+    /// Waits until the device doesn't hang.
+    fn wait_for_error(&self) -> Result {
+        let mut wedged = self.wedged.lock();
+        let mut left = wedged.map_or(0, msecs_to_jiffies);
+        while wedged.is_some() {
+            left = match self.reset.wait_interruptible_timeout(&mut wedged, left) {
+                CondVarTimeoutResult::Woken { jiffies } => jiffies,
+                CondVarTimeoutResult::Signal { .. } => return Err(ERESTARTSYS),
+                CondVarTimeoutResult::Timeout => break,
+            };
+        }
+        if wedged.is_some() {
+            Err(EIO)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes the lock of a device that works.
+    fn lock_interruptible(&self) -> Result<MutexGuard<'_, Objects>> {
+        self.wait_for_error()?;
+        let mutex = from_ref(&self.lock).cast_mut().cast();
+        // SAFETY: `Lock` has C layout, and the mutex is what it begins with.
+        to_result(unsafe { pagekit_i915_lock_interruptible(mutex) })?;
+        // SAFETY: It was locked just now.
+        Ok(unsafe { MutexGuard::new(&self.lock, ()) })
+    }
+
+    fn set_wedged(&self, wedged: Option<u32>) -> Result<isize> {
+        *self.wedged.lock() = wedged;
+        self.reset.notify_all();
+        Ok(0)
+    }
+}
+
+type Context = style::Context<Device, Object>;
+type Object = style::Object<Handle, Pin<KBox<Import>>>;
+
+#[vtable]
+impl MiscDevice for Context {
+    type Ptr = KBox<Self>;
+
+    fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        // SAFETY: The registration is that of the `Device` that is the module, which stays loaded
+        // while there are open files.
+        Context::new(unsafe { &*container_of!(from_ref(misc).cast_mut(), Device, misc) })
+    }
+
+    fn ioctl(context: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        let device = context.device;
+        match Command::read(cmd, arg)? {
+            Command::Create(create) => {
+                context.fill(|| Ok(Object::Own(Handle::create(device, &create)?)))
+            }
+            Command::Import(buf) => context.fill(|| {
+                Ok(if buf.has_ops(&OPS) {
+                    Object::Own(Handle::new(buf))
+                } else {
+                    Object::Foreign(Import::new(buf, device)?)
+                })
+            }),
+            Command::Export { cloexec } => context.object()?.buf().fd(cloexec),
+            Command::Map(dir) => context.object()?.foreign()?.map(device, dir),
+            Command::Unmap => context.object()?.foreign()?.unmap(),
+            Command::Access(access) => context.object()?.access(device, access),
+            Command::Info(user) => context.object()?.info(device)?.reply(user),
+            Command::Wedge { milliseconds } => device.set_wedged(Some(milliseconds)),
+            Command::Reset => device.set_wedged(None),
+            Command::Shrink { revoke: false } => Ok(device.lock.lock().shrink(usize::MAX) as isize),
+            Command::Shrink { revoke: true } => {
+                let revoked = context.object()?.own()?.revoke()?;
+                Ok((revoked + device.lock.lock().shrink(usize::MAX)) as isize)
+            }
+        }
+    }
+}
+
+impl Object {
+    fn buf(&self) -> &Buf {
+        match self {
+            Self::Own(handle) => &handle.0,
+            Self::Foreign(import) => import.attachment.buf(),
+        }
+    }
+
+    fn access(&self, device: &Device, access: style::Access) -> Result<isize> {
+        if access.nowait() {
+            return Err(EINVAL);
+        }
+        let mut copy = access.begin(self.buf())?;
+        let engine = device.lock_interruptible()?;
+        copy.run();
+        drop(engine);
+        copy.finish()?;
+        Ok(0)
+    }
+
+    fn info(&self, device: &Device) -> Result<Info> {
+        let mut info = match self {
+            Self::Own(handle) => {
+                // SAFETY: It is ours, and no lock is held.
+                let info = unsafe { Info::of_object(&handle.0) }?;
+                let own = handle.own();
+                let mut objects = device.lock.lock();
+                let pinned = own.pinned(&mut objects);
+                let backing = own.backing(&mut objects);
+                Info {
+                    pinned: pinned as u64,
+                    held: (backing.pages.as_slice().len() - pinned) as u64,
+                    // SAFETY: An open file has a mapping. The number may be out of date.
+                    resident: unsafe { (*(*own.bo().file.as_ptr()).f_mapping).nrpages as u64 },
+                    sharers: backing.files,
+                    ..info
+                }
+            }
+            Self::Foreign(import) => Info::of_import(self.buf(), import.mapping.lock().is_some()),
+        };
+        if device.wedged.lock().is_some() {
+            info.flags |= style::INFO_WEDGED;
+        }
+        Ok(info)
+    }
+}
+
+// --- Its objects ------------------------------------------------------------------
+
+/// An object.
+struct Bo {
+    device: &'static Device,
+    /// Which the pages are from.
+    file: ARef<File>,
+    pages: usize,
+    /// Whether CPU mappings are those of the file.
+    has_file_mmap: bool,
+    backing: LockedBy<Backing, Objects>,
+}
+
+/// What an object has of its pages, under the lock of the device.
+struct Backing {
+    pages: Pages,
+    /// Devices that have them mapped, mappings for the kernel, and pins of importers.
+    users: PinCount,
+    /// Pins of importers: those that can't do without.
+    fixed: usize,
+    /// How many open files have it.
+    files: u32,
+}
+
+enum Pages {
+    Away,
+    Held(PageArray),
+    Pinned(PinArray),
+}
+
+impl Pages {
+    fn as_slice(&self) -> &[PageRef<'_>] {
+        match self {
+            Self::Away => &[],
+            Self::Held(array) => array.pages(),
+            Self::Pinned(array) => array.pages(),
+        }
+    }
+}
+
+/// A buffer of ours, borrowed.
+///
+/// # Invariants
+///
+/// It was exported with `OPS`, and its release operation has not returned for `'a`.
+#[derive(Copy, Clone)]
+struct Own<'a>(*mut bindings::dma_buf, PhantomData<&'a Bo>);
+
+impl<'a> Own<'a> {
+    /// # Safety
+    ///
+    /// As the type invariants.
+    unsafe fn new(buf: *mut bindings::dma_buf) -> Self {
+        // INVARIANT: As the caller promises.
+        Self(buf, PhantomData)
+    }
+
+    fn bo(self) -> &'a Bo {
+        // SAFETY: By the type invariants.
+        unsafe { dmabuf::data(self.0) }
+    }
+
+    fn backing<'b>(self, objects: &'b mut Objects) -> &'b mut Backing
+    where
+        'a: 'b,
+    {
+        self.bo().backing.access_mut(objects)
+    }
+
+    /// How many pages are pinned.
+    fn pinned(self, objects: &mut Objects) -> usize {
+        match &self.backing(objects).pages {
+            Pages::Pinned(pins) => pins.pages().len(),
+            _ => 0,
+        }
+    }
+
+    /// Pins the pages for one user more, and returns them.
+    fn pin<'b>(self, objects: &'b mut Objects) -> Result<&'b [PageRef<'b>]>
+    where
+        'a: 'b,
+    {
+        let bo = self.bo();
+        if self.backing(objects).users.pin() {
+            // References would keep the pages where they are, which may be where none are pinned.
+            self.give_back(objects);
+            let pin = || -> Result<PinArray> {
+                let mut pins = PinArray::with_capacity(bo.pages, PinFlags::WRITE)?;
+                pins.pin_memfd(&bo.file, 0, bo.pages)?;
+                Ok(pins)
+            };
+            let backing = self.backing(objects);
+            backing.pages = Pages::Pinned(pin().inspect_err(|_| {
+                backing.users.unpin();
+            })?);
+        }
+        Ok(self.backing(objects).pages.as_slice())
+    }
+
+    fn unpin(self, objects: &mut Objects) {
+        if self.backing(objects).users.unpin() {
+            self.give_back(objects);
+        }
+    }
+
+    /// Revokes all CPU mappings and lets go of the pages. Returns how many.
+    fn give_back(self, objects: &mut Objects) -> usize {
+        let pages = replace(&mut self.backing(objects).pages, Pages::Away);
+        let count = pages.as_slice().len();
+        if count != 0 {
+            // SAFETY: By the type invariants the buffer has a file, whose mapping nobody else uses.
+            // Faults wait for the lock of the device.
+            unsafe { bindings::unmap_mapping_range((*(*self.0).file).f_mapping, 0, 0, 1) };
+        }
+        if let Pages::Held(array) = &pages {
+            for page in array.pages() {
+                // As `Marks::DIRTY` does, but that locks folios, which reclaim must not.
+                // SAFETY: There is a reference on the page. Only this driver gets at its file.
+                unsafe { bindings::set_page_dirty(page.as_ptr()) };
+            }
+        }
+        count
+    }
+}
+
+impl Objects {
+    /// Gives back held pages of objects, and returns how many: `target`, if there are as many.
+    fn shrink(&mut self, target: usize) -> usize {
+        let mut given = 0;
+        for i in 0..self.0.len() {
+            if given >= target {
+                break;
+            }
+            // SAFETY: Buffers leave the list in their release operation.
+            let Some(buf) = (unsafe { Buf::upgrade(self.0[i]) }) else {
+                // It has no mapping any more to be revoked, and goes by itself.
+                continue;
+            };
+            // SAFETY: All in the list are ours.
+            let own = unsafe { Own::new(buf.as_ptr()) };
+            if let Pages::Held(_) = own.backing(self).pages {
+                given += own.give_back(self);
+            }
+        }
+        given
+    }
+
+    fn held(&mut self) -> usize {
+        let mut held = 0;
+        for i in 0..self.0.len() {
+            // SAFETY: As above.
+            let own = unsafe { Own::new(self.0[i].as_ptr()) };
+            if let Pages::Held(array) = &own.backing(self).pages {
+                held += array.pages().len();
+            }
+        }
+        held
+    }
+}
+
+/// An object that an open file has.
+///
+/// # Invariants
+///
+/// The buffer was exported with `OPS`.
+struct Handle(Buf);
+
+impl Handle {
+    fn create(device: &'static Device, create: &Create) -> Result<Self> {
+        let pages = create.pages(style::CREATE_SHMEM_MMAP)?;
+        let size = pages << PAGE_SHIFT;
+        let backing = Backing {
+            pages: Pages::Away,
+            users: PinCount::default(),
+            fixed: 0,
+            files: 0,
+        };
+        let bo = KBox::new(
+            Bo {
+                device,
+                file: style::shmem(size)?,
+                pages,
+                has_file_mmap: create.has(style::CREATE_SHMEM_MMAP),
+                backing: LockedBy::new(&device.lock, backing),
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        // SAFETY: `OPS` is made for this. The reference on the new buffer is ours.
+        let buf = unsafe {
+            let buf = dmabuf::export(
+                c"pagekit_i915_style",
+                this_module::<LocalModule>(),
+                &OPS,
+                size,
+                bindings::O_RDWR,
+                bo,
+            )?;
+            Buf::from_raw(buf)
+        };
+        device
+            .lock
+            .lock()
+            .0
+            .push(buf.as_non_null(), GFP_KERNEL_ACCOUNT)?;
+        Ok(Self::new(buf))
+    }
+
+    /// `buf` must have been exported with `OPS`.
+    fn new(buf: Buf) -> Self {
+        // INVARIANT: The caller has looked.
+        let this = Self(buf);
+        this.own()
+            .backing(&mut this.own().bo().device.lock.lock())
+            .files += 1;
+        this
+    }
+
+    fn own(&self) -> Own<'_> {
+        // SAFETY: By the type invariants. There is a reference on it.
+        unsafe { Own::new(self.0.as_ptr()) }
+    }
+
+    /// Asks importers to unmap the pages. Returns how many are no longer pinned.
+    fn revoke(&self) -> Result<usize> {
+        let (own, device) = (self.own(), self.own().bo().device);
+        let _reserved = self.0.reserve_interruptible()?;
+        let mut objects = device.lock.lock();
+        if own.backing(&mut objects).fixed != 0 {
+            return Err(EBUSY);
+        }
+        let pinned = own.pinned(&mut objects);
+        drop(objects);
+        // SAFETY: It is reserved. Importers come back to `unmap_dma_buf`, so the device is not
+        // locked.
+        unsafe { bindings::dma_buf_invalidate_mappings(self.0.as_ptr()) };
+        // The pages go with the last mapping, so that there is nothing more to wait for.
+        Ok(pinned - own.pinned(&mut device.lock.lock()))
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let own = self.own();
+        own.backing(&mut own.bo().device.lock.lock()).files -= 1;
+    }
+}
+
+static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
+    pin: Some(pin),
+    unpin: Some(unpin),
+    map_dma_buf: Some(map_dma_buf),
+    unmap_dma_buf: Some(unmap_dma_buf),
+    begin_cpu_access: Some(begin_cpu_access),
+    end_cpu_access: Some(end_cpu_access),
+    mmap: Some(mmap),
+    vmap: Some(vmap),
+    vunmap: Some(vunmap),
+    release: Some(release),
+    ..pin_init::zeroed()
+};
+
+// What the dma-buf core calls, with buffers that were exported with `OPS`.
+
+/// For importers that can't do without the pages once they have them mapped.
+///
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
+unsafe extern "C" fn pin(attachment: *mut bindings::dma_buf_attachment) -> c_int {
+    // SAFETY: The core passes an attachment of a buffer of ours.
+    let own = unsafe { Own::new((*attachment).dmabuf) };
+    from_result(|| {
+        let mut objects = own.bo().device.lock_interruptible()?;
+        own.pin(&mut objects)?;
+        own.backing(&mut objects).fixed += 1;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
+unsafe extern "C" fn unpin(attachment: *mut bindings::dma_buf_attachment) {
+    // SAFETY: As above.
+    let own = unsafe { Own::new((*attachment).dmabuf) };
+    let mut objects = own.bo().device.lock.lock();
+    own.backing(&mut objects).fixed -= 1;
+    own.unpin(&mut objects);
+}
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
+unsafe extern "C" fn map_dma_buf(
+    attachment: *mut bindings::dma_buf_attachment,
+    dir: bindings::dma_data_direction,
+) -> *mut bindings::sg_table {
+    // SAFETY: The core passes an attachment of a buffer of ours.
+    let own = unsafe { Own::new((*attachment).dmabuf) };
+    let map = || {
+        let mut objects = own.bo().device.lock_interruptible()?;
+        let pages = own.pin(&mut objects)?;
+        // SAFETY: As above; they stay pinned until it is unmapped.
+        unsafe { dmabuf::map(attachment, pages, dir) }.inspect_err(|_| own.unpin(&mut objects))
+    };
+    map().unwrap_or_else(|e| e.to_ptr())
+}
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
+unsafe extern "C" fn unmap_dma_buf(
+    attachment: *mut bindings::dma_buf_attachment,
+    table: *mut bindings::sg_table,
+    dir: bindings::dma_data_direction,
+) {
+    // SAFETY: The core passes what `map_dma_buf` has returned for this attachment.
+    let own = unsafe {
+        dmabuf::unmap(attachment, table, dir);
+        Own::new((*attachment).dmabuf)
+    };
+    own.unpin(&mut own.bo().device.lock.lock());
+}
+
+/// # Safety
+///
+/// To be called by the core, which holds no lock.
+unsafe extern "C" fn begin_cpu_access(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+) -> c_int {
+    // SAFETY: The core passes a buffer of ours.
+    from_result(|| unsafe {
+        let device = Own::new(buf).bo().device;
+        // Others should not have to wait for the reservation meanwhile.
+        device.wait_for_error()?;
+        let _reserved = import::reserve_interruptible(buf)?;
+        let _objects = device.lock_interruptible()?;
+        dmabuf::sync(buf, dir, For::Cpu);
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// To be called by the core, which holds no lock.
+unsafe extern "C" fn end_cpu_access(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+) -> c_int {
+    // What has begun must end, whether the device works or not.
+    // SAFETY: The core passes a buffer of ours.
+    unsafe {
+        let _reserved = import::reserve(buf);
+        let _objects = Own::new(buf).bo().device.lock.lock();
+        dmabuf::sync(buf, dir, For::Device);
+    }
+    0
+}
+
+static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+    fault: Some(fault),
+    ..pin_init::zeroed()
+};
+
+/// # Safety
+///
+/// To be called by the core, under the mmap lock.
+unsafe extern "C" fn mmap(
+    buf: *mut bindings::dma_buf,
+    vma: *mut bindings::vm_area_struct,
+) -> c_int {
+    // SAFETY: The core passes a buffer of ours, and a VMA that is being set up. It becomes one of
+    // the file, or is never made a mixed mapping.
+    from_result(|| unsafe {
+        let bo = Own::new(buf).bo();
+        if bo.has_file_mmap {
+            to_result(pagekit_i915_mmap(bo.file.as_ptr(), vma))?;
+            bindings::vma_set_file(vma, bo.file.as_ptr());
+        } else {
+            setup_pfns(VmaNew::from_raw(vma), bo.pages, 0)?;
+            (*vma).vm_ops = &VM_OPS;
+            (*vma).vm_private_data = buf.cast();
+        }
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
+unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    // SAFETY: `mmap` has set the private data. The VMA holds the file of the buffer.
+    let own = unsafe { Own::new((*(*vmf).__bindgen_anon_1.vma).vm_private_data.cast()) };
+    let bo = own.bo();
+    // No need for a device that works.
+    let mut objects = bo.device.lock.lock();
+    let backing = own.backing(&mut objects);
+    if let Pages::Away = backing.pages {
+        match PageArray::from_shmem(&bo.file, 0, bo.pages) {
+            Ok(array) => backing.pages = Pages::Held(array),
+            Err(e) if e == ENOMEM => return bindings::vm_fault_reason_VM_FAULT_OOM,
+            Err(_) => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+        }
+    }
+    // SAFETY: The kernel passes a fault that is being handled, in a VMA of ours. Before the pages
+    // go, their mappings do, under the lock that is held here.
+    unsafe { fault_pfns(VmFault::from_raw(vmf), backing.pages.as_slice(), 0) }
+}
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
+unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) -> c_int {
+    // SAFETY: The core passes a buffer of ours.
+    let own = unsafe { Own::new(buf) };
+    from_result(|| {
+        // The core warns of errors, so none that can be avoided: it doesn't take a device that works.
+        let mut objects = own.bo().device.lock.lock();
+        let pages = own.pin(&mut objects)?;
+        // SAFETY: The core passes a map to be filled in.
+        dmabuf::vmap(pages, unsafe { &mut *map }).inspect_err(|_| own.unpin(&mut objects))?;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// To be called by the core, under the reservation lock.
+unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
+    // SAFETY: The core passes a buffer of ours.
+    let own = unsafe { Own::new(buf) };
+    let mut objects = own.bo().device.lock.lock();
+    // SAFETY: The core passes what `vmap` has filled in, of the pages that have been pinned since.
+    unsafe { dmabuf::vunmap(own.backing(&mut objects).pages.as_slice(), &*map) };
+    own.unpin(&mut objects);
+}
+
+/// # Safety
+///
+/// To be called by the core, when the last file descriptor, mapping and importer has gone.
+unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
+    // SAFETY: The core passes a buffer of ours, for the last time.
+    let bo = unsafe { dmabuf::release::<Bo>(buf) };
+    bo.device
+        .lock
+        .lock()
+        .0
+        .retain(|other| other.as_ptr() != buf);
+}
+
+// --- Memory pressure ----------------------------------------------------------------
+
+/// A registered shrinker, `shrinker_free()` on drop.
+struct Shrinker(NonNull<bindings::shrinker>);
+
+// SAFETY: It may be freed by any thread.
+unsafe impl Send for Shrinker {}
+// SAFETY: There is nothing to be done with a shared reference.
+unsafe impl Sync for Shrinker {}
+
+impl Shrinker {
+    /// # Safety
+    ///
+    /// The lock of `device` must be initialised, and stay for as long as the shrinker.
+    unsafe fn new(device: NonNull<Device>) -> Result<Self> {
+        // SAFETY: The name has no directives.
+        let shrinker = unsafe { bindings::shrinker_alloc(0, c"pagekit-i915".as_char_ptr()) };
+        let this = Self(NonNull::new(shrinker).ok_or(ENOMEM)?);
+        // SAFETY: It is not registered yet. The callbacks find what the caller promises.
+        unsafe {
+            (*shrinker).count_objects = Some(count_objects);
+            (*shrinker).scan_objects = Some(scan_objects);
+            (*shrinker).private_data = device.as_ptr().cast();
+            bindings::shrinker_register(shrinker);
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Shrinker {
+    fn drop(&mut self) {
+        // SAFETY: It was allocated, and nobody else frees it.
+        unsafe { bindings::shrinker_free(self.0.as_ptr()) };
+    }
+}
+
+/// # Safety
+///
+/// To be called by the shrinker that `Shrinker::new` has set up.
+unsafe fn try_lock<'a>(shrinker: *mut bindings::shrinker) -> Option<MutexGuard<'a, Objects>> {
+    // SAFETY: The private data is the device, which stays.
+    unsafe { (*(*shrinker).private_data.cast::<Device>()).lock.try_lock() }
+}
+
+/// # Safety
+///
+/// To be called by memory reclaim.
+unsafe extern "C" fn count_objects(
+    shrinker: *mut bindings::shrinker,
+    _control: *mut bindings::shrink_control,
+) -> c_ulong {
+    // SAFETY: The shrinker is ours.
+    unsafe { try_lock(shrinker) }.map_or(0, |mut objects| objects.held())
+}
+
+/// # Safety
+///
+/// To be called by memory reclaim.
+unsafe extern "C" fn scan_objects(
+    shrinker: *mut bindings::shrinker,
+    control: *mut bindings::shrink_control,
+) -> c_ulong {
+    // SAFETY: The shrinker is ours.
+    let Some(mut objects) = (unsafe { try_lock(shrinker) }) else {
+        return bindings::SHRINK_STOP as c_ulong;
+    };
+    // SAFETY: Memory reclaim passes what it asks for.
+    objects.shrink(unsafe { (*control).nr_to_scan })
+}
+
+// --- Foreign buffers ----------------------------------------------------------------
+
+/// A foreign buffer that an open file has, attached to our device.
+#[pin_data(PinnedDrop)]
+struct Import {
+    attachment: Attachment<'static>,
+    /// How the device has it mapped.
+    #[pin]
+    mapping: Mutex<Option<Mapping>>,
+}
+
+struct Mapping {
+    table: *mut bindings::sg_table,
+    dir: bindings::dma_data_direction,
+}
+
+// SAFETY: The table may be used by any thread.
+unsafe impl Send for Mapping {}
+
+/// The device tells which buffers may move, but never lets one move that it has mapped.
+static ATTACH_OPS: bindings::dma_buf_attach_ops = bindings::dma_buf_attach_ops {
+    allow_peer2peer: false,
+    invalidate_mappings: None,
+};
+
+impl Import {
+    fn new(buf: Buf, device: &'static Device) -> Result<Pin<KBox<Self>>> {
+        KBox::try_pin_init(
+            try_pin_init!(Self {
+                // SAFETY: There is no callback that could be called.
+                attachment: unsafe {
+                    Attachment::dynamic(buf, &device.dma, &ATTACH_OPS, null_mut())
+                }?,
+                mapping <- new_mutex!(None, "Import::mapping"),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    fn map(&self, device: &Device, dir: bindings::dma_data_direction) -> Result<isize> {
+        device.wait_for_error()?;
+        let mut mapping = self.mapping.lock();
+        if mapping.is_some() {
+            return Err(EBUSY);
+        }
+        let attachment = self.attachment.as_ptr();
+        let _reserved = self.attachment.buf().reserve_interruptible()?;
+        // SAFETY: It is attached and reserved. What was pinned is mapped or unpinned.
+        let table = unsafe {
+            to_result(bindings::dma_buf_pin(attachment))?;
+            from_err_ptr(bindings::dma_buf_map_attachment(attachment, dir))
+                .inspect_err(|_| bindings::dma_buf_unpin(attachment))?
+        };
+        *mapping = Some(Mapping { table, dir });
+        Ok(0)
+    }
+
+    fn unmap(&self) -> Result<isize> {
+        let mut mapping = self.mapping.lock();
+        let Mapping { table, dir } = mapping.take().ok_or(EINVAL)?;
+        let attachment = self.attachment.as_ptr();
+        let _reserved = self.attachment.buf().reserve();
+        // SAFETY: It was pinned and mapped so, and is reserved.
+        unsafe {
+            bindings::dma_buf_unmap_attachment(attachment, table, dir);
+            bindings::dma_buf_unpin(attachment);
+        }
+        Ok(0)
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Import {
+    fn drop(self: Pin<&mut Self>) {
+        // Unless it was not mapped.
+        let _ = self.unmap();
+    }
+}

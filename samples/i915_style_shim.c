@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The static inlines that style.rs and what it uses need, and those of this driver. */
+#include <linux/fs.h>
+#include <linux/mutex.h>
+
+#include "style_shim.h"
+
+SHIM(int, pagekit_i915_lock_interruptible, (struct mutex *mutex), mutex_lock_interruptible(mutex))
+SHIM(int, pagekit_i915_mmap, (struct file *file, struct vm_area_struct *vma), vfs_mmap(file, vma))
