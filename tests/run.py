@@ -128,6 +128,14 @@ def build_selftests(kdir: Path):
              place, source / headers, *(selftests / file for file in files), "-o", BIN / f"{name}-selftest")
 
 
+def build_compat():
+    """The 32-bit program: without libc, for which a 64-bit machine has no other."""
+    multiarch = call("cc -print-multiarch", "cc", "-print-multiarch", stdout=subprocess.PIPE, text=True).stdout.strip()
+    call("building the 32-bit program", "cc", "-m32", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding",
+         "-fno-stack-protector", "-fno-pie", "-no-pie", "-nostdlib", "-static",
+         "-idirafter", Path("/usr/include", multiarch), TESTS / "user/compat.c", "-o", BIN / "pagekit-compat")
+
+
 def run_vm(config, built, script, env, name=None, **options) -> vm.Result:
     modules = modules_dir(config)
     order = load_order(modules)
@@ -221,6 +229,7 @@ def test_vm(level, where) -> list[Case]:
     config = "base" if where == "swiotlb" else where
     built = set_up(config)
     parts = PARTS[level, where]
+    build_compat()
     if "selftest" in parts:
         build_selftests(Path(built["KDIR"]))
     timeout = FULL_DEBUG_TIMEOUT if (level, where) == ("full", "debug") else TIMEOUT[where]

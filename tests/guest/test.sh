@@ -58,7 +58,8 @@ user_memory() {
 	echo 0 >/proc/sys/vm/nr_hugepages
 	pages=$(awk '/zone +Movable/ { movable = 1 }
 		movable && /nr_free_pages/ { print $2; exit }' /proc/zoneinfo)
-	fallocate -l $((pages * 4096)) /dev/shm/movable
+	mkdir /dev/shm/movable && mount -t tmpfs -o size=100%,noswap none /dev/shm/movable || return
+	fallocate -l $((pages * 4096)) /dev/shm/movable/all
 	echo 1000 >/proc/sys/vm/watermark_scale_factor
 }
 
@@ -131,7 +132,9 @@ for part in $PARTS; do
 		user_memory || broken "no memory for user space"
 		;;
 	user | smoke | bounce)
-		cases $part udmabuf /dev/pagekit-udmabuf
+		for kind in udmabuf i915 nouveau radeon; do
+			cases $part $kind /dev/pagekit-$kind
+		done
 		[ $part = bounce ] || nodes $part
 		;;
 	selftest)

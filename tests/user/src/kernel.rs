@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The running kernel's counters, settings and messages.
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -222,6 +224,54 @@ impl Log {
                 Err(e) if e.kind() == ErrorKind::BrokenPipe => continue,
                 Err(e) => bail!("reading /dev/kmsg: {e}"),
             }
+        }
+    }
+}
+
+/// The memory controller of the root control group, unmounted on drop.
+#[derive(Debug)]
+pub struct RootGroup(PathBuf);
+
+impl RootGroup {
+    pub fn mount() -> Result<Self> {
+        let place = std::env::temp_dir().join("pagekit-cgroup");
+        fs::create_dir_all(&place)?;
+        let path = CString::new(place.as_os_str().as_bytes())?;
+        // SAFETY: NUL-terminated strings, and no data.
+        let ret = unsafe {
+            libc::mount(
+                c"cgroup2".as_ptr(),
+                path.as_ptr(),
+                c"cgroup2".as_ptr(),
+                0,
+                std::ptr::null(),
+            )
+        };
+        match ret {
+            0 => Ok(Self(place)),
+            _ => Err(std::io::Error::last_os_error()).context("mounting cgroup2"),
+        }
+    }
+
+    /// Reclaims what goes to swap and what shrinkers have, as when memory is short. Other memory
+    /// than that is left alone.
+    pub fn reclaim(&self, bytes: usize) -> Result<()> {
+        match fs::write(
+            self.0.join("memory.reclaim"),
+            format!("{bytes} swappiness=max"),
+        ) {
+            // There was not as much.
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
+            result => result.context("memory.reclaim"),
+        }
+    }
+}
+
+impl Drop for RootGroup {
+    fn drop(&mut self) {
+        if let Ok(path) = CString::new(self.0.as_os_str().as_bytes()) {
+            // SAFETY: a NUL-terminated path.
+            unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
         }
     }
 }

@@ -8,5 +8,6 @@ pub mod importer;
 pub mod kernel;
 pub mod map;
 pub mod process;
+pub mod style;
 
 pub const PAGE: usize = 4096;

@@ -7,11 +7,15 @@ mod device;
 mod env;
 mod errors;
 mod heap;
+mod i915;
 mod mapping;
 mod memory;
 mod nodes;
+mod nouveau;
 mod peer;
+mod radeon;
 mod sharing;
+mod style;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +48,36 @@ const GROUPS: &[Group] = &[
         fill: heap::filled,
         tables: &[heap::CASES, mapping::CASES, device::CASES, sharing::CASES],
     },
+    style(
+        "i915",
+        &[
+            style::CASES,
+            mapping::CASES,
+            device::CASES,
+            sharing::CASES,
+            i915::CASES,
+        ],
+    ),
+    style(
+        "nouveau",
+        &[
+            style::CASES,
+            mapping::CASES,
+            device::CASES,
+            sharing::CASES,
+            nouveau::CASES,
+        ],
+    ),
+    style(
+        "radeon",
+        &[
+            style::CASES,
+            mapping::CASES,
+            device::CASES,
+            sharing::CASES,
+            radeon::CASES,
+        ],
+    ),
     node("map-pfns", nodes::PFNS),
     node("map-huge-pfns", nodes::HUGE_PFNS),
     node("map-eager-pfns", nodes::PFNS),
@@ -51,6 +85,15 @@ const GROUPS: &[Group] = &[
     node("map-huge-pages", nodes::HUGE_REFERENCED),
     node("map-eager-pages", nodes::REFERENCED),
 ];
+
+/// A driver of `pagekit_style.h`.
+const fn style(name: &'static str, tables: &'static [&'static [Case]]) -> Group {
+    Group {
+        name,
+        fill: |env, id, pages| Ok(style::written(env, id, pages)?.export()?),
+        tables,
+    }
+}
 
 /// A test node: its files come with pages.
 const fn node(name: &'static str, tables: &'static [&'static [Case]]) -> Group {

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What is special about radeon_style.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use pagekit_user::importer::{Importer, Through};
+use pagekit_user::map::Mapping;
+use pagekit_user::process::Child;
+use pagekit_user::style::{
+    Create, Object, ACCESS_NOWAIT, CREATE_SHMEM_MMAP, CREATE_USERPTR, MAP_READ,
+};
+use pagekit_user::{kernel, PAGE};
+use rustix::io::{self, Errno};
+use rustix::mm::MprotectFlags;
+use rustix::process::{setrlimit, Resource, Rlimit};
+
+use crate::env::{Case, Content, Env};
+use crate::style::{check, fill, vmaps, written, ODD_SIZE};
+
+pub const CASES: &[Case] = &[
+    Case::new("pins", pins).smoke(),
+    Case::new("sharers", sharers).smoke(),
+    Case::new("kernel_map_is_not_kept", kernel_map_is_not_kept),
+    Case::new("nowait", nowait).smoke(),
+    Case::new("userptr", userptr).smoke(),
+    Case::new("userptr_errors", userptr_errors).smoke(),
+    Case::new("userptr_memlock", userptr_memlock).smoke(),
+    Case::new("userptr_outlives_process", userptr_outlives_process).smoke(),
+    Case::new("not_its_own", not_its_own),
+];
+
+/// From creation to release, whatever happens in between.
+fn pins(env: &Env) -> Result<()> {
+    let before = kernel::pins()?;
+    let pinned = |what| {
+        let now = kernel::pins()? - before;
+        ensure!(now == 16, "{now} pins after {what}");
+        Ok(())
+    };
+    let object = Object::new(&env.device, 16)?;
+    pinned("create")?;
+    ensure!(object.info()?.pinned == 16 && object.info()?.held == 0);
+    let buf = object.export()?;
+    let map = Mapping::shared(&buf, 0, 16 * PAGE)?;
+    map.touch();
+    pinned("mmap")?;
+    Importer::open()?.read(&buf, Through::Dma, 0, &mut [0])?;
+    pinned("map")?;
+    drop((object, buf));
+    pinned("close")?;
+    drop(map);
+    let now = kernel::pins()? - before;
+    ensure!(now == 0, "{now} pins after release");
+    Ok(())
+}
+
+/// Files that have the object, and devices attached to it.
+fn sharers(env: &Env) -> Result<()> {
+    let object = Object::new(&env.device, 4)?;
+    let buf = object.export()?;
+    let is = |sharers, attachments, mappings| {
+        let info = object.info()?;
+        let found = (info.sharers, info.attachments, info.mappings);
+        ensure!(found == (sharers, attachments, mappings), "{info:?}");
+        Ok(())
+    };
+    is(1, 0, 0)?;
+    let other = Object::of("/dev/pagekit-nouveau", &buf)?;
+    is(2, 1, 0)?;
+    other.map(MAP_READ)?;
+    is(2, 1, 1)?;
+    let same = Object::of(&env.device, &buf)?;
+    is(3, 1, 1)?;
+    drop(other);
+    is(2, 0, 0)?;
+    drop(same);
+    is(1, 0, 0)
+}
+
+fn kernel_map_is_not_kept(env: &Env) -> Result<()> {
+    let object = Object::new(&env.device, ODD_SIZE)?;
+    for _ in 0..2 {
+        object.read(0, &mut [0])?;
+        ensure!(vmaps(ODD_SIZE)? == 0, "kept");
+    }
+    Ok(())
+}
+
+/// Sooner or later two copies meet, and the one that doesn't wait fails.
+fn nowait(env: &Env) -> Result<()> {
+    const PAGES: usize = 4096;
+    let object = Object::new(&env.device, PAGES)?;
+    let mut byte = [0];
+    object.access(0, byte.as_mut_ptr(), 1, ACCESS_NOWAIT)?;
+    let stop = AtomicBool::new(false);
+    let busy = std::thread::scope(|scope| {
+        let copies = scope.spawn(|| {
+            let mut bytes = vec![0; PAGES * PAGE];
+            while !stop.load(Ordering::Relaxed) {
+                object.read(0, &mut bytes)?;
+            }
+            io::Result::Ok(())
+        });
+        let start = Instant::now();
+        let busy = loop {
+            match object.access(0, byte.as_mut_ptr(), 1, ACCESS_NOWAIT) {
+                Err(Errno::BUSY) => break Ok(()),
+                Err(error) => break Err(error.into()),
+                Ok(()) if start.elapsed() > Duration::from_secs(60) => {
+                    break Err(anyhow::anyhow!("never busy"));
+                }
+                Ok(()) => (),
+            }
+        };
+        stop.store(true, Ordering::Relaxed);
+        copies.join().unwrap_or(Err(Errno::IO))?;
+        busy
+    });
+    busy?;
+    object.access(0, byte.as_mut_ptr(), 1, ACCESS_NOWAIT)?;
+    Ok(())
+}
+
+/// Memory of this process, and an object of it.
+fn user(env: &Env, pages: usize) -> Result<(Mapping, Object)> {
+    let memory = Mapping::anonymous(pages * PAGE)?;
+    let object = Object::with(&env.device, pages, CREATE_USERPTR, memory.at(0) as usize)?;
+    Ok((memory, object))
+}
+
+/// Locked memory of this process, in pages.
+fn locked() -> Result<i64> {
+    let status = kernel::read("/proc/self/status")?;
+    Ok(kernel::field(&status, "VmLck").context("no VmLck")? * 1024 / PAGE as i64)
+}
+
+fn userptr(env: &Env) -> Result<()> {
+    let (pins, locks) = (kernel::pins()?, locked()?);
+    let (memory, object) = user(env, 16)?;
+    ensure!(object.info()?.pinned == 16, "{:?}", object.info()?);
+    ensure!(kernel::pins()? - pins == 16 && locked()? - locks == 16);
+    fill(&object, 1, 16)?;
+    for page in 0..16 {
+        Content::Page(1, page).check(&memory.page(page))?;
+    }
+    memory.write(9 * PAGE, &Content::Page(2, 9).bytes());
+    let mut page = [0; PAGE];
+    object.read(9 * PAGE, &mut page)?;
+    Content::Page(2, 9).check(&page)?;
+    // Its memory goes with the process, so nobody else gets it.
+    let result = object.export().map(drop);
+    ensure!(result == Err(Errno::PERM), "exported: {result:?}");
+    memory.write(9 * PAGE, &Content::Page(1, 9).bytes());
+    drop(memory);
+    check(&object, 1, 16)?;
+    drop(object);
+    ensure!(kernel::pins()? == pins && locked()? == locks, "left over");
+    Ok(())
+}
+
+fn userptr_errors(env: &Env) -> Result<()> {
+    let locks = locked()?;
+    let memory = Mapping::anonymous(4 * PAGE)?;
+    memory.protect(2 * PAGE, PAGE, MprotectFlags::READ)?;
+    let at = memory.at(0) as usize;
+    let (memory, tail) = memory.cut_out(3 * PAGE, PAGE)?;
+    ensure!(tail.is_empty());
+    for (address, pages, want) in [
+        (at + 1, 1, Errno::INVAL),
+        (usize::MAX & !(PAGE - 1), 2, Errno::INVAL),
+        (at, 3, Errno::FAULT),
+        (at + 2 * PAGE, 1, Errno::FAULT),
+        (at + 3 * PAGE, 1, Errno::FAULT),
+        (0, 1, Errno::FAULT),
+        (1 << 63, 1, Errno::FAULT),
+    ] {
+        let object = Object::open(&env.device)?;
+        let result = object.create(&Create {
+            size: (pages * PAGE) as u64,
+            address: address as u64,
+            flags: CREATE_USERPTR,
+            reserved: 0,
+        });
+        ensure!(
+            result == Err(want),
+            "{pages} pages at {address:x}: {result:?}"
+        );
+    }
+    ensure!(locked()? == locks, "{} locked", locked()?);
+    drop(memory);
+    Ok(())
+}
+
+/// The limit counts for who has no CAP_IPC_LOCK.
+fn userptr_memlock(env: &Env) -> Result<()> {
+    let files = [(); 3].map(|()| Object::open(&env.device));
+    Child::spawn(|| {
+        let limit = Some(8 * PAGE as u64);
+        setrlimit(
+            Resource::Memlock,
+            Rlimit {
+                current: limit,
+                maximum: limit,
+            },
+        )?;
+        // SAFETY: a plain call.
+        ensure!(unsafe { libc::setuid(65534) } == 0, "setuid");
+        let memory = Mapping::anonymous(8 * PAGE)?;
+        let [first, second, third] = files;
+        let (first, second, third) = (first?, second?, third?);
+        let create = |object: &Object, pages: usize| {
+            object.create(&Create {
+                size: (pages * PAGE) as u64,
+                address: memory.at(0) as u64,
+                flags: CREATE_USERPTR,
+                reserved: 0,
+            })
+        };
+        create(&first, 6)?;
+        let result = create(&second, 3);
+        ensure!(result == Err(Errno::NOMEM), "9 of 8 pages: {result:?}");
+        // The same memory again counts again.
+        create(&second, 2)?;
+        let result = create(&third, 1);
+        ensure!(result == Err(Errno::NOMEM), "9 of 8 pages: {result:?}");
+        Ok(())
+    })?
+    .join("child")
+}
+
+/// Who made it has gone, and its address space.
+fn userptr_outlives_process(env: &Env) -> Result<()> {
+    let object = Object::open(&env.device)?;
+    Child::spawn(|| {
+        let memory = Mapping::anonymous(8 * PAGE)?;
+        object.create(&Create {
+            size: 8 * PAGE as u64,
+            address: memory.at(0) as u64,
+            flags: CREATE_USERPTR,
+            reserved: 0,
+        })?;
+        for page in 0..8 {
+            memory.write(page * PAGE, &Content::Page(1, page).bytes());
+        }
+        Ok(())
+    })?
+    .join("child")?;
+    check(&object, 1, 8)?;
+    ensure!(object.info()?.pinned == 8);
+    Ok(())
+}
+
+fn not_its_own(env: &Env) -> Result<()> {
+    let result = Object::with(&env.device, 1, CREATE_SHMEM_MMAP, 0);
+    let error = result.err().and_then(|e| e.downcast::<Errno>().ok());
+    ensure!(error == Some(Errno::INVAL), "{error:?}");
+    let object = written(env, 1, 1)?;
+    for result in [object.wedge(0), object.reset(), object.shrink(0).map(drop)] {
+        if result != Err(Errno::NOTTY) {
+            bail!("{result:?}");
+        }
+    }
+    Ok(())
+}

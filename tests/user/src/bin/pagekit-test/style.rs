@@ -1,0 +1,537 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the drivers of `samples/pagekit_style.h` have in common.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{bail, ensure, Context, Result};
+use pagekit_user::abi::{self, SYNC_RW};
+use pagekit_user::drm::{same_buffer, Card};
+use pagekit_user::importer::{Importer, Through};
+use pagekit_user::map::{last_errno, Mapping};
+use pagekit_user::process::{Child, End};
+use pagekit_user::style::{self, Create, Info, Object, INFO_IMPORTED, MAP_READ, MAP_WRITE};
+use pagekit_user::{kernel, PAGE};
+use rustix::io::{self, Errno};
+use rustix::ioctl::{opcode, Opcode};
+
+use crate::env::{check_file, check_pages, read_page, Case, Content, Env};
+
+pub const CASES: &[Case] = &[
+    Case::new("fresh", fresh).smoke(),
+    Case::new("access", access).smoke(),
+    Case::new("access_errors", access_errors),
+    Case::new("one_memory", one_memory).smoke(),
+    Case::new("outlives_file", outlives_file).smoke(),
+    Case::new("import_self", import_self).smoke(),
+    Case::new("import_foreign", import_foreign).smoke(),
+    Case::new("import_directions", import_directions).smoke(),
+    Case::new("import_outlives", import_outlives),
+    Case::new("one_object", one_object).smoke(),
+    Case::new("bad_sizes", bad_sizes),
+    Case::new("bad_flags", bad_flags).smoke(),
+    Case::new("bad_pointers", bad_pointers),
+    Case::new("bad_files", bad_files),
+    Case::new("unknown_commands", unknown_commands).smoke(),
+    Case::new("compat", compat).smoke(),
+    Case::new("all_share", all_share).smoke(),
+    Case::new("killed_importing", killed_importing).smoke(),
+    Case::new("unload_refused", unload_refused).smoke(),
+];
+
+/// An object of `pages` that say who they are.
+pub fn written(env: &Env, id: u8, pages: usize) -> Result<Object> {
+    let object = Object::new(&env.device, pages)?;
+    fill(&object, id, pages)?;
+    Ok(object)
+}
+
+pub fn fill(object: &Object, id: u8, pages: usize) -> Result<()> {
+    let bytes: Vec<u8> = (0..pages)
+        .flat_map(|page| Content::Page(id, page).bytes())
+        .collect();
+    object.write(0, &bytes).context("ACCESS to write")
+}
+
+/// The object is what `fill` has written.
+pub fn check(object: &Object, id: u8, pages: usize) -> Result<()> {
+    let mut bytes = vec![0; pages * PAGE];
+    object.read(0, &mut bytes).context("ACCESS to read")?;
+    for (page, bytes) in bytes.chunks_exact(PAGE).enumerate() {
+        let content = Content::Page(id, page);
+        content
+            .check(bytes.try_into()?)
+            .with_context(|| format!("page {page} of the object"))?;
+    }
+    Ok(())
+}
+
+/// A buffer of another driver, over a memfd of file `id`.
+pub fn foreign(id: u8, pages: usize) -> Result<(std::fs::File, OwnedFd)> {
+    let mut udmabuf = Env::new(|_, _, _| bail!("not of this kind"));
+    udmabuf.device = "/dev/pagekit-udmabuf".into();
+    udmabuf.buffer(id, pages)
+}
+
+/// A number of pages that nobody else maps.
+pub const ODD_SIZE: usize = 1237;
+
+/// How many mappings of `pages` by `vm_map_ram()` the kernel has.
+pub fn vmaps(pages: usize) -> Result<usize> {
+    let size = (pages * PAGE).to_string();
+    let areas = kernel::read("/proc/vmallocinfo")?;
+    let words = |line: &str| -> bool {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(&size) && words.next() == Some("vm_map_ram")
+    };
+    Ok(areas.lines().filter(|line| words(line)).count())
+}
+
+fn fresh(env: &Env) -> Result<()> {
+    let object = Object::new(&env.device, 32)?;
+    let mut bytes = vec![1; 32 * PAGE];
+    object.read(0, &mut bytes)?;
+    ensure!(bytes.iter().all(|&byte| byte == 0), "not zeros");
+    let info = object.info()?;
+    ensure!(
+        info.size == 32 * PAGE as u64
+            && (info.attachments, info.mappings) == (0, 0)
+            && (info.sharers, info.flags) == (1, 0),
+        "{info:?}"
+    );
+    let buf = object.export()?;
+    check_pages(&Mapping::shared(&buf, 0, 32 * PAGE)?, |_| Content::Zero)
+}
+
+/// Any part of it, across pages.
+fn access(env: &Env) -> Result<()> {
+    let object = written(env, 1, 16)?;
+    check(&object, 1, 16)?;
+    let whole: Vec<u8> = (0..16)
+        .flat_map(|page| Content::Page(1, page).bytes())
+        .collect();
+    for (offset, len) in [(0, 1), (PAGE - 1, 2), (5 * PAGE + 17, 3 * PAGE), (7, 0)] {
+        let mut bytes = vec![0; len];
+        object.read(offset, &mut bytes)?;
+        ensure!(bytes == whole[offset..][..len], "{len} bytes at {offset}");
+    }
+    object.write(3 * PAGE + 100, b"in the middle")?;
+    let mut bytes = [0; 15];
+    object.read(3 * PAGE + 99, &mut bytes)?;
+    ensure!(&bytes[1..14] == b"in the middle", "{bytes:?}");
+    ensure!(bytes[0] == whole[3 * PAGE + 99] && bytes[14] == whole[3 * PAGE + 113]);
+    Ok(())
+}
+
+fn access_errors(env: &Env) -> Result<()> {
+    let object = written(env, 1, 4)?;
+    let mut bytes = vec![0; 5 * PAGE];
+    for (offset, len) in [
+        (0, 4 * PAGE + 1),
+        (4 * PAGE, 1),
+        (usize::MAX, 1),
+        (1, usize::MAX),
+    ] {
+        let result = object.access(offset, bytes.as_mut_ptr(), len, 0);
+        ensure!(
+            result == Err(Errno::INVAL),
+            "{len} bytes at {offset}: {result:?}"
+        );
+    }
+    object.access(4 * PAGE, bytes.as_mut_ptr(), 0, 0)?;
+    let hole = Mapping::anonymous(PAGE)?;
+    let nowhere = hole.at(0);
+    drop(hole);
+    for flags in [0, style::ACCESS_WRITE] {
+        let result = object.access(0, nowhere, PAGE, flags);
+        ensure!(result == Err(Errno::FAULT), "{flags}: {result:?}");
+    }
+    check(&object, 1, 4)
+}
+
+/// An object and mappings of its dma-buf are one memory, at any offset.
+fn one_memory(env: &Env) -> Result<()> {
+    let object = written(env, 1, 32)?;
+    let buf = object.export()?;
+    for (first, pages) in [(10, 1), (10, 12), (1, 31), (31, 1), (16, 16), (0, 32)] {
+        let map = Mapping::shared(&buf, first * PAGE, pages * PAGE)?;
+        check_file(&map, 1, first).with_context(|| format!("mapped at page {first}"))?;
+    }
+    let map = Mapping::shared(&buf, 7 * PAGE, 3 * PAGE)?;
+    map.write(PAGE, &Content::Page(2, 8).bytes());
+    let mut page = [0; PAGE];
+    object.read(8 * PAGE, &mut page)?;
+    Content::Page(2, 8).check(&page)?;
+    object.write(9 * PAGE, &Content::Page(2, 9).bytes())?;
+    Content::Page(2, 9).check(&map.page(2))?;
+    // To and from a mapping of the very buffer.
+    object.access(8 * PAGE, map.at(0), PAGE, 0)?;
+    Content::Page(2, 8).check(&map.page(0))?;
+    object.access(0, map.at(0), PAGE, style::ACCESS_WRITE)?;
+    object.read(0, &mut page)?;
+    Content::Page(2, 8).check(&page)
+}
+
+/// The dma-buf is the object: it needs no open file of the device.
+fn outlives_file(env: &Env) -> Result<()> {
+    let object = written(env, 1, 16)?;
+    let buf = object.export()?;
+    ensure!(same_buffer(&buf, object.export()?)?, "another dma-buf");
+    drop(object);
+    let map = Mapping::shared(&buf, 4 * PAGE, 12 * PAGE)?;
+    drop(buf);
+    check_file(&map, 1, 4)
+}
+
+/// The same device has the same object, neither attached nor mapped.
+fn import_self(env: &Env) -> Result<()> {
+    let first = written(env, 1, 16)?;
+    let buf = first.export()?;
+    let second = Object::of(&env.device, &buf)?;
+    let info = second.info()?;
+    ensure!(info == first.info()?, "{info:?}, {:?}", first.info()?);
+    ensure!(info.sharers == 2 && info.attachments == 0 && info.flags & INFO_IMPORTED == 0);
+    ensure!(same_buffer(&buf, second.export()?)?, "another dma-buf");
+    ensure!(second.map(MAP_READ) == Err(Errno::INVAL), "mapped");
+    ensure!(second.unmap() == Err(Errno::INVAL), "unmapped");
+    second.write(3 * PAGE, &Content::Page(2, 3).bytes())?;
+    let mut page = [0; PAGE];
+    first.read(3 * PAGE, &mut page)?;
+    Content::Page(2, 3).check(&page)?;
+    fill(&second, 3, 16)?;
+    drop((first, buf));
+    ensure!(second.info()?.sharers == 1);
+    check(&second, 3, 16)?;
+    check_file(&Mapping::shared(second.export()?, 0, 16 * PAGE)?, 3, 0)
+}
+
+/// What is written on one side is seen on the other.
+fn import_foreign(env: &Env) -> Result<()> {
+    let (memfd, buf) = foreign(1, 16)?;
+    let object = Object::of(&env.device, &buf)?;
+    let info = object.info()?;
+    let want = Info {
+        size: 16 * PAGE as u64,
+        attachments: 1,
+        sharers: 1,
+        flags: INFO_IMPORTED,
+        ..Info::default()
+    };
+    ensure!(info == want, "{info:?}");
+    for mapped in [false, true] {
+        if mapped {
+            object.map(MAP_READ | MAP_WRITE)?;
+            ensure!(object.info()?.mappings == 1);
+            ensure!(object.map(MAP_READ) == Err(Errno::BUSY), "mapped twice");
+        }
+        check(&object, 1, 16)?;
+        for (page, offset) in [(0, 0), (9, 9 * PAGE)] {
+            let content = Content::Page(2, page);
+            object.write(offset, &content.bytes())?;
+            content.check(&read_page(&memfd, page)?)?;
+        }
+        fill(&object, 1, 16)?;
+    }
+    object.unmap()?;
+    ensure!(object.unmap() == Err(Errno::INVAL), "unmapped twice");
+    ensure!(object.info()? == want, "{:?}", object.info()?);
+    ensure!(same_buffer(&buf, object.export()?)?, "another dma-buf");
+    // Another file with the same buffer has an attachment of its own.
+    let other = Object::of(&env.device, &buf)?;
+    other.map(MAP_READ)?;
+    check(&other, 1, 16)?;
+    let info = object.info()?;
+    ensure!(info == want, "{info:?}");
+    Ok(())
+}
+
+/// Each direction, and closed while it is mapped.
+fn import_directions(env: &Env) -> Result<()> {
+    let (_memfd, buf) = foreign(1, 4)?;
+    for flags in [MAP_READ, MAP_WRITE, MAP_READ | MAP_WRITE] {
+        let object = Object::of(&env.device, &buf)?;
+        object.map(flags)?;
+        object.unmap()?;
+        object.map(flags)?;
+        check(&object, 1, 4)?;
+    }
+    let object = Object::of(&env.device, &buf)?;
+    ensure!(object.map(0) == Err(Errno::INVAL), "no direction");
+    Ok(())
+}
+
+fn import_outlives(env: &Env) -> Result<()> {
+    let before = kernel::pins()?;
+    let (memfd, buf) = foreign(1, 8)?;
+    let object = Object::of(&env.device, &buf)?;
+    object.map(MAP_READ)?;
+    drop((memfd, buf));
+    check(&object, 1, 8)?;
+    ensure!(kernel::pins()? > before, "unpinned while imported");
+    drop(object);
+    ensure!(kernel::pins()? == before, "pinned after the last user");
+    Ok(())
+}
+
+/// A file is one object, and none at first.
+fn one_object(env: &Env) -> Result<()> {
+    let empty = Object::open(&env.device)?;
+    let mut byte = [0];
+    ensure!(empty.info() == Err(Errno::NOENT));
+    ensure!(empty.export().err() == Some(Errno::NOENT));
+    ensure!(empty.map(MAP_READ) == Err(Errno::NOENT));
+    ensure!(empty.unmap() == Err(Errno::NOENT));
+    ensure!(empty.read(0, &mut byte) == Err(Errno::NOENT));
+    let (_memfd, buf) = foreign(1, 4)?;
+    let create = Create {
+        size: PAGE as u64,
+        ..Create::default()
+    };
+    for object in [written(env, 1, 4)?, Object::of(&env.device, &buf)?] {
+        ensure!(object.create(&create) == Err(Errno::EXIST));
+        ensure!(object.import(&buf) == Err(Errno::EXIST));
+        check(&object, 1, 4)?;
+    }
+    // A failure leaves it empty.
+    ensure!(empty.create(&Create::default()) == Err(Errno::INVAL));
+    empty.create(&create)?;
+    Ok(())
+}
+
+fn bad_sizes(env: &Env) -> Result<()> {
+    let object = Object::open(&env.device)?;
+    for size in [0, 1, PAGE as u64 - 1, PAGE as u64 + 1, u64::MAX, 1 << 63] {
+        let create = Create {
+            size,
+            ..Create::default()
+        };
+        let result = object.create(&create);
+        ensure!(result == Err(Errno::INVAL), "{size}: {result:?}");
+    }
+    Ok(())
+}
+
+/// A raw call, with an argument that the kernel reads.
+fn call<T>(object: &Object, opcode: Opcode, arg: &T) -> io::Result<i32> {
+    // SAFETY: all commands that are called with this fail, and write nothing.
+    unsafe { abi::ioctl(object, opcode, (&raw const *arg).cast()) }
+}
+
+fn bad_flags(env: &Env) -> Result<()> {
+    let empty = Object::open(&env.device)?;
+    let page = PAGE as u64;
+    let create = |flags, reserved, address| Create {
+        size: page,
+        address,
+        flags,
+        reserved,
+    };
+    for create in [
+        create(4, 0, 0),
+        create(1 << 31, 0, 0),
+        create(0, 1, 0),
+        create(0, 0, page),
+    ] {
+        let result = empty.create(&create);
+        ensure!(result == Err(Errno::INVAL), "{create:?}: {result:?}");
+    }
+    let (_memfd, buf) = foreign(1, 4)?;
+    for object in [written(env, 1, 4)?, Object::of(&env.device, &buf)?] {
+        for flags in [2u32, 1 << 31] {
+            ensure!(call(&object, style::EXPORT, &flags) == Err(Errno::INVAL));
+        }
+        for flags in [4u32, 1 << 31] {
+            ensure!(call(&object, style::MAP, &flags) == Err(Errno::INVAL));
+        }
+        for (flags, reserved) in [(4, 0), (1 << 31, 0), (0, 1)] {
+            let access = style::Access {
+                flags,
+                reserved,
+                ..style::Access::default()
+            };
+            ensure!(call(&object, style::ACCESS, &access) == Err(Errno::INVAL));
+        }
+    }
+    Ok(())
+}
+
+fn bad_pointers(env: &Env) -> Result<()> {
+    let hole = Mapping::anonymous(PAGE)?;
+    let nowhere = hole.at(0);
+    drop(hole);
+    let (empty, object) = (Object::open(&env.device)?, written(env, 1, 1)?);
+    for (object, command) in [
+        (&empty, style::CREATE),
+        (&empty, style::IMPORT),
+        (&object, style::EXPORT),
+        (&object, style::MAP),
+        (&object, style::ACCESS),
+        (&object, style::INFO),
+    ] {
+        // SAFETY: nothing is mapped there.
+        let result = unsafe { abi::ioctl(object, command, nowhere.cast()) };
+        ensure!(result == Err(Errno::FAULT), "{command:x}: {result:?}");
+    }
+    Ok(())
+}
+
+/// What is no dma-buf is not imported.
+fn bad_files(env: &Env) -> Result<()> {
+    let empty = Object::open(&env.device)?;
+    ensure!(call(&empty, style::IMPORT, &-1i32) == Err(Errno::BADF));
+    ensure!(empty.import(abi::memfd(PAGE as u64)?) == Err(Errno::INVAL));
+    ensure!(empty.import(&empty) == Err(Errno::INVAL));
+    Ok(())
+}
+
+fn unknown_commands(env: &Env) -> Result<()> {
+    let object = written(env, 1, 1)?;
+    for command in [
+        opcode::none(b'K', 0x7f),
+        opcode::none(b'u', 0x42),
+        opcode::write::<u64>(b'K', 0),
+        opcode::read::<u64>(b'K', 6),
+        opcode::write::<Info>(b'K', 6),
+        0,
+    ] {
+        let result = call(&object, command, &Create::default());
+        ensure!(result == Err(Errno::NOTTY), "{command:x}: {result:?}");
+    }
+    Ok(())
+}
+
+/// A 32-bit program has the same interface.
+fn compat(env: &Env) -> Result<()> {
+    let (memfd, buf) = foreign(1, 4)?;
+    io::fcntl_setfd(&buf, io::FdFlags::empty())?;
+    let program = std::env::current_exe()?.with_file_name("pagekit-compat");
+    let status = Command::new(program)
+        .arg(&env.device)
+        .arg(buf.as_raw_fd().to_string())
+        .status()?;
+    ensure!(status.success(), "its check that fails: {status}");
+    let page = read_page(&memfd, 0)?;
+    ensure!(page.starts_with(b"from a 32-bit program\0"), "nothing");
+    Ok(())
+}
+
+/// All drivers there are have the buffer, at the same time.
+fn all_share(env: &Env) -> Result<()> {
+    let object = written(env, 1, 16)?;
+    let buf = object.export()?;
+    let see = |bytes: &[u8], page| Content::Page(1, page).check(bytes.try_into()?);
+    let imports = |device: &str| -> Result<()> {
+        for page in 0..8 {
+            let import = Object::of(device, &buf)?;
+            if import.info()?.flags & INFO_IMPORTED != 0 {
+                import.map(MAP_READ)?;
+            }
+            check(&import, 1, 16)?;
+            import.write(page * PAGE, &Content::Page(1, page).bytes())?;
+        }
+        Ok(())
+    };
+    let device = |way| -> Result<()> {
+        let importer = Importer::open()?;
+        let mut bytes = [0; PAGE];
+        for page in 0..16 {
+            importer.read(&buf, way, page * PAGE, &mut bytes)?;
+            see(&bytes, page)?;
+        }
+        Ok(())
+    };
+    let maps = |buf: BorrowedFd<'_>| -> Result<()> {
+        for first in 0..8 {
+            let map = Mapping::shared(buf, first * PAGE, (16 - first) * PAGE)?;
+            abi::with_cpu_access(buf, SYNC_RW, || check_file(&map, 1, first))?;
+        }
+        Ok(())
+    };
+    let vgem = || {
+        let card = Card::find("vgem")?;
+        let handle = card.import(buf.as_fd())?;
+        maps(handle.export()?.as_fd())
+    };
+    std::thread::scope(|scope| {
+        let threads = [
+            scope.spawn(|| imports("/dev/pagekit-i915")),
+            scope.spawn(|| imports("/dev/pagekit-nouveau")),
+            scope.spawn(|| imports("/dev/pagekit-radeon")),
+            scope.spawn(|| device(Through::Dma)),
+            scope.spawn(|| device(Through::Vmap)),
+            scope.spawn(vgem),
+            scope.spawn(|| maps(buf.as_fd())),
+        ];
+        threads.into_iter().try_for_each(|thread| {
+            let result = thread.join();
+            result.unwrap_or_else(|_| bail!("panic"))
+        })
+    })?;
+    let info = object.info()?;
+    ensure!((info.sharers, info.attachments) == (1, 0), "{info:?}");
+    check(&object, 1, 16)
+}
+
+/// A process that dies with objects, mappings and imports leaves nothing.
+fn killed_importing(env: &Env) -> Result<()> {
+    let before = kernel::pins()?;
+    let (mut ours, mut theirs) = UnixStream::pair()?;
+    let child = Child::spawn(|| {
+        let object = written(env, 1, 32)?;
+        let map = Mapping::shared(object.export()?, 0, 32 * PAGE)?;
+        map.touch();
+        let _again = Object::of(&env.device, object.export()?)?;
+        let (_memfd, buf) = foreign(1, 8)?;
+        let import = Object::of(&env.device, &buf)?;
+        import.map(MAP_READ | MAP_WRITE)?;
+        theirs.write_all(b"x")?;
+        loop {
+            std::thread::park();
+        }
+    })?;
+    drop(theirs);
+    if ours.read_exact(&mut [0]).is_err() {
+        return child.join("child");
+    }
+    ensure!(kernel::pins()? > before, "nothing was pinned");
+    child.kill()?;
+    let end = child.wait()?;
+    ensure!(end == End::Killed(libc::SIGKILL), "{end:?}");
+    ensure!(kernel::pins()? == before, "pinned after the kill");
+    Ok(())
+}
+
+/// The module stays while somebody has a buffer, whoever that is.
+fn unload_refused(env: &Env) -> Result<()> {
+    let module = module_of(&env.device)?;
+    let object = Object::new(&env.device, 4)?;
+    refused(&module).context("with an open file")?;
+    let buf = object.export()?;
+    drop(object);
+    refused(&module).context("with a dma-buf")?;
+    let map = Mapping::shared(&buf, 0, PAGE)?;
+    drop(buf);
+    refused(&module).context("with a mapping")?;
+    drop(map);
+    Ok(())
+}
+
+fn refused(module: &str) -> Result<()> {
+    let name = std::ffi::CString::new(module)?;
+    // SAFETY: a NUL-terminated name.
+    let ret = unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) };
+    ensure!(ret != 0, "{module} was unloaded");
+    let error = last_errno();
+    ensure!(error == Errno::WOULDBLOCK, "{error:?}");
+    Ok(())
+}
+
+/// `/dev/pagekit-x` is that of `pagekit_x_style`.
+fn module_of(device: &Path) -> Result<String> {
+    let name = device.file_name().and_then(|name| name.to_str());
+    let name = name.context("no device")?.replace('-', "_");
+    Ok(format!("{name}_style"))
+}
