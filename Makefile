@@ -51,6 +51,10 @@ test: ## run the tests
 test-full: ## run all of them on the debug kernel too
 	@tests/run.py test-full
 
+.PHONY: matrix
+matrix: ## share buffers of each exporter with each importer, and show when pages are pinned
+	@tests/run.py matrix
+
 .PHONY: check
 check: ## check format, lints, documents, and what the modules link to and call
 	@tests/run.py check

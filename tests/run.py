@@ -46,16 +46,20 @@ DEMO_ROOM_MIB = 512
 # What runs where: by level, the parts of guest/test.sh. Time limits are for hardware
 # acceleration (vm.py scales them); the selftests need the 6 GiB.
 PARTS = {
-    ("test", "base"): "kunit user selftest",
+    ("test", "base"): "kunit user selftest matrix",
     ("test", "swiotlb"): "bounce",
-    ("test", "debug"): "kunit smoke leaks",
-    ("full", "base"): "kunit user selftest",
+    ("test", "debug"): "kunit smoke matrix leaks",
+    ("full", "base"): "kunit user selftest matrix",
     ("full", "swiotlb"): "bounce",
-    ("full", "debug"): "kunit user selftest leaks",
+    ("full", "debug"): "kunit user selftest matrix leaks",
+    ("matrix", "base"): "matrix",
+    ("matrix", "debug"): "matrix",
 }
 # The base kernel where all DMA goes through bounce buffers, so that a missing sync shows, and
 # where heaps charge their buffers.
 SWIOTLB_ON = ("swiotlb=force,track_hiwater", "dma_heap.mem_accounting=1")
+# What an importer does, and in which order.
+STEPS = ("create", "attach", "map", "unmap", "close")
 # A kernel may have KUnit switched off: suites load, run nothing and say ok.
 KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
 # Memory that pinned pages must be moved out of. At its end is what the kernel took
@@ -236,6 +240,8 @@ def test_vm(level, where) -> list[Case]:
     result = run_vm(config, built, "test", name=where, memory="6500M" if "selftest" in parts else "2G",
                     timeout=timeout, append=SWIOTLB_ON if where == "swiotlb" else (*KUNIT_ON, MOVABLE),
                     env={"PARTS": parts, "HEAP": " ".join(load_order(modules_dir(config), HEAP))})
+    if (matrix := result.out_dir / "matrix.json").exists():
+        shutil.copyfile(matrix, OUT / "matrix.json")
     text = (result.out_dir / "stdout.log").read_text(errors="replace")
     broken = re.findall(r"^# broken: (.*)", text, re.M) if result.status else []
     detail = "; ".join([result.reason, *broken, f"logs in {os.path.relpath(result.out_dir)}"]) if result.reason else ""
@@ -287,6 +293,33 @@ def test(options) -> int:
             found = [Case(where, "setup", False, str(failure))]
         cases += judge(found, where, level)
     return report(cases, level)
+
+
+def matrix(options) -> int:
+    """Who shares with whom, and when pages are pinned."""
+    seen = OUT / "matrix.json"
+    seen.unlink(missing_ok=True)
+    cases = test_vm("matrix", options.kernel or "base")
+    failed = [case for case in cases if not case.ok]
+    if seen.exists():
+        print_matrix(json.loads(seen.read_text()), {case.name for case in failed})
+    for case in failed:
+        print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
+    print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+def print_matrix(cells, failed):
+    line = "{:20}  {:13}  {:>4}  {:>10}  {:>6}" + "  {:>6}" * len(STEPS) + "  {}"
+    print("\n" + " " * 64 + "pages pinned after")
+    print(line.format("exporter", "importer", "data", "at offsets", "itself", *STEPS, ""))
+    for cell in cells:
+        verdict = "ok" if cell["data_ok"] and cell["offset_ok"] else "mainline fails"
+        print(line.format(
+            cell["exporter"], cell["importer"],
+            *("yes" if cell[key] else "no" for key in ("data_ok", "offset_ok", "self_import")),
+            *(cell["pins"][step] for step in STEPS),
+            "FAILED" if f"matrix.{cell['exporter']}.{cell['importer']}" in failed else verdict))
 
 
 def check(options) -> int:
@@ -355,6 +388,7 @@ def main() -> int:
     for name, function, text in (("demo", demo, f"share a file, of at most {DEMO_MAX_MIB} MiB"),
                                  ("test", test, "all tests; on the debug kernel the quick ones"),
                                  ("test-full", test, "all tests on both kernels"),
+                                 ("matrix", matrix, "who shares with whom, and when pages are pinned"),
                                  ("check", check, "the sources, the documents and what the modules link to"),
                                  ("expected", expected, "compare expected.txt with the last run")):
         command = commands.add_parser(name, help=text)

@@ -164,6 +164,20 @@ for part in $PARTS; do
 		echo "== selftest-heaps"
 		selftest_heaps || broken "no heap for the selftest"
 		;;
+	matrix)
+		again=
+		for module in $MODULES; do
+			loaded "$module" && continue
+			load "$module" || broken "$module does not load again"
+			again="$module $again"
+		done
+		echo "=="
+		# Mainline's driver syncs in other directions than it maps, which would be reported.
+		without=
+		[ ! -e /sys/kernel/debug/dma-api ] || without=mainline-udmabuf
+		tool "$BIN/pagekit-matrix" "$OUT/matrix.json" $without
+		check matrix.unload rmmod $again
+		;;
 	esac
 done
 echo "=="

@@ -10,6 +10,8 @@ use rustix::io;
 use rustix::ioctl::{opcode, Opcode};
 
 use crate::abi::ioctl;
+use crate::map::Mapping;
+use crate::PAGE;
 
 /// C: `struct drm_version`.
 #[repr(C)]
@@ -33,6 +35,26 @@ struct DrmPrimeHandle {
     fd: i32,
 }
 
+/// C: `struct drm_mode_create_dumb`.
+#[repr(C)]
+struct DrmModeCreateDumb {
+    height: u32,
+    width: u32,
+    bpp: u32,
+    flags: u32,
+    handle: u32,
+    pitch: u32,
+    size: u64,
+}
+
+/// C: `struct drm_mode_map_dumb`.
+#[repr(C)]
+struct DrmModeMapDumb {
+    handle: u32,
+    pad: u32,
+    offset: u64,
+}
+
 /// C: `struct drm_gem_close`.
 #[repr(C)]
 struct DrmGemClose {
@@ -48,6 +70,10 @@ const DRM_IOCTL_GEM_CLOSE: Opcode = opcode::write::<DrmGemClose>(b'd', 0x09);
 const DRM_IOCTL_PRIME_HANDLE_TO_FD: Opcode = opcode::read_write::<DrmPrimeHandle>(b'd', 0x2d);
 /// C: `DRM_IOCTL_PRIME_FD_TO_HANDLE`.
 const DRM_IOCTL_PRIME_FD_TO_HANDLE: Opcode = opcode::read_write::<DrmPrimeHandle>(b'd', 0x2e);
+/// C: `DRM_IOCTL_MODE_CREATE_DUMB`.
+const DRM_IOCTL_MODE_CREATE_DUMB: Opcode = opcode::read_write::<DrmModeCreateDumb>(b'd', 0xb2);
+/// C: `DRM_IOCTL_MODE_MAP_DUMB`.
+const DRM_IOCTL_MODE_MAP_DUMB: Opcode = opcode::read_write::<DrmModeMapDumb>(b'd', 0xb3);
 
 /// A DRM device opened by its driver's name.
 #[derive(Debug)]
@@ -95,6 +121,24 @@ impl Card {
         })
     }
 
+    /// A buffer of `pages`: as many rows of a page each.
+    pub fn create_dumb(&self, pages: usize) -> io::Result<Handle<'_>> {
+        let mut dumb = DrmModeCreateDumb {
+            height: pages as u32,
+            width: PAGE as u32 / 4,
+            bpp: 32,
+            flags: 0,
+            handle: 0,
+            pitch: 0,
+            size: 0,
+        };
+        self.call(DRM_IOCTL_MODE_CREATE_DUMB, &mut dumb)?;
+        Ok(Handle {
+            card: self,
+            handle: dumb.handle,
+        })
+    }
+
     fn call<T>(&self, opcode: Opcode, arg: &mut T) -> io::Result<()> {
         // SAFETY: each opcode's structure is the `T` it is used with here; the kernel
         // writes into it and (version) into the buffers it points to.
@@ -120,6 +164,17 @@ impl Handle<'_> {
         self.card.call(DRM_IOCTL_PRIME_HANDLE_TO_FD, &mut prime)?;
         // SAFETY: the kernel just created it for us.
         Ok(unsafe { OwnedFd::from_raw_fd(prime.fd) })
+    }
+
+    /// Maps a dumb buffer through the device.
+    pub fn map(&self, len: usize) -> io::Result<Mapping> {
+        let mut map = DrmModeMapDumb {
+            handle: self.handle,
+            pad: 0,
+            offset: 0,
+        };
+        self.card.call(DRM_IOCTL_MODE_MAP_DUMB, &mut map)?;
+        Mapping::shared(&self.card.0, map.offset as usize, len)
     }
 }
 
