@@ -23,6 +23,9 @@
 //! 3. the lock of the device
 //! 4. what memory reclaim takes
 //!
+//! So importers that map wait for a reset with the reservation lock held, and keep other importers of
+//! the same buffer waiting, as the core calls the driver under it.
+//!
 //! The device is locked while memory is allocated, so that the shrinker can only try to lock it. It
 //! takes no folio lock either, for somebody who allocates memory may hold it.
 

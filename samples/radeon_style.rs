@@ -4,9 +4,10 @@
 //!
 //! Its policy, which no helper knows of:
 //!
-//! * Each object has a reservation, a mutex of its own that comes after all other locks. Who
-//!   reserves an object waits for others, or asks not to (`EBUSY`). The copies of the driver and the
-//!   count of those who share the object are under it.
+//! * Each object has a reservation, a mutex of its own that comes after all other locks; only that of
+//!   a foreign object comes before the reservation lock of its buffer. Who reserves an object waits
+//!   for others, or asks not to (`EBUSY`). The copies of the driver and the count of those who share
+//!   the object are under it.
 //! * Pages are pinned when an object is created, while it is reserved, and unpinned when it is
 //!   released. As pinned pages stay, mapping them needs no reservation.
 //! * Objects may be of user memory, which is accounted as locked memory of the process for as long
