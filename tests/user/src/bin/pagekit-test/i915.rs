@@ -497,13 +497,13 @@ const SWAPPED: usize = 1024;
 /// Pages that nobody needs are swapped out when memory is short, and come back as they were.
 fn swap(env: &Env) -> Result<()> {
     let _swap = ZramSwap::new(64 << 20)?;
-    let (object, other) = (written(env, 1, SWAPPED)?, written(env, 2, 16)?);
+    let (object, other) = (Object::new(&env.device, SWAPPED)?, written(env, 2, 16)?);
     let map = Mapping::shared(object.export()?, 0, SWAPPED * PAGE)?;
     let import = Object::of(STATIC, other.export()?)?;
     import.map(MAP_READ)?;
     for round in 0..2 {
         // Through the mapping, so that only the driver knows that they are dirty.
-        for page in (round..SWAPPED).step_by(3) {
+        for page in (0..SWAPPED).step_by(1 + 2 * round) {
             map.write(page * PAGE, &Content::Page(1, page).bytes());
         }
         let info = object.info()?;
