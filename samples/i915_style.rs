@@ -65,7 +65,8 @@ use kernel::{
         CondVar,
         CondVarTimeoutResult,
         LockedBy,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
     time::msecs_to_jiffies, //
 };
@@ -287,10 +288,52 @@ struct Bo {
     device: &'static Device,
     /// Which the pages are from.
     file: ARef<File>,
+    /// Which the CPU mappings are of, once there is a buffer.
+    inode: SetOnce<Inode>,
     pages: usize,
     /// Whether CPU mappings are those of the file.
     has_file_mmap: bool,
     backing: LockedBy<Backing, Objects>,
+}
+
+/// The inode of a buffer, `iput()` on drop.
+///
+/// A path to the buffer, as `O_PATH` files have, keeps it when its file has gone: so the shrinker
+/// can't take a reference on the file, nor look at it.
+///
+/// # Invariants
+///
+/// It is an inode, on which this owns a reference.
+struct Inode(NonNull<bindings::inode>);
+
+// SAFETY: Inodes are reference counted and used by any thread.
+unsafe impl Send for Inode {}
+// SAFETY: As above.
+unsafe impl Sync for Inode {}
+
+impl Inode {
+    fn of(buf: &Buf) -> Self {
+        // SAFETY: There is a reference on the buffer and so on its file, which has an inode.
+        // INVARIANT: The reference is taken here.
+        unsafe {
+            let inode = (*(*buf.as_ptr()).file).f_inode;
+            bindings::ihold(inode);
+            Self(NonNull::new_unchecked(inode))
+        }
+    }
+
+    /// Revokes all mappings. May sleep.
+    fn unmap(&self) {
+        // SAFETY: By the type invariants, the inode exists.
+        unsafe { bindings::unmap_mapping_range((*self.0.as_ptr()).i_mapping, 0, 0, 1) };
+    }
+}
+
+impl Drop for Inode {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, this owns a reference.
+        unsafe { bindings::iput(self.0.as_ptr()) };
+    }
 }
 
 /// What an object has of its pages, under the lock of the device.
@@ -389,10 +432,9 @@ impl<'a> Own<'a> {
     fn give_back(self, objects: &mut Objects) -> usize {
         let pages = replace(&mut self.backing(objects).pages, Pages::Away);
         let count = pages.as_slice().len();
-        if count != 0 {
-            // SAFETY: By the type invariants the buffer has a file, whose mapping nobody else uses.
+        if let Some(inode) = self.bo().inode.as_ref().filter(|_| count != 0) {
             // Faults wait for the lock of the device.
-            unsafe { bindings::unmap_mapping_range((*(*self.0).file).f_mapping, 0, 0, 1) };
+            inode.unmap();
         }
         if let Pages::Held(array) = &pages {
             for page in array.pages() {
@@ -413,13 +455,8 @@ impl Objects {
             if given >= target {
                 break;
             }
-            // SAFETY: Buffers leave the list in their release operation.
-            let Some(buf) = (unsafe { Buf::upgrade(self.0[i]) }) else {
-                // It has no mapping any more to be revoked, and goes by itself.
-                continue;
-            };
-            // SAFETY: All in the list are ours.
-            let own = unsafe { Own::new(buf.as_ptr()) };
+            // SAFETY: All in the list are ours, and leave it in their release operation.
+            let own = unsafe { Own::new(self.0[i].as_ptr()) };
             if let Pages::Held(_) = own.backing(self).pages {
                 given += own.give_back(self);
             }
@@ -461,6 +498,7 @@ impl Handle {
             Bo {
                 device,
                 file: style::shmem(size)?,
+                inode: SetOnce::new(),
                 pages,
                 has_file_mmap: create.has(style::CREATE_SHMEM_MMAP),
                 backing: LockedBy::new(&device.lock, backing),
@@ -479,6 +517,11 @@ impl Handle {
             )?;
             Buf::from_raw(buf)
         };
+        // SAFETY: It is ours, as was just said.
+        unsafe { Own::new(buf.as_ptr()) }
+            .bo()
+            .inode
+            .populate(Inode::of(&buf));
         device
             .lock
             .lock()

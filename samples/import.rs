@@ -31,7 +31,6 @@ use kernel::{
 )]
 extern "C" {
     // See import_shim.h.
-    fn pagekit_import_get(buf: *mut bindings::dma_buf) -> bool;
     fn pagekit_import_lock_interruptible(resv: *mut bindings::dma_resv) -> c_int;
     fn pagekit_import_dma_mask(dev: *mut bindings::device) -> c_int;
 }
@@ -65,17 +64,6 @@ impl Buf {
         let buf = from_err_ptr(unsafe { bindings::dma_buf_get(fd) })?;
         // SAFETY: It is no error, and the kernel returns no null. The reference is ours.
         Ok(unsafe { Self::from_raw(NonNull::new_unchecked(buf)) })
-    }
-
-    /// `file_ref_get()`: a reference, unless the buffer is being released.
-    ///
-    /// # Safety
-    ///
-    /// The release operation of `buf` must not have returned.
-    pub(crate) unsafe fn upgrade(buf: NonNull<bindings::dma_buf>) -> Option<Self> {
-        // SAFETY: As the caller promises. The file stays for as long as the buffer.
-        // INVARIANT: If this succeeds, the reference is ours.
-        unsafe { pagekit_import_get(buf.as_ptr()) }.then_some(Self(buf))
     }
 
     /// `dma_buf_fd()`.

@@ -6,7 +6,6 @@
 
 #include "../src/shim.h"
 
-SHIM(bool, pagekit_import_get, (struct dma_buf *buf), file_ref_get(&buf->file->f_ref))
 SHIM(int, pagekit_import_lock_interruptible, (struct dma_resv *resv),
      dma_resv_lock_interruptible(resv, NULL))
 SHIM(int, pagekit_import_dma_mask, (struct device *dev),

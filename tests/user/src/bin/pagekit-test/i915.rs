@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What is special about i915_style.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,16 @@ use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_END, SYNC_READ, SYNC_START};
 use pagekit_user::importer::{Importer, Through};
 use pagekit_user::kernel::{RootGroup, ZramSwap};
-use pagekit_user::map::Mapping;
+use pagekit_user::map::{Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::style::{
     Object, ACCESS_NOWAIT, CREATE_SHMEM_MMAP, CREATE_USERPTR, INFO_WEDGED, MAP_READ, MAP_WRITE,
     SHRINK_REVOKE,
 };
 use pagekit_user::{kernel, PAGE};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{self, Errno};
+use rustix::mm::MapFlags;
 
 use crate::env::{check_file, Case, Content, Env};
 use crate::mapping::process_vm;
@@ -38,6 +40,7 @@ pub const CASES: &[Case] = &[
     Case::new("revoke", revoke).smoke(),
     Case::new("revoke_refused", revoke_refused).smoke(),
     Case::new("shrinker", shrinker).smoke(),
+    Case::new("shrinks_without_file", shrinks_without_file).smoke(),
     Case::new("swap", swap).smoke(),
     Case::new("swap_before_a_device_maps", swap_before_a_device_maps),
     Case::new("file_mmap", file_mmap).smoke(),
@@ -475,6 +478,33 @@ fn shrinker(env: &Env) -> Result<()> {
     }
     ensure!(pinned(&other)? == 16);
     check(&import, 2, 16)
+}
+
+/// An `O_PATH` file keeps the buffer, but not its file: others get that memory.
+fn shrinks_without_file(env: &Env) -> Result<()> {
+    const FILES: usize = 64;
+    let object = written(env, 1, 16)?;
+    let buf = object.export()?;
+    Mapping::shared(&buf, 0, 16 * PAGE)?.touch();
+    let place = format!("/proc/self/fd/{}", buf.as_raw_fd());
+    let path = rustix::fs::open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    drop((object, buf));
+    let others = [(); FILES].map(|()| -> Result<_> {
+        let file = abi::memfd(PAGE as u64)?;
+        let map = Mapping::new(&file, 0, PAGE, RW, MapFlags::PRIVATE)?;
+        map.write(0, &Content::Page(2, 0).bytes());
+        Ok((file, map))
+    });
+    let empty = Object::open(&env.device)?;
+    let given = empty.shrink(0)?;
+    for other in others {
+        let (_file, map) = other?;
+        Content::Page(2, 0).check(&map.page(0))?;
+    }
+    ensure!(given == 16, "{given} pages given back");
+    drop(path);
+    ensure!(empty.shrink(0)? == 0);
+    Ok(())
 }
 
 /// Has memory be short until `is_done`.
