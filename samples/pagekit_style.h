@@ -30,7 +30,7 @@ struct pagekit_create {
 	__u32 reserved;
 };
 
-/* Makes the file a new object. */
+/* Makes the file a new object: ENOMEM if it is larger than memory. */
 #define PAGEKIT_CREATE	_IOW('K', 0x00, struct pagekit_create)
 
 /* Makes the file an object of the dma-buf with this file descriptor. */

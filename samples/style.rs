@@ -49,6 +49,7 @@ use kernel::{
 )]
 extern "C" {
     // Static inlines, see style_shim.h.
+    fn pagekit_style_ram_pages() -> c_ulong;
     fn pagekit_style_shmem(size: bindings::loff_t) -> *mut bindings::file;
     fn pagekit_style_copy_from(
         to: *mut c_void,
@@ -98,6 +99,12 @@ impl Create {
             || pages == 0
         {
             return Err(EINVAL);
+        }
+        // Objects are in memory as a whole or not at all. What can't be had is refused before other
+        // processes are killed for it, and before a fault that can't succeed is tried for ever.
+        // SAFETY: Plain call.
+        if pages > unsafe { pagekit_style_ram_pages() } {
+            return Err(ENOMEM);
         }
         Ok(pages)
     }

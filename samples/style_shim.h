@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* The same for style.rs, and for what it uses. */
 #include <linux/iosys-map.h>
+#include <linux/mm.h>
 #include <linux/shmem_fs.h>
 
 #include "dmabuf_shim.h"
 #include "import_shim.h"
 
+SHIM(unsigned long, pagekit_style_ram_pages, (void), totalram_pages())
 SHIM(struct file *, pagekit_style_shmem, (loff_t size),
      shmem_file_setup(KBUILD_MODNAME, size, mk_vma_flags(VMA_NORESERVE_BIT)))
 SHIM(void, pagekit_style_copy_from, (void *to, const struct iosys_map *map, size_t offset,

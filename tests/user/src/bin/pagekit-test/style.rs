@@ -303,13 +303,24 @@ fn one_object(env: &Env) -> Result<()> {
 
 fn bad_sizes(env: &Env) -> Result<()> {
     let object = Object::open(&env.device)?;
-    for size in [0, 1, PAGE as u64 - 1, PAGE as u64 + 1, u64::MAX, 1 << 63] {
+    let page = PAGE as u64;
+    let too_much = kernel::memory("MemTotal")? + page;
+    for (size, want) in [
+        (0, Errno::INVAL),
+        (1, Errno::INVAL),
+        (page - 1, Errno::INVAL),
+        (page + 1, Errno::INVAL),
+        (u64::MAX, Errno::INVAL),
+        (1 << 63, Errno::INVAL),
+        (too_much, Errno::NOMEM),
+        ((1 << 63) - page, Errno::NOMEM),
+    ] {
         let create = Create {
             size,
             ..Create::default()
         };
         let result = object.create(&create);
-        ensure!(result == Err(Errno::INVAL), "{size}: {result:?}");
+        ensure!(result == Err(want), "{size}: {result:?}");
     }
     Ok(())
 }
