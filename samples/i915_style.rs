@@ -246,6 +246,11 @@ impl Object {
         if access.nowait() {
             return Err(EINVAL);
         }
+        // The core warns if a buffer can't be mapped for the kernel. What can fail has been done then.
+        let _pinned = match self {
+            Self::Own(handle) => Some(Pinned::new(handle.own())?),
+            Self::Foreign(_) => None,
+        };
         let mut copy = access.begin(self.buf())?;
         let engine = device.lock_interruptible()?;
         copy.run();
@@ -447,6 +452,24 @@ impl<'a> Own<'a> {
     }
 }
 
+/// The pages of an object are pinned for one user more, until this is dropped.
+struct Pinned<'a>(Own<'a>);
+
+impl<'a> Pinned<'a> {
+    fn new(own: Own<'a>) -> Result<Self> {
+        let mut objects = own.bo().device.lock_interruptible()?;
+        own.pin(&mut objects)?;
+        drop(objects);
+        Ok(Self(own))
+    }
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        self.0.unpin(&mut self.0.bo().device.lock.lock());
+    }
+}
+
 impl Objects {
     /// Gives back held pages of objects, and returns how many: `target`, if there are as many.
     fn shrink(&mut self, target: usize) -> usize {
@@ -558,8 +581,9 @@ impl Handle {
         // SAFETY: It is reserved. Importers come back to `unmap_dma_buf`, so the device is not
         // locked.
         unsafe { bindings::dma_buf_invalidate_mappings(self.0.as_ptr()) };
-        // The pages go with the last mapping, so that there is nothing more to wait for.
-        Ok(pinned - own.pinned(&mut device.lock.lock()))
+        // The pages go with the last mapping, so that there is nothing more to wait for. Copies don't
+        // reserve the buffer: one may have pinned them meanwhile.
+        Ok(pinned.saturating_sub(own.pinned(&mut device.lock.lock())))
     }
 }
 

@@ -28,6 +28,7 @@ pub const CASES: &[Case] = &[
     Case::new("pins", pins).smoke(),
     Case::new("pins_nest", pins_nest).smoke(),
     Case::new("kernel_map_pins", kernel_map_pins).smoke(),
+    Case::new("killed_pinning", killed_pinning),
     Case::new("wedged", wedged).smoke(),
     Case::new("wedged_for_a_while", wedged_for_a_while),
     Case::new("wedged_until_reset", wedged_until_reset).smoke(),
@@ -39,6 +40,7 @@ pub const CASES: &[Case] = &[
     Case::new("mapping_revokes", mapping_revokes).smoke(),
     Case::new("revoke", revoke).smoke(),
     Case::new("revoke_refused", revoke_refused).smoke(),
+    Case::new("revoke_beside_copies", revoke_beside_copies).smoke(),
     Case::new("shrinker", shrinker).smoke(),
     Case::new("shrinks_without_file", shrinks_without_file).smoke(),
     Case::new("swap", swap).smoke(),
@@ -132,6 +134,21 @@ fn kernel_map_pins(env: &Env) -> Result<()> {
     import.read(PAGE, &mut bytes)?;
     ensure!(&bytes == b"something" && pinned(&object)? == 0);
     Ok(())
+}
+
+/// Who is killed while pages are pinned for a copy leaves nothing, and the kernel doesn't mind.
+fn killed_pinning(env: &Env) -> Result<()> {
+    let object = Object::new(&env.device, 1 << 15)?;
+    let before = kernel::pins()?;
+    let child = Child::spawn(|| Ok(object.read(0, &mut [0])?))?;
+    while kernel::pins()? == before {
+        ensure!(!child.ends_within(Duration::ZERO)?, "it was too fast");
+    }
+    child.kill()?;
+    let end = child.wait_for(Duration::from_secs(60))?;
+    ensure!(end == End::Killed(libc::SIGKILL), "{end:?}");
+    ensure!(kernel::pins()? == before && pinned(&object)? == 0);
+    Ok(object.read(0, &mut [0])?)
 }
 
 /// What needs a device that works, for another device's sake or its own.
@@ -459,6 +476,27 @@ fn revoke_refused(env: &Env) -> Result<()> {
     let import = Object::of(&env.device, buf)?;
     ensure!(import.shrink(SHRINK_REVOKE) == Err(Errno::INVAL));
     Ok(())
+}
+
+/// Copies pin and unpin whenever they like.
+fn revoke_beside_copies(env: &Env) -> Result<()> {
+    let object = written(env, 1, 16)?;
+    let end = Instant::now() + Duration::from_secs(1);
+    let copies = || -> Result<()> {
+        while Instant::now() < end {
+            object.read(0, &mut [0])?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(copies);
+        while Instant::now() < end {
+            object.shrink(SHRINK_REVOKE)?;
+        }
+        thread.join().unwrap_or_else(|_| bail!("panic"))
+    })?;
+    ensure!(pinned(&object)? == 0);
+    check(&object, 1, 16)
 }
 
 /// The kernel asks for pages by itself. What is pinned stays.
