@@ -43,7 +43,6 @@ use kernel::{
     bindings,
     container_of,
     error::{
-        from_err_ptr,
         from_result,
         to_result, //
     },
@@ -918,7 +917,8 @@ impl Import {
         // SAFETY: It is attached and reserved. What was pinned is mapped or unpinned.
         let table = unsafe {
             to_result(bindings::dma_buf_pin(attachment))?;
-            from_err_ptr(bindings::dma_buf_map_attachment(attachment, dir))
+            self.attachment
+                .map(dir)
                 .inspect_err(|_| bindings::dma_buf_unpin(attachment))?
         };
         *mapping = Some(Mapping { table, dir });

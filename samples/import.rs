@@ -22,6 +22,7 @@ use kernel::{
         to_result, //
     },
     prelude::*,
+    task::MAX_SCHEDULE_TIMEOUT,
     types::NotThreadSafe, //
 };
 
@@ -208,6 +209,35 @@ impl<'a> Attachment<'a> {
             buf,
             _device: PhantomData,
         })
+    }
+
+    /// `dma_buf_map_attachment()`, and `dma_resv_wait_timeout()`: the exporter may still be moving
+    /// what it has mapped. The core waits for static attachments only.
+    ///
+    /// # Safety
+    ///
+    /// The caller must hold the reservation lock of the buffer, and unmap it before it is detached.
+    pub(crate) unsafe fn map(
+        &self,
+        dir: bindings::dma_data_direction,
+    ) -> Result<*mut bindings::sg_table> {
+        // SAFETY: It is attached. As the caller promises.
+        let table = from_err_ptr(unsafe { bindings::dma_buf_map_attachment(self.as_ptr(), dir) })?;
+        // SAFETY: This owns a reference on the buffer.
+        let left = unsafe {
+            bindings::dma_resv_wait_timeout(
+                (*self.buf.as_ptr()).resv,
+                bindings::dma_resv_usage_DMA_RESV_USAGE_KERNEL,
+                true,
+                MAX_SCHEDULE_TIMEOUT as c_ulong,
+            )
+        };
+        if left < 0 {
+            // SAFETY: It was mapped just now, and the lock is still held.
+            unsafe { bindings::dma_buf_unmap_attachment(self.as_ptr(), table, dir) };
+            return Err(Error::from_errno(left as c_int));
+        }
+        Ok(table)
     }
 
     pub(crate) fn as_ptr(&self) -> *mut bindings::dma_buf_attachment {

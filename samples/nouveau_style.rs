@@ -23,10 +23,7 @@ use core::{
 use kernel::{
     bindings,
     container_of,
-    error::{
-        from_err_ptr,
-        from_result, //
-    },
+    error::from_result,
     fs::File,
     miscdevice::{
         MiscDevice,
@@ -37,8 +34,7 @@ use kernel::{
     module::this_module,
     page::PAGE_SHIFT,
     prelude::*,
-    sync::aref::ARef,
-    task::MAX_SCHEDULE_TIMEOUT, //
+    sync::aref::ARef, //
 };
 use pagekit_pin::{
     PinArray,
@@ -436,19 +432,7 @@ impl Mapping {
             return Ok(());
         };
         // SAFETY: The buffer is reserved and attached.
-        self.table = unsafe {
-            // The exporter may still be moving it.
-            let left = bindings::dma_resv_wait_timeout(
-                (*attachment.buf().as_ptr()).resv,
-                bindings::dma_resv_usage_DMA_RESV_USAGE_KERNEL,
-                true,
-                MAX_SCHEDULE_TIMEOUT as c_ulong,
-            );
-            if left < 0 {
-                return Err(Error::from_errno(left as c_int));
-            }
-            from_err_ptr(bindings::dma_buf_map_attachment(attachment.as_ptr(), dir))?
-        };
+        self.table = unsafe { attachment.map(dir) }?;
         Ok(())
     }
 
