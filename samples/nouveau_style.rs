@@ -14,7 +14,10 @@
 //!   next access makes it again.
 
 use core::{
-    cell::UnsafeCell,
+    cell::{
+        Cell,
+        UnsafeCell, //
+    },
     ptr::{
         from_ref,
         null_mut, //
@@ -135,8 +138,8 @@ impl Object {
         {
             let _reserved = self.buf().reserve_interruptible()?;
             if let Self::Foreign(import) = self {
-                // SAFETY: It is reserved.
-                unsafe { import.mapping() }.again(&import.attachment)?;
+                // SAFETY: It is reserved, and this is its attachment.
+                unsafe { import.mapping.again(&import.attachment) }?;
             }
             copy.run();
         }
@@ -159,8 +162,7 @@ impl Object {
             }
             Self::Foreign(import) => {
                 let _reserved = buf.reserve_interruptible()?;
-                // SAFETY: It is reserved.
-                Info::of_import(buf, !unsafe { import.mapping() }.table.is_null())
+                Info::of_import(buf, !import.mapping.table.get().is_null())
             }
         })
     }
@@ -335,7 +337,7 @@ unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
 struct Import {
     attachment: Attachment<'static>,
     /// Also a pointer to this is in the attachment. Under the reservation lock.
-    mapping: KBox<UnsafeCell<Mapping>>,
+    mapping: KBox<Mapping>,
 }
 
 // SAFETY: The mapping is only used under the reservation lock, by any thread.
@@ -343,11 +345,12 @@ unsafe impl Send for Import {}
 // SAFETY: As above.
 unsafe impl Sync for Import {}
 
-/// How the device has a foreign buffer mapped.
+/// How the device has a foreign buffer mapped. Cells, because exporters may also call back while
+/// they map.
 struct Mapping {
-    wanted: Option<bindings::dma_data_direction>,
+    wanted: Cell<Option<bindings::dma_data_direction>>,
     /// Null if it is not, or not now. Mapped as is wanted.
-    table: *mut bindings::sg_table,
+    table: Cell<*mut bindings::sg_table>,
 }
 
 static ATTACH_OPS: bindings::dma_buf_attach_ops = bindings::dma_buf_attach_ops {
@@ -366,54 +369,41 @@ unsafe extern "C" fn invalidate_mappings(attachment: *mut bindings::dma_buf_atta
 impl Import {
     fn new(buf: Buf, device: &'static import::Device) -> Result<Self> {
         let mapping = KBox::new(
-            UnsafeCell::new(Mapping {
-                wanted: None,
-                table: null_mut(),
-            }),
+            Mapping {
+                wanted: Cell::new(None),
+                table: Cell::new(null_mut()),
+            },
             GFP_KERNEL_ACCOUNT,
         )?;
+        let data = from_ref(&*mapping).cast_mut().cast();
         // SAFETY: The mapping is dropped after the attachment.
-        let attachment =
-            unsafe { Attachment::dynamic(buf, device, &ATTACH_OPS, mapping.get().cast()) }?;
+        let attachment = unsafe { Attachment::dynamic(buf, device, &ATTACH_OPS, data) }?;
         Ok(Self {
             attachment,
             mapping,
         })
     }
 
-    /// # Safety
-    ///
-    /// The buffer must be reserved while the result is used.
-    #[expect(clippy::mut_from_ref, reason = "The lock is the caller's.")]
-    unsafe fn mapping(&self) -> &mut Mapping {
-        // SAFETY: Who holds the reservation lock is the only user.
-        unsafe { &mut *self.mapping.get() }
-    }
-
     fn map(&self, dir: bindings::dma_data_direction) -> Result<isize> {
         let _reserved = self.attachment.buf().reserve_interruptible()?;
-        // SAFETY: It is reserved.
-        let mapping = unsafe { self.mapping() };
-        if mapping.wanted.is_some() {
+        if self.mapping.wanted.get().is_some() {
             return Err(EBUSY);
         }
-        mapping.wanted = Some(dir);
-        mapping
-            .again(&self.attachment)
-            .inspect_err(|_| mapping.wanted = None)?;
+        self.mapping.wanted.set(Some(dir));
+        // SAFETY: It is reserved, and this is its attachment.
+        unsafe { self.mapping.again(&self.attachment) }
+            .inspect_err(|_| self.mapping.wanted.set(None))?;
         Ok(0)
     }
 
     fn unmap(&self) -> Result<isize> {
         let _reserved = self.attachment.buf().reserve();
-        // SAFETY: It is reserved.
-        let mapping = unsafe { self.mapping() };
-        if mapping.wanted.is_none() {
+        if self.mapping.wanted.get().is_none() {
             return Err(EINVAL);
         }
-        // SAFETY: As above, and this is its attachment.
-        unsafe { mapping.undo(self.attachment.as_ptr()) };
-        mapping.wanted = None;
+        // SAFETY: It is reserved, and this is its attachment.
+        unsafe { self.mapping.undo(self.attachment.as_ptr()) };
+        self.mapping.wanted.set(None);
         Ok(0)
     }
 }
@@ -426,13 +416,16 @@ impl Drop for Import {
 }
 
 impl Mapping {
-    /// Maps what is wanted, if it isn't mapped. The buffer must be reserved.
-    fn again(&mut self, attachment: &Attachment<'_>) -> Result {
-        let Some(dir) = self.wanted.filter(|_| self.table.is_null()) else {
-            return Ok(());
-        };
-        // SAFETY: The buffer is reserved and attached.
-        self.table = unsafe { attachment.map(dir) }?;
+    /// Maps what is wanted, if it isn't mapped.
+    ///
+    /// # Safety
+    ///
+    /// `attachment` must be the one of this mapping, and the buffer reserved.
+    unsafe fn again(&self, attachment: &Attachment<'_>) -> Result {
+        if let Some(dir) = self.wanted.get().filter(|_| self.table.get().is_null()) {
+            // SAFETY: As the caller promises. `Import` unmaps it before it detaches.
+            self.table.set(unsafe { attachment.map(dir) }?);
+        }
         Ok(())
     }
 
@@ -441,11 +434,11 @@ impl Mapping {
     /// # Safety
     ///
     /// `attachment` must be the one of this mapping, and the buffer reserved.
-    unsafe fn undo(&mut self, attachment: *mut bindings::dma_buf_attachment) {
-        if let Some(dir) = self.wanted.filter(|_| !self.table.is_null()) {
+    unsafe fn undo(&self, attachment: *mut bindings::dma_buf_attachment) {
+        let table = self.table.replace(null_mut());
+        if let Some(dir) = self.wanted.get().filter(|_| !table.is_null()) {
             // SAFETY: It was mapped so, for this attachment, and the buffer is reserved.
-            unsafe { bindings::dma_buf_unmap_attachment(attachment, self.table, dir) };
-            self.table = null_mut();
+            unsafe { bindings::dma_buf_unmap_attachment(attachment, table, dir) };
         }
     }
 }
