@@ -212,7 +212,8 @@ impl MiscDevice for Context {
             }
             Command::Import(buf) => context.fill(|| {
                 Ok(if buf.has_ops(&OPS) {
-                    Object::Own(Handle::new(buf))
+                    // SAFETY: It was exported with them.
+                    Object::Own(unsafe { Handle::new(buf) })
                 } else {
                     Object::Foreign(Import::new(buf, device)?)
                 })
@@ -549,12 +550,15 @@ impl Handle {
             .lock()
             .0
             .push(buf.as_non_null(), GFP_KERNEL_ACCOUNT)?;
-        Ok(Self::new(buf))
+        // SAFETY: It was exported with `OPS` above.
+        Ok(unsafe { Self::new(buf) })
     }
 
+    /// # Safety
+    ///
     /// `buf` must have been exported with `OPS`.
-    fn new(buf: Buf) -> Self {
-        // INVARIANT: The caller has looked.
+    unsafe fn new(buf: Buf) -> Self {
+        // INVARIANT: As the caller promises.
         let this = Self(buf);
         this.own()
             .backing(&mut this.own().bo().device.lock.lock())

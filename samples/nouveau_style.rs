@@ -107,7 +107,8 @@ impl MiscDevice for Context {
             }
             Command::Import(buf) => context.fill(|| {
                 Ok(if buf.has_ops(&OPS) {
-                    Object::Own(Handle::new(buf))
+                    // SAFETY: It was exported with them.
+                    Object::Own(unsafe { Handle::new(buf) })
                 } else {
                     Object::Foreign(Import::new(buf, &context.device.dma)?)
                 })
@@ -214,23 +215,25 @@ impl Handle {
             GFP_KERNEL_ACCOUNT,
         )?;
         // SAFETY: `OPS` is made for this. The reference on the new buffer is ours.
-        let handle = Self::new(unsafe {
-            Buf::from_raw(dmabuf::export(
+        let handle = unsafe {
+            Self::new(Buf::from_raw(dmabuf::export(
                 c"pagekit_nouveau_style",
                 this_module::<LocalModule>(),
                 &OPS,
                 size,
                 bindings::O_RDWR,
                 bo,
-            )?)
-        });
+            )?))
+        };
         handle.reserved(|bo| bo.pins.pin_memfd(&bo.file, 0, pages))?;
         Ok(handle)
     }
 
+    /// # Safety
+    ///
     /// `buf` must have been exported with `OPS`.
-    fn new(buf: Buf) -> Self {
-        // INVARIANT: The caller has looked.
+    unsafe fn new(buf: Buf) -> Self {
+        // INVARIANT: As the caller promises.
         let this = Self(buf);
         this.reserved(|bo| bo.files += 1);
         this

@@ -131,7 +131,8 @@ impl MiscDevice for Context {
             Command::Create(create) => context.fill(|| Ok(Object::Own(Handle::create(&create)?))),
             Command::Import(buf) => context.fill(|| {
                 Ok(if buf.has_ops(&OPS) {
-                    Object::Own(Handle::new(buf))
+                    // SAFETY: It was exported with them.
+                    Object::Own(unsafe { Handle::new(buf) })
                 } else {
                     Object::Foreign(Import::new(buf, &context.device.dma)?)
                 })
@@ -303,21 +304,23 @@ impl Handle {
         let size = bo.pages().len() << PAGE_SHIFT;
         // SAFETY: `OPS` is made for this, and doesn't move it. The reference on the new buffer is
         // ours.
-        Ok(Self::new(unsafe {
-            Buf::from_raw(dmabuf::export(
+        Ok(unsafe {
+            Self::new(Buf::from_raw(dmabuf::export(
                 c"pagekit_radeon_style",
                 this_module::<LocalModule>(),
                 &OPS,
                 size,
                 bindings::O_RDWR,
                 Pin::into_inner_unchecked(bo),
-            )?)
-        }))
+            )?))
+        })
     }
 
+    /// # Safety
+    ///
     /// `buf` must have been exported with `OPS`.
-    fn new(buf: Buf) -> Self {
-        // INVARIANT: The caller has looked.
+    unsafe fn new(buf: Buf) -> Self {
+        // INVARIANT: As the caller promises.
         let this = Self(buf);
         this.bo().reservation.lock().sharers += 1;
         this
