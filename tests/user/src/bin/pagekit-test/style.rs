@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Barrier;
 
 use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_RW};
@@ -31,6 +32,7 @@ pub const CASES: &[Case] = &[
     Case::new("import_directions", import_directions).smoke(),
     Case::new("import_outlives", import_outlives),
     Case::new("one_object", one_object).smoke(),
+    Case::new("one_wins", one_wins),
     Case::new("bad_sizes", bad_sizes),
     Case::new("bad_flags", bad_flags).smoke(),
     Case::new("bad_pointers", bad_pointers),
@@ -298,6 +300,44 @@ fn one_object(env: &Env) -> Result<()> {
     // A failure leaves it empty.
     ensure!(empty.create(&Create::default()) == Err(Errno::INVAL));
     empty.create(&create)?;
+    Ok(())
+}
+
+/// Of those that make the same file an object at the same time. The others leave nothing.
+fn one_wins(env: &Env) -> Result<()> {
+    let (pins, buffers) = (kernel::pins()?, kernel::buffers()?);
+    let (memfd, foreign) = foreign(1, 4)?;
+    let create = Create {
+        size: 4 * PAGE as u64,
+        ..Create::default()
+    };
+    for _ in 0..50 {
+        let own = Object::new(&env.device, 4)?.export()?;
+        let object = Object::open(&env.device)?;
+        let start = Barrier::new(3);
+        let results = std::thread::scope(|scope| {
+            let threads = [
+                scope.spawn(|| {
+                    start.wait();
+                    object.create(&create)
+                }),
+                scope.spawn(|| {
+                    start.wait();
+                    object.import(&own)
+                }),
+                scope.spawn(|| {
+                    start.wait();
+                    object.import(&foreign)
+                }),
+            ];
+            threads.map(|thread| thread.join().unwrap_or(Err(Errno::IO)))
+        });
+        let lost = results.iter().filter(|&&r| r == Err(Errno::EXIST)).count();
+        ensure!(lost == 2 && results.contains(&Ok(())), "{results:?}");
+        object.write(0, b"it works")?;
+    }
+    drop((memfd, foreign));
+    ensure!(kernel::pins()? == pins && kernel::buffers()? == buffers);
     Ok(())
 }
 
