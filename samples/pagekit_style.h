@@ -9,8 +9,10 @@
  *
  * All structures are the same for 32-bit programs. Unknown flags and reserved
  * fields that are not 0 are EINVAL, unknown commands, and those that a driver
- * doesn't have, ENOTTY. Without an object, commands for one are ENOENT, and with
- * one, CREATE and IMPORT are EEXIST. All sizes and offsets are in bytes.
+ * doesn't have and that are right otherwise, ENOTTY. Without an object, commands
+ * for one are ENOENT, and with one, CREATE and IMPORT are EEXIST. A signal that
+ * comes while a command waits for a lock makes it EINTR. All sizes and offsets are
+ * in bytes.
  */
 #ifndef PAGEKIT_STYLE_H
 #define PAGEKIT_STYLE_H
@@ -18,9 +20,15 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-/* i915: mapping the dma-buf maps the object's own shmem file. */
+/*
+ * i915: mapping the dma-buf maps the object's own shmem file. Who punches holes in
+ * the mapping (MADV_REMOVE) gets new pages there, while devices have the old ones.
+ */
 #define PAGEKIT_CREATE_SHMEM_MMAP	(1 << 0)
-/* radeon: of user memory at address, which can't be exported: EPERM. */
+/*
+ * radeon: of user memory at address, which can't be exported: EPERM. It counts as
+ * locked memory (RLIMIT_MEMLOCK: ENOMEM) of the process until that ends.
+ */
 #define PAGEKIT_CREATE_USERPTR		(1 << 1)
 
 struct pagekit_create {
@@ -54,7 +62,7 @@ struct pagekit_create {
 #define PAGEKIT_UNMAP	_IO('K', 0x04)
 
 #define PAGEKIT_ACCESS_WRITE	(1 << 0)	/* from user memory, else to it */
-#define PAGEKIT_ACCESS_NOWAIT	(1 << 1)	/* radeon: EBUSY if it is reserved */
+#define PAGEKIT_ACCESS_NOWAIT	(1 << 1)	/* radeon: EBUSY if the object is reserved */
 
 struct pagekit_access {
 	__aligned_u64 offset;
@@ -89,8 +97,10 @@ struct pagekit_info {
 
 /*
  * i915: the device hangs. Who needs it waits for a RESET, at most as many
- * milliseconds as are given here, and gets EIO then.
+ * milliseconds as are given here, and gets EIO then. Importers wait with the buffer
+ * reserved, and others for them: so more than this is EINVAL.
  */
+#define PAGEKIT_WEDGE_MAX	100000
 #define PAGEKIT_WEDGE	_IOW('K', 0x07, __u32)
 #define PAGEKIT_RESET	_IO('K', 0x08)
 

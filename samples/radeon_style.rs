@@ -11,7 +11,8 @@
 //! * Pages are pinned when an object is created, while it is reserved, and unpinned when it is
 //!   released. As pinned pages stay, mapping them needs no reservation.
 //! * Objects may be of user memory, which is accounted as locked memory of the process for as long
-//!   as they exist. They are not exported (`EPERM`): their memory goes with the process.
+//!   as both exist, as VFIO does it. Who needs a limit that outlives processes accounts to the user.
+//!   They are not exported (`EPERM`): their memory goes with the process.
 //! * CPU mappings are of PFNs, on fault, by huge pages where they fit.
 //! * The mapping for the kernel lasts from the first to the last who asks for it.
 //! * Foreign buffers may not move while they are mapped: the driver would not notice.

@@ -72,6 +72,7 @@ const MAP_READ: u32 = 1 << 0;
 const MAP_WRITE: u32 = 1 << 1;
 const ACCESS_WRITE: u32 = 1 << 0;
 const ACCESS_NOWAIT: u32 = 1 << 1;
+const WEDGE_MAX: u32 = 100_000;
 pub(crate) const INFO_IMPORTED: u32 = 1 << 0;
 pub(crate) const INFO_WEDGED: u32 = 1 << 1;
 const SHRINK_REVOKE: u32 = 1 << 0;
@@ -362,7 +363,9 @@ impl Command {
             }
             INFO => Self::Info(UserPtr::from_addr(arg)),
             WEDGE => Self::Wedge {
-                milliseconds: read(arg)?,
+                milliseconds: Some(read(arg)?)
+                    .filter(|&milliseconds| milliseconds <= WEDGE_MAX)
+                    .ok_or(EINVAL)?,
             },
             RESET => Self::Reset,
             SHRINK => Self::Shrink {

@@ -213,6 +213,7 @@ fn wedged_now(env: &Env, object: &Object, map: &Mapping, mapped: &Object) -> Res
 /// Nobody resets it.
 fn wedged_for_a_while(env: &Env) -> Result<()> {
     let object = written(env, 1, 4)?;
+    ensure!(object.wedge(100_001) == Err(Errno::INVAL), "for longer");
     object.wedge(500)?;
     let start = Instant::now();
     let result = object.read(0, &mut [0]);
