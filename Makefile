@@ -55,6 +55,10 @@ test-full: ## run all of them on the debug kernel too
 matrix: ## share buffers of each exporter with each importer, and show when pages are pinned
 	@tests/run.py matrix
 
+.PHONY: bench
+bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
+	@tests/run.py bench $(CASE)
+
 .PHONY: check
 check: ## check format, lints, documents, and what the modules link to and call
 	@tests/run.py check

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""The demo and the tests: build everything, boot the VM, judge what comes out of it.
+"""The demo, the tests and the benchmark: build everything, boot the VM, judge what
+comes out of it.
 
 A case is named `suite.case`, and where it ran: `host`, or the kernel. Which cases
 must run where is held by expected.txt, because a suite that is gone, or that loads
@@ -19,6 +20,8 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+import bench
+import chart
 import host
 import vm
 from host import Case
@@ -67,6 +70,9 @@ KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
 MOVABLE = "movablecore=25%"
 TIMEOUT = {"base": 60, "swiotlb": 30, "debug": 90}
 FULL_DEBUG_TIMEOUT = 300
+# The benchmark's largest objects have 4 GiB.
+BENCH_MEMORY = "6500M"
+BENCH_TIMEOUT = 60
 
 
 class Broken(vm.Error):
@@ -204,6 +210,38 @@ def mib(path: Path) -> int:
     return (size >> 20) + 1
 
 
+# --- The benchmark ----------------------------------------------------------------
+
+
+def measure(*args, **options) -> dict:
+    built = set_up("base")
+    result = run_vm("base", built, "bench", env={"ARGS": " ".join(args), "HEAP": HEAP}, icount=True, memory=BENCH_MEMORY,
+                    timeout=BENCH_TIMEOUT, **options)
+    if result.reason:
+        raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
+    return bench.read(result.out_dir)
+
+
+def run_bench(options) -> int:
+    for name in options.case:
+        if name not in bench.CASES:
+            raise Broken(f"there is no case {name}, but {', '.join(bench.CASES)}")
+    if options.case and options.update:
+        raise Broken("only all cases together make figures")
+    run = measure(*options.case)
+    (OUT / "bench.json").write_text(json.dumps(run, indent=1) + "\n")
+    (OUT / "bench.svg").write_text(chart.draw(run))
+    if options.update:
+        bench.update(run)
+    print("\n" + "\n".join(bench.table(run)) + "; see out/bench.json and out/bench.svg")
+    return int(any("error" in row for row in run["rows"]))
+
+
+def test_bench(_level, where) -> list[Case]:
+    run = measure("--ours", "--mib", "64")
+    return [Case(where, f"bench.{name}", ok, words) for name, ok, words in bench.gate(run)]
+
+
 # --- The tests -------------------------------------------------------------------
 
 # KUnit indents its cases by four, and parameters of a case deeper.
@@ -286,7 +324,10 @@ def test(options) -> int:
         kernels.insert(1, "swiotlb")
     jobs = [] if options.kernel == "debug" else [("host", test_host)]
     cases = []
-    for where, run in jobs + [(kernel, test_vm) for kernel in kernels]:
+    jobs += [(kernel, test_vm) for kernel in kernels]
+    if level == "full" and "base" in kernels:
+        jobs.append(("bench", test_bench))
+    for where, run in jobs:
         try:
             found = run(level, where)
         except (vm.Error, OSError, subprocess.SubprocessError) as failure:
@@ -399,6 +440,10 @@ def main() -> int:
             command.add_argument("--kernel", choices=("base", "debug"))
         if function is demo:
             command.add_argument("file", nargs="?", help="default: the kernel image")
+    command = commands.add_parser("bench", help="measure the helpers and their peers")
+    command.set_defaults(run=run_bench)
+    command.add_argument("--update", action="store_true", help="make these the figures that make test-full holds to")
+    command.add_argument("case", nargs="*", help="default: all")
     options = parser.parse_args()
     return options.run(options)
 

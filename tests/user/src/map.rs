@@ -43,6 +43,14 @@ impl Mapping {
         Ok(Self::from_raw(addr, len))
     }
 
+    /// As `shared`, at an address where nothing is mapped.
+    pub fn shared_at(addr: usize, fd: impl AsFd, len: usize) -> io::Result<Self> {
+        let flags = MapFlags::SHARED | MapFlags::FIXED_NOREPLACE;
+        // SAFETY: a new mapping that replaces none.
+        let addr = unsafe { mm::mmap(addr as *mut c_void, len, RW, flags, fd, 0) }?;
+        Ok(Self::from_raw(addr, len))
+    }
+
     /// Private zeroed memory.
     pub fn anonymous(len: usize) -> io::Result<Self> {
         Self::anonymous_with(len, MapFlags::PRIVATE)

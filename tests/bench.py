@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What is made of the benchmark's measurements: a table, bench.json, and a gate
+against the figures of earlier runs. tests/run.py runs it, chart.py draws it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+FIGURES = Path(__file__).resolve().parent / "bench" / "figures.json"
+DOCUMENT = FIGURES.parents[2] / "Documentation" / "performance.rst"
+MARK = ".. What make bench says. \"tests/run.py bench --update\" puts it here.\n\n::\n\n"
+OURS, FLOOR = "pagekit", "floor"
+HEADLINE = (64 << 20) // 4096  # pages of the objects in the table
+# A case that is that much worse than its figure fails the gate.
+SLACK = 0.05
+
+
+@dataclass
+class Case:
+    """What is to be reached with pages of a size: instructions or bytes a page, or a part
+    of what the best peer takes. The documentation says what is measured."""
+    goals: dict
+    ratio: bool = False
+    unit: str = "instructions"
+
+
+CASES = {
+    "udmabuf": Case({"4k": 400, "2m": 20}),
+    "udmabuf-unaligned": Case({}),
+    "pages": Case({"4k": 100, "2m": 5}),
+    "release": Case({"4k": 19, "2m": 4}),
+    "map-pfns": Case({"4k": 126, "2m": 126}),
+    "map-pages": Case({"4k": 495, "2m": 330}),
+    "fault": Case({"4k": 130, "2m": 8}),
+    "pin-user": Case({"4k": 1.02, "2m": 1.02}, ratio=True),
+    "pin-memfd": Case({"4k": 0.95, "2m": 0.5}, ratio=True),
+    "heap": Case({"4k": 4300}),
+    "memory": Case({"4k": 8, "2m": 8}, unit="bytes"),
+}
+
+
+def read(out_dir: Path) -> dict:
+    """What pagekit-bench has left, per page, in the form of bench.json."""
+    rows = []
+    for line in (out_dir / "rows.json").read_text().splitlines():
+        row = json.loads(line)
+        if "error" not in row:
+            if "peak" in row:
+                row["phases"] = {"held": row.pop("held"), "peak": row["peak"]}
+                row["total"] = row.pop("peak")
+            row["phases"] = {name: round(value / row["pages"], 3) for name, value in row["phases"].items()}
+            row["total"] = round(row["total"] / row["pages"], 3)
+        row["unit"] = CASES[row["case"]].unit + " per page"
+        rows.append(row)
+    run = {"kernel": (out_dir / "kernel").read_text().strip(), "unit": "guest instructions per 4 KiB page", "rows": rows}
+    for row in rows:
+        peer = best_peer(rows, row)
+        if row["impl"] == OURS and peer and "total" in row:
+            row["ratio_to_peer"] = round(row["total"] / peer["total"], 4)
+    return run
+
+
+def same(rows, row) -> list:
+    """All that was measured in the same case, of the same pages."""
+    return [r for r in rows if all(r[key] == row[key] for key in ("case", "backing", "pages"))]
+
+
+def best_peer(rows, row):
+    peers = [r for r in same(rows, row) if r["impl"] not in (OURS, FLOOR) and "total" in r]
+    return min(peers, key=lambda r: r["total"], default=None)
+
+
+def headlines(run) -> list:
+    """Our rows of the table. Memory is measured in larger objects."""
+    rows = [row for row in run["rows"] if row["impl"] == OURS and
+            (row["pages"] == HEADLINE or row["case"] == "memory")]
+    return sorted(rows, key=lambda row: (list(CASES).index(row["case"]), row["backing"] != "4k"))
+
+
+def verdict(rows, row) -> tuple:
+    """The goal in instructions or bytes, how it reads, whether it is met, and in words."""
+    case = CASES[row["case"]]
+    goal = case.goals.get(row["backing"])
+    if goal is None:
+        return None, "", None, ""
+    text = f"{goal:g}"
+    if case.ratio:
+        text += "x"
+        peer = best_peer(rows, row)
+        if not peer:
+            return None, text, False, "no peer"
+        goal *= peer["total"]
+    if row["total"] <= goal + 0.005:
+        return goal, text, True, "yes"
+    floor = next((r["total"] for r in same(rows, row) if r["impl"] == FLOOR and "total" in r), None)
+    words = f"no: {row['total'] / goal - 1:.1%} more"
+    if floor:
+        words += f"; {row['total'] / floor - 1:.1%} above the floor, {floor:.2f}"
+    return goal, text, False, words
+
+
+def by_size(run) -> list[str]:
+    """What ours costs in small and large objects."""
+    ours = [row for row in run["rows"] if row["impl"] == OURS and "total" in row and row["case"] != "memory"]
+    sizes = sorted({row["pages"] for row in ours})
+    if len(sizes) < 2:
+        return []
+    lines = ["", f"{'ours, in objects of':24}" + "".join(f"{pages >> 8:>8} MiB" for pages in sizes)]
+    for head in headlines(run):
+        row = {r["pages"]: f"{r['total']:12.2f}" for r in ours if (r["case"], r["backing"]) == (head["case"], head["backing"])}
+        if row:
+            lines.append((f"{head['case']:18} {head['backing']:5}" + "".join(row.get(pages, " " * 12) for pages in sizes)).rstrip())
+    return lines
+
+
+def table(run) -> list[str]:
+    lines = [f"Linux {run['kernel']}, instructions per page (memory: bytes per page)", "",
+             f"{'case':18} {'pages':5} {'ours':>8} {'peer':>8} {'':16} {'ratio':>5} {'goal':>6}  met?"]
+    met = missed = failed = 0
+    for row in headlines(run):
+        start = f"{row['case']:18} {row['backing']:5} "
+        if "error" in row:
+            failed += 1
+            lines.append(f"{start}failed: {row['error']}")
+            continue
+        peer = best_peer(run["rows"], row)
+        peer = f"{peer['total']:8.2f} {peer['impl']:16} {row['ratio_to_peer']:5.2f}" if peer else " " * 31
+        _, goal, ok, words = verdict(run["rows"], row)
+        met, missed = met + (ok is True), missed + (ok is False)
+        lines.append(f"{start}{row['total']:8.2f} {peer} {goal:>6}  {words}".rstrip())
+    # What peers fail at is no goal, but not to be passed over.
+    for row in run["rows"]:
+        if "error" in row and row["impl"] != OURS:
+            failed += 1
+            lines.append(f"{row['case']:18} {row['backing']:5} {row['impl']} at {row['pages']} pages failed: {row['error']}")
+    return lines + by_size(run) + ["", f"{met} goals met, {missed} missed, {failed} measurements failed"]
+
+
+# --- The gate ----------------------------------------------------------------------
+
+
+def figures(run) -> dict[str, float]:
+    return {f"{row['case']}-{row['backing']}": row["total"] for row in headlines(run) if "total" in row}
+
+
+def known() -> dict[str, dict]:
+    """The committed figures, by kernel."""
+    return json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+
+
+def update(run):
+    """Makes these the figures, and shows them in the documentation."""
+    FIGURES.write_text(json.dumps(known() | {run["kernel"]: figures(run)}, indent=1) + "\n")
+    before, mark, rest = DOCUMENT.read_text().partition(MARK)
+    after = rest.partition("\n\n\n")[2]
+    lines = "\n".join(f"   {line}".rstrip() for line in table(run))
+    DOCUMENT.write_text(f"{before}{mark}{lines}\n\n\n{after}")
+
+
+def gate(run) -> list[tuple[str, bool, str]]:
+    """For each figure: its name, whether it holds, and in words."""
+    before = known().get(run["kernel"], {})
+    results = []
+    for name, now in figures(run).items():
+        if name not in before:
+            results.append((name, True, f"no figure for Linux {run['kernel']}"))
+        else:
+            more = now / before[name] - 1
+            results.append((name, more <= SLACK, f"{now:g}, {more:+.1%} of {before[name]:g}"))
+    return results

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: GPL-2.0
+# In the guest: load MODULES and HEAP from MODDIR, and measure what ARGS say.
+for module in $MODULES $HEAP; do
+	insmod "$MODDIR/$module.ko" || exit 1
+done
+uname -r >kernel
+"$BIN/pagekit-bench" $ARGS

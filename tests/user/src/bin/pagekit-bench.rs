@@ -1,0 +1,582 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Measures life cycles of buffers: those that the helpers make, and those that they
+//! are compared with. The clock is the kernel's, which counts instructions where the
+//! virtual machine makes it do so. Writes a line of JSON for each to rows.json.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Barrier;
+use std::time::Instant;
+
+use anyhow::{bail, ensure, Context, Result};
+use lexopt::prelude::*;
+use pagekit_user::abi::{self, UdmabufCreate};
+use pagekit_user::kernel;
+use pagekit_user::map::Mapping;
+use pagekit_user::PAGE;
+use rustix::ioctl::{opcode, Opcode};
+use rustix::mm::Advice;
+
+const MIB: usize = 1 << 20;
+const HUGE: usize = 2 * MIB;
+const THP: &str = "/sys/kernel/mm/transparent_hugepage";
+/// Where nothing else is mapped but a neighbour, as at addresses that the kernel chooses: of page
+/// tables only the lowest are yet to be made.
+const NEIGHBOUR: usize = 1 << 44;
+const ADDR: usize = NEIGHBOUR + HUGE;
+
+/// The sizes of objects, in MiB.
+const SIZES: [usize; 5] = [1, 8, 64, 512, 4096];
+/// The size for the memory that buffers take: their fixed parts vanish in it.
+const MEMORY_MIB: usize = 512;
+/// Runs after which we no longer hope that two agree.
+const MAX_RUNS: usize = 12;
+
+/// C: `struct bench_make`, see `tests/bench/bench.h`.
+#[repr(C)]
+struct BenchMake {
+    how: u32,
+    fd: i32,
+    start: u64,
+    count: u64,
+}
+const BENCH_MAKE: Opcode = opcode::write::<BenchMake>(b'B', 1);
+
+/// C: `struct dma_heap_allocation_data`.
+#[repr(C)]
+struct HeapAlloc {
+    len: u64,
+    fd: u32,
+    fd_flags: u32,
+    heap_flags: u64,
+}
+const HEAP_ALLOC: Opcode = opcode::read_write::<HeapAlloc>(b'H', 0);
+
+/// What makes a buffer.
+#[derive(Clone, Copy)]
+enum Maker {
+    Udmabuf(&'static str),
+    Heap(&'static str),
+    /// A module of the benchmark: `how` of `bench.h`, for pages of 4 KiB and of 2 MiB.
+    Ours(u32, u32),
+    Peer(u32, u32),
+}
+use Maker::*;
+
+/// Not for pages of this size.
+const NONE: u32 = u32::MAX;
+
+/// What buffers are made of.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    Memfd,
+    UserMemory,
+    New,
+}
+
+/// Whether and where buffers are mapped. The kernel chooses an aligned address for one
+/// in 512 dma-bufs.
+#[derive(Clone, Copy, PartialEq)]
+enum Map {
+    No,
+    Aligned,
+    Unaligned,
+}
+
+const PHASES: [&str; 5] = ["create", "mmap", "touch", "munmap", "close"];
+type Phases = [u64; PHASES.len()];
+
+struct Case {
+    name: &'static str,
+    of: Of,
+    map: Map,
+    /// The phases that count.
+    counts: &'static [&'static str],
+    /// The largest object, where memory and time don't allow more.
+    max_mib: usize,
+    makers: &'static [(&'static str, Maker)],
+}
+
+const UDMABUF: [(&str, Maker); 3] = [
+    ("pagekit", Udmabuf("/dev/pagekit-udmabuf")),
+    ("udmabuf", Udmabuf("/dev/udmabuf")),
+    ("floor", Peer(12, 12)),
+];
+
+/// Ours comes first in each.
+const CASES: &[Case] = &[
+    Case {
+        name: "udmabuf",
+        of: Of::Memfd,
+        map: Map::Aligned,
+        counts: &PHASES,
+        max_mib: 4096,
+        makers: &UDMABUF,
+    },
+    Case {
+        name: "udmabuf-unaligned",
+        of: Of::Memfd,
+        map: Map::Unaligned,
+        counts: &PHASES,
+        max_mib: 64,
+        makers: &UDMABUF,
+    },
+    Case {
+        name: "pages",
+        of: Of::Memfd,
+        map: Map::No,
+        counts: &["create"],
+        max_mib: 4096,
+        makers: &[
+            ("pagekit", Ours(0, 0)),
+            ("drm_gem", Peer(0, 0)),
+            ("floor", Peer(9, 9)),
+        ],
+    },
+    Case {
+        name: "release",
+        of: Of::Memfd,
+        map: Map::No,
+        counts: &["close"],
+        max_mib: 4096,
+        makers: &[
+            ("pagekit", Ours(0, 0)),
+            ("put_page", Peer(1, 1)),
+            ("release_pages", Peer(2, 2)),
+            ("drm_gem", Peer(0, 0)),
+            ("floor", Peer(9, 9)),
+        ],
+    },
+    Case {
+        name: "map-pfns",
+        of: Of::Memfd,
+        map: Map::Aligned,
+        counts: &["mmap", "touch", "munmap"],
+        max_mib: 4096,
+        makers: &[
+            ("pagekit", Ours(1, 1)),
+            ("i915", Peer(3, 3)),
+            ("floor", Peer(10, 10)),
+        ],
+    },
+    Case {
+        name: "map-pages",
+        of: Of::New,
+        map: Map::Aligned,
+        counts: &["mmap", "touch", "munmap"],
+        max_mib: 512,
+        makers: &[
+            ("pagekit", Ours(3, 4)),
+            ("amdxdna", Peer(5, 6)),
+            ("floor", Peer(5, 6)),
+        ],
+    },
+    Case {
+        name: "fault",
+        of: Of::Memfd,
+        map: Map::Aligned,
+        counts: &["touch"],
+        max_mib: 4096,
+        makers: &[
+            ("pagekit", Ours(2, 2)),
+            ("udmabuf", Udmabuf("/dev/udmabuf")),
+            ("etnaviv", Peer(4, 4)),
+            ("floor", Peer(11, 11)),
+        ],
+    },
+    Case {
+        name: "pin-user",
+        of: Of::UserMemory,
+        map: Map::No,
+        counts: &["create", "close"],
+        max_mib: 4096,
+        makers: &[("pagekit", Ours(5, 5)), ("amdxdna", Peer(7, 7))],
+    },
+    Case {
+        name: "pin-memfd",
+        of: Of::Memfd,
+        map: Map::No,
+        counts: &["create", "close"],
+        max_mib: 4096,
+        makers: &[
+            ("pagekit", Ours(6, 6)),
+            ("udmabuf", Peer(8, 8)),
+            ("floor", Peer(12, 12)),
+        ],
+    },
+    Case {
+        name: "heap",
+        of: Of::New,
+        map: Map::Aligned,
+        counts: &PHASES,
+        max_mib: 512,
+        makers: &[
+            ("pagekit", Heap("/dev/dma_heap/pagekit")),
+            ("system", Heap("/dev/dma_heap/system")),
+        ],
+    },
+];
+const MEMORY: &str = "memory";
+
+/// Memory to make buffers of, resident and written to. No neighbours among small pages
+/// are neighbours in memory, as on a machine that has run for a while.
+struct Backing {
+    huge: bool,
+    len: usize,
+    memfd: Option<File>,
+    memory: Option<Mapping>,
+}
+
+impl Backing {
+    fn new(of: Of, huge: bool, len: usize) -> Result<Self> {
+        let mut this = Self {
+            huge,
+            len,
+            memfd: None,
+            memory: None,
+        };
+        // An object smaller than a huge page is a part of one.
+        let whole = if huge {
+            len.next_multiple_of(HUGE)
+        } else {
+            len
+        };
+        kernel::write("/proc/sys/vm/compact_memory", "1")?;
+        let map = match of {
+            Of::New => return Ok(this),
+            Of::UserMemory => Mapping::anonymous(whole)?,
+            Of::Memfd => {
+                let memfd = this.memfd.insert(abi::memfd(whole as u64)?);
+                Mapping::shared_at(ADDR, memfd, whole)?
+            }
+        };
+        map.advise(if huge {
+            Advice::LinuxHugepage
+        } else {
+            Advice::LinuxNoHugepage
+        })?;
+        let before = huge_kib()?;
+        let pages = whole / PAGE;
+        for page in 0..pages {
+            // In another order, in which each has its turn: sizes are powers of two.
+            let page = if huge { page } else { page * 173 % pages };
+            map.write(page * PAGE, &[1]);
+        }
+        let (got, want) = (huge_kib()? - before, if huge { whole >> 10 } else { 0 });
+        ensure!(got == want as i64, "{got} KiB in huge pages, not {want}");
+        if of == Of::UserMemory {
+            this.memory = Some(map);
+        }
+        Ok(this)
+    }
+}
+
+/// How much is mapped by huge pages, of files and of processes.
+fn huge_kib() -> Result<i64> {
+    let meminfo = kernel::read("/proc/meminfo")?;
+    sum(&meminfo, &["AnonHugePages", "ShmemPmdMapped"])
+}
+
+fn sum(text: &str, names: &[&str]) -> Result<i64> {
+    names
+        .iter()
+        .map(|name| kernel::field(text, name).with_context(|| format!("no {name}")))
+        .sum()
+}
+
+/// With as little besides as can be: this is measured along.
+fn write_each_page(map: &Mapping) {
+    const AT_ONCE: usize = 32;
+    let start = map.at(0);
+    for offset in (0..map.len()).step_by(AT_ONCE * PAGE) {
+        for page in 0..AT_ONCE {
+            // SAFETY: in bounds, as sizes are multiples of that; volatile so that it happens.
+            unsafe { start.add(offset + page * PAGE).write_volatile(1) };
+        }
+    }
+}
+
+impl Maker {
+    fn device(self) -> &'static str {
+        match self {
+            Udmabuf(device) | Heap(device) => device,
+            Ours(..) => "/dev/pagekit-bench",
+            Peer(..) => "/dev/pagekit-bench-peer",
+        }
+    }
+
+    fn open(self) -> Result<File> {
+        let mut options = File::options();
+        let device = options.read(true).write(true).open(self.device());
+        device.with_context(|| format!("opening {}", self.device()))
+    }
+
+    /// Whether it makes buffers of such pages. Heaps choose themselves.
+    fn takes(self, backing: &Backing) -> bool {
+        match self {
+            Udmabuf(_) => true,
+            Heap(_) => !backing.huge,
+            Ours(small, large) | Peer(small, large) => {
+                [small, large][backing.huge as usize] != NONE
+            }
+        }
+    }
+
+    /// Makes a buffer, or a buffer of the device itself.
+    fn make(self, device: &File, backing: &Backing) -> Result<Option<OwnedFd>> {
+        let memfd = backing.memfd.as_ref().map_or(-1, |memfd| memfd.as_raw_fd());
+        match self {
+            Udmabuf(_) => {
+                let arg = UdmabufCreate {
+                    memfd: memfd as u32,
+                    flags: abi::UDMABUF_FLAGS_CLOEXEC,
+                    offset: 0,
+                    size: backing.len as u64,
+                };
+                Ok(Some(abi::create(device, &arg)?))
+            }
+            Heap(_) => {
+                let mut arg = HeapAlloc {
+                    len: backing.len as u64,
+                    fd: 0,
+                    fd_flags: (libc::O_RDWR | libc::O_CLOEXEC) as u32,
+                    heap_flags: 0,
+                };
+                // SAFETY: the kernel writes to nothing but `arg`, and makes a file
+                // descriptor for us.
+                unsafe {
+                    abi::ioctl(device, HEAP_ALLOC, (&raw mut arg).cast())?;
+                    Ok(Some(OwnedFd::from_raw_fd(arg.fd as i32)))
+                }
+            }
+            Ours(small, large) | Peer(small, large) => {
+                let arg = BenchMake {
+                    how: [small, large][backing.huge as usize],
+                    fd: memfd,
+                    start: backing.memory.as_ref().map_or(0, |map| map.at(0) as u64),
+                    count: (backing.len / PAGE) as u64,
+                };
+                // SAFETY: the kernel only reads `arg`.
+                unsafe { abi::ioctl(device, BENCH_MAKE, (&raw const arg).cast()) }?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The life of a buffer: how long each phase of it takes.
+    fn live(self, backing: &Backing, map: Map) -> Result<Phases> {
+        let mut phases = [0; PHASES.len()];
+        let device = self.open()?;
+        let start = Instant::now();
+        let buffer = self.make(&device, backing)?;
+        phases[0] = since(start);
+        // The device takes no part in the life of its buffers, unless it is the buffer.
+        let (buffer, _device) = match buffer {
+            Some(buffer) => (buffer, Some(device)),
+            None => (device.into(), None),
+        };
+        if map != Map::No {
+            let addr = ADDR + usize::from(map == Map::Unaligned) * PAGE;
+            let start = Instant::now();
+            let map = Mapping::shared_at(addr, &buffer, backing.len).context("mmap")?;
+            phases[1] = since(start);
+            let start = Instant::now();
+            write_each_page(&map);
+            phases[2] = since(start);
+            let start = Instant::now();
+            drop(map);
+            phases[3] = since(start);
+        }
+        let start = Instant::now();
+        drop(buffer);
+        phases[4] = since(start);
+        Ok(phases)
+    }
+}
+
+fn since(start: Instant) -> u64 {
+    start.elapsed().as_nanos() as u64
+}
+
+impl Case {
+    fn total(&self, phases: &Phases) -> u64 {
+        PHASES
+            .iter()
+            .zip(phases)
+            .filter(|(name, _)| self.counts.contains(name))
+            .map(|(_, time)| time)
+            .sum()
+    }
+
+    /// Runs until the two quickest runs agree to 1 %: what the kernel does now and then
+    /// besides is in neither of them. Small objects, of which it is a larger part, have more
+    /// runs to choose from.
+    fn measure(&self, maker: Maker, backing: &Backing) -> Result<String> {
+        let least = if backing.len <= 64 * MIB { 5 } else { 2 };
+        let mut runs: Vec<(u64, Phases)> = Vec::new();
+        while runs.len() < MAX_RUNS {
+            let phases = maker.live(backing, self.map)?;
+            runs.push((self.total(&phases), phases));
+            runs.sort_unstable();
+            if runs.len() >= least && runs[1].0 - runs[0].0 <= runs[0].0 / 100 {
+                let (total, phases) = runs[0];
+                let phases: Vec<_> = PHASES
+                    .iter()
+                    .zip(phases)
+                    .map(|(name, time)| format!("{name:?}: {time}"))
+                    .collect();
+                let phases = phases.join(", ");
+                return Ok(format!("\"phases\": {{{phases}}}, \"total\": {total}"));
+            }
+        }
+        bail!("no two of {MAX_RUNS} runs agree")
+    }
+}
+
+/// What the kernel has allocated for itself, in bytes: objects, arrays, page tables.
+fn kernel_memory() -> Result<i64> {
+    // The counters drift per CPU until this is written.
+    kernel::write("/proc/sys/vm/stat_refresh", "1")?;
+    let meminfo = kernel::read("/proc/meminfo")?;
+    let kib = sum(&meminfo, &["VmallocUsed", "SUnreclaim", "PageTables"])?;
+    Ok(kib << 10)
+}
+
+/// What a buffer takes besides its pages, and what making it takes at the most: another
+/// thread looks now and then.
+fn memory(maker: Maker, backing: &Backing) -> Result<String> {
+    let device = maker.open()?;
+    let (ready, done) = (Barrier::new(2), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| -> Result<_> {
+            let before = kernel_memory()?;
+            let mut peak = before;
+            ready.wait();
+            while !done.load(Ordering::Relaxed) {
+                peak = peak.max(kernel_memory()?);
+            }
+            Ok((before, peak))
+        });
+        ready.wait();
+        let buffer = maker.make(&device, backing);
+        let held = kernel_memory()?;
+        done.store(true, Ordering::Relaxed);
+        buffer?;
+        let (before, peak) = watcher.join().expect("no panic")?;
+        let (held, peak) = (held - before, peak.max(held) - before);
+        Ok(format!("\"held\": {held}, \"peak\": {peak}"))
+    })
+}
+
+struct Args {
+    output: File,
+    sizes: Vec<usize>,
+    ours: bool,
+    cases: Vec<String>,
+}
+
+impl Args {
+    fn wants(&self, case: &str) -> bool {
+        self.cases.is_empty() || self.cases.iter().any(|name| name == case)
+    }
+
+    /// Measures all that makes buffers of this, and prints what comes of it.
+    fn each(
+        &self,
+        case: &str,
+        makers: &[(&str, Maker)],
+        backing: &Backing,
+        measure: impl Fn(Maker) -> Result<String>,
+    ) -> Result<()> {
+        let (size, pages) = (if backing.huge { "2m" } else { "4k" }, backing.len / PAGE);
+        let wanted = if self.ours { 1 } else { makers.len() };
+        for &(name, maker) in &makers[..wanted] {
+            if !maker.takes(backing) {
+                continue;
+            }
+            println!("{case}: {} MiB of {size} pages, {name}", backing.len / MIB);
+            let result = measure(maker)
+                .unwrap_or_else(|error| format!("\"error\": {:?}", format!("{error:#}")));
+            writeln!(
+                &self.output,
+                "{{\"case\": {case:?}, \"backing\": {size:?}, \"pages\": {pages}, \
+                 \"impl\": {name:?}, {result}}}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    kernel::write(format!("{THP}/shmem_enabled"), "advise")?;
+    let neighbour = Mapping::shared_at(NEIGHBOUR, abi::memfd(PAGE as u64)?, PAGE)?;
+    neighbour.write(0, &[1]);
+    for &mib in &args.sizes {
+        for of in [Of::Memfd, Of::UserMemory, Of::New] {
+            let cases: Vec<_> = CASES
+                .iter()
+                .filter(|case| case.of == of && mib <= case.max_mib && args.wants(case.name))
+                .collect();
+            if cases.is_empty() {
+                continue;
+            }
+            for huge in [false, true] {
+                let backing = Backing::new(of, huge, mib * MIB)?;
+                for case in &cases {
+                    args.each(case.name, case.makers, &backing, |maker| {
+                        case.measure(maker, &backing)
+                    })?;
+                }
+            }
+        }
+    }
+    if args.wants(MEMORY) {
+        for huge in [false, true] {
+            let backing = Backing::new(Of::Memfd, huge, MEMORY_MIB * MIB)?;
+            args.each(MEMORY, &UDMABUF[..2], &backing, |maker| {
+                memory(maker, &backing)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn parse_args() -> Result<Args> {
+    let mut args = Args {
+        output: File::create("rows.json").context("creating rows.json")?,
+        sizes: Vec::new(),
+        ours: false,
+        cases: Vec::new(),
+    };
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("ours") => args.ours = true,
+            Long("mib") => args.sizes.push(parser.value()?.parse()?),
+            Value(case) => {
+                let case = case.string()?;
+                let mut known = CASES.iter().map(|case| case.name).chain([MEMORY]);
+                ensure!(known.any(|name| name == case), "there is no case {case}");
+                args.cases.push(case);
+            }
+            _ => return Err(arg.unexpected().into()),
+        }
+    }
+    if args.sizes.is_empty() {
+        args.sizes = SIZES.to_vec();
+    }
+    Ok(args)
+}
+
+fn main() -> ExitCode {
+    match parse_args().and_then(|args| run(&args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pagekit-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
