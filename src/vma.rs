@@ -65,8 +65,8 @@ extern "C" {
     fn pagekit_vma_fill_pfns(
         vma: *mut bindings::vm_area_struct,
         addr: c_ulong,
-        size: c_ulong,
         pages: *const PageRef<'_>,
+        count: usize,
     ) -> c_int;
     fn pagekit_vma_pmd(vmf: *mut bindings::vm_fault) -> c_int;
     fn pagekit_vma_insert_huge_pfn(
@@ -459,8 +459,8 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
         pagekit_vma_fill_pfns(
             vma.as_ptr(),
             block.addr,
-            block.pages.len() << PAGE_SHIFT,
             block.pages.as_ptr(),
+            block.pages.len(),
         )
     })
 }

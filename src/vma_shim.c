@@ -10,28 +10,36 @@
 struct fill {
 	struct vm_area_struct *vma;
 	struct page *const *pages;
+	unsigned long count;
 };
 
-static int fill_pfn(pte_t *pte, unsigned long addr, void *data)
+/*
+ * Visits only the first: the page table is locked and has the others behind it.
+ * A call for each would cost more than all else.
+ */
+static int fill_table(pte_t *pte, unsigned long addr, void *data)
 {
-	struct fill *fill = data;
-	struct page *page = *fill->pages++;
+	const struct fill fill = *(struct fill *)data;
+	const pte_t first = pte_mkspecial(mk_pte(fill.pages[0], fill.vma->vm_page_prot));
+	unsigned long i;
 
-	/* Present ones are visited, too: another thread may have been faster. */
-	if (pte_none(ptep_get(pte)))
-		set_pte_at(fill->vma->vm_mm, addr, pte,
-			   pte_mkspecial(mk_pte(page, fill->vma->vm_page_prot)));
+	for (i = 0; i < fill.count; i++)
+		/* Another thread may have been faster. */
+		if (pte_none(ptep_get(pte + i)))
+			set_pte_at(fill.vma->vm_mm, addr + i * PAGE_SIZE, pte + i,
+				   pte_advance_pfn(first, fill.pages[i] - fill.pages[0]));
 	return 0;
 }
 
+/* The addresses must be those of one page table. */
 int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
-			  unsigned long size, struct page *const *pages);
+			  struct page *const *pages, unsigned long count);
 int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
-			  unsigned long size, struct page *const *pages)
+			  struct page *const *pages, unsigned long count)
 {
-	struct fill fill = { .vma = vma, .pages = pages };
+	struct fill fill = { vma, pages, count };
 
-	return apply_to_page_range(vma->vm_mm, addr, size, fill_pfn, &fill);
+	return apply_to_page_range(vma->vm_mm, addr, PAGE_SIZE, fill_table, &fill);
 }
 
 /*
