@@ -83,7 +83,7 @@ extern "C" {
         page: *mut bindings::page,
     ) -> bindings::vm_fault_t;
     fn pagekit_vma_page_to_pfn(page: *mut bindings::page) -> usize;
-    fn pagekit_vma_has_owner(page: *mut bindings::page) -> bool;
+    fn pagekit_vma_has_owner(pages: *const PageRef<'_>, count: usize) -> bool;
 }
 
 /// Order of a huge page, C's `PMD_ORDER`.
@@ -537,7 +537,7 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
 pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::PFNMAP)?;
     let pages = pages.get(window).ok_or(EINVAL)?;
-    if !pages.iter().all(|page| is_free_standing(*page)) {
+    if !are_free_standing(pages) {
         return Err(EINVAL);
     }
     // SAFETY: It is not one for PFNs.
@@ -579,7 +579,7 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
         return bindings::vm_fault_reason_VM_FAULT_NOPAGE;
     };
     let insert = |addr, page: PageRef<'_>| {
-        if !is_free_standing(page) {
+        if !are_free_standing(&[page]) {
             return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
         }
         // SAFETY: The address is in the VMA, which is locked and not one for PFNs.
@@ -661,8 +661,8 @@ pub unsafe fn huge_fault_pages(
     }
 }
 
-/// Whether a page is neither a file's nor a process's, and never was.
-fn is_free_standing(page: PageRef<'_>) -> bool {
-    // SAFETY: The page exists.
-    !unsafe { pagekit_vma_has_owner(page.as_ptr()) }
+/// Whether pages are neither a file's nor a process's, and never were.
+fn are_free_standing(pages: &[PageRef<'_>]) -> bool {
+    // SAFETY: The pages exist.
+    !unsafe { pagekit_vma_has_owner(pages.as_ptr(), pages.len()) }
 }

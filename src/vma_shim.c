@@ -55,9 +55,23 @@ int pagekit_vma_pmd(struct vm_fault *vmf)
 }
 
 /* Pages of files and processes, also while they go to swap or have been truncated. */
-SHIM(bool, pagekit_vma_has_owner, (struct page *page),
-     page_folio(page)->mapping || folio_test_swapbacked(page_folio(page)) ||
-     folio_test_hugetlb(page_folio(page)))
+bool pagekit_vma_has_owner(struct page *const *pages, unsigned long count);
+bool pagekit_vma_has_owner(struct page *const *pages, unsigned long count)
+{
+	unsigned long i;
+
+	for (i = 0; i < count; i++) {
+		struct folio *folio;
+
+		/* A folio has one owner. */
+		if (i && PageTail(pages[i]) && pages[i - 1] + 1 == pages[i])
+			continue;
+		folio = page_folio(pages[i]);
+		if (folio->mapping || folio_test_swapbacked(folio) || folio_test_hugetlb(folio))
+			return true;
+	}
+	return false;
+}
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 /*
@@ -79,7 +93,7 @@ vm_fault_t pagekit_vma_insert_huge_page(struct vm_fault *vmf, struct page *page)
 	struct folio *folio = page_folio(page);
 
 	if (folio_order(folio) != PMD_ORDER || !folio_test_large_rmappable(folio) ||
-	    pagekit_vma_has_owner(page))
+	    pagekit_vma_has_owner(&page, 1))
 		return VM_FAULT_FALLBACK;
 	return vmf_insert_folio_pmd(vmf, folio, mkwrite(vmf));
 }
