@@ -650,6 +650,35 @@ mod tests {
     }
 
     #[test]
+    fn blocks_in_another_order_are_not_huge() -> Result {
+        attach()?;
+        for kind in [HugePfns, EagerHugePfns, HugePages] {
+            let mut object = Object::large(kind, 512)?;
+            let mut pages = KVec::with_capacity(512, GFP_KERNEL)?;
+            for page in object.array.pages() {
+                pages.push(page.as_ptr(), GFP_KERNEL)?;
+            }
+            // Within a group of those that are looked at together, across two, and at its borders.
+            for (a, b) in [(1, 2), (7, 8), (15, 16), (31, 300), (495, 510), (100, 100)] {
+                pages.swap(a, b);
+                // SAFETY: These are the pages of the array, which outlives its mappings.
+                object.own = Some(unsafe {
+                    PageRef::slice_from_raw(NonNull::from(&mut pages[0]), pages.len())
+                });
+                let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+                advise_huge(AT)?;
+                for (i, shown) in [(0, 0), (a, b), (b, a), (200, 200), (511, 511)] {
+                    assert_eq!(map.read(i)?, pattern(shown));
+                }
+                assert_eq!(is_huge(AT), a == b);
+                drop(map);
+                pages.swap(a, b);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
     fn huge_blocks_of_all_kinds() -> Result {
         attach()?;
         for kind in [HugePfns, EagerHugePfns, HugePages] {
