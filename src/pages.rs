@@ -14,7 +14,10 @@ use core::ptr::NonNull;
 use kernel::{
     alloc::Flags,
     bindings,
-    error::from_err_ptr,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     fs::LocalFile,
     page::PAGE_SHIFT,
     prelude::*, //
@@ -56,11 +59,15 @@ extern "C" {
     // Static inlines, see pages_shim.c.
     fn pagekit_pages_page_folio(page: *mut bindings::page) -> *mut bindings::folio;
     fn pagekit_pages_file_size(file: *mut bindings::file) -> bindings::loff_t;
-    fn pagekit_pages_nr(folio: *mut bindings::folio) -> usize;
-    fn pagekit_pages_refs(folio: *mut bindings::folio) -> c_int;
-    fn pagekit_pages_index(folio: *mut bindings::folio) -> usize;
-    fn pagekit_pages_uptodate(folio: *mut bindings::folio) -> bool;
-    fn pagekit_pages_poisoned(folio: *mut bindings::folio) -> bool;
+    fn pagekit_pages_rest(page: *mut bindings::page) -> usize;
+    fn pagekit_pages_page(folio: *mut bindings::folio, index: usize) -> *mut bindings::page;
+    fn pagekit_pages_usable(folio: *mut bindings::folio, index: usize) -> c_long;
+    fn pagekit_pages_take_small(
+        folios: *const *mut bindings::folio,
+        n: usize,
+        pages: *mut PageRef<'_>,
+    ) -> usize;
+    fn pagekit_pages_put_small(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
     fn pagekit_pages_get(folio: *mut bindings::folio, refs: c_int);
     fn pagekit_pages_put(folio: *mut bindings::folio, refs: c_int);
     fn pagekit_pages_alloc_large(gfp: bindings::gfp_t, order: c_uint) -> *mut bindings::folio;
@@ -69,12 +76,8 @@ extern "C" {
         count: usize,
         pages: *mut *mut bindings::page,
     ) -> usize;
-    fn pagekit_pages_cond_resched();
-    fn pagekit_pages_fatal_signal() -> bool;
+    fn pagekit_pages_yield() -> bool;
 }
-
-/// References on a folio beyond which there are no further ones from here.
-const MAX_REFS: c_int = c_int::MAX / 2;
 
 /// The largest order that [`AllocFlags::LARGE`] tries: a huge page, C's `PMD_ORDER`.
 const LARGE_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
@@ -84,10 +87,9 @@ const BULK: usize = 512;
 
 /// Gives way to others, and looks whether it's any use to go on.
 fn yield_or_eintr() -> Result {
-    // SAFETY: This runs in process context and holds no lock.
-    unsafe { pagekit_pages_cond_resched() };
-    // SAFETY: It reads the flags of the current task.
-    if unsafe { pagekit_pages_fatal_signal() } {
+    // SAFETY: This runs in process context and holds no lock of ours. It reads the flags of the
+    // current task.
+    if unsafe { pagekit_pages_yield() } {
         Err(EINTR)
     } else {
         Ok(())
@@ -185,9 +187,10 @@ impl PageArray {
             return Err(EINVAL);
         }
         let mut array = Self::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        let mut batch = bindings::folio_batch::default();
         while array.pages.len() < count {
             // SAFETY: `mapping` is a shmem mapping, and `file` keeps it.
-            unsafe { array.fill(mapping, pgoff + array.pages.len(), count) }?;
+            unsafe { array.fill(mapping, pgoff, count, &mut batch) }?;
             yield_or_eintr()?;
         }
         Ok(array)
@@ -257,14 +260,25 @@ impl PageArray {
         let nr = 1usize << order;
         // SAFETY: We own the one reference that a new folio has, and add those of the other entries.
         unsafe { pagekit_pages_get(folio.as_ptr(), nr as c_int - 1) };
-        for i in 0..nr {
-            // SAFETY: The folio has `nr` pages, whose `struct page`s are contiguous, and this array
-            // now owns a reference for this entry.
-            let page = unsafe { PageRef::from_raw(folio.cast().add(i)) };
-            // INVARIANT: As above. There is room, for the caller has asked for no more than that.
-            let _ = self.pages.push_within_capacity(page);
-        }
+        // SAFETY: The folio has `nr` pages, a reference for each is ours, and the caller has asked
+        // for no more than that.
+        unsafe { self.append(folio.cast(), nr) };
         true
+    }
+
+    /// Appends `first` and the pages after it, `n` in all, for which there must be room.
+    ///
+    /// # Safety
+    ///
+    /// They must be of one folio, up to its last page or the last entry, and the array must own a
+    /// reference for each.
+    unsafe fn append(&mut self, first: NonNull<bindings::page>, n: usize) {
+        // SAFETY: The caller promises that they exist. This fills the entries that it adds.
+        // INVARIANT: By the safety requirements of this function.
+        unsafe {
+            PageRef::fill(&mut self.pages.spare_capacity_mut()[..n], first);
+            self.pages.inc_len(n);
+        }
     }
 
     /// Appends at least one and at most `count` single pages.
@@ -305,8 +319,9 @@ impl PageArray {
         self.release(marks);
     }
 
-    /// Appends the folios that one batched lookup finds at file page `index`, or if the first is
-    /// missing or can't be used as it is, the folio that shmem fills, reads or zeroes there.
+    /// Appends the folios that one batched lookup finds at the next of the `count` pages from file
+    /// page `pgoff` on, or if the first is missing or can't be used as it is, the folio that shmem
+    /// fills, reads or zeroes there.
     ///
     /// # Safety
     ///
@@ -314,128 +329,108 @@ impl PageArray {
     unsafe fn fill(
         &mut self,
         mapping: *mut bindings::address_space,
-        index: usize,
+        pgoff: usize,
         count: usize,
+        batch: &mut bindings::folio_batch,
     ) -> Result {
         let before = self.pages.len();
-        let mut next = index;
-        let mut batch = bindings::folio_batch::default();
-        // SAFETY: The caller promises a valid mapping; a zeroed `folio_batch` is an empty one.
+        let mut next = pgoff + before;
+        batch.nr = 0;
+        // SAFETY: The caller promises a valid mapping; the batch is an empty one.
         let found = unsafe {
-            bindings::filemap_get_folios_contig(
-                mapping,
-                &mut next,
-                index + (count - before) - 1,
-                &mut batch,
-            )
+            bindings::filemap_get_folios_contig(mapping, &mut next, pgoff + count - 1, batch)
         };
-
-        let mut result = Ok(true);
-        for &folio in batch.folios.iter().take(found as usize) {
-            let index = index + (self.pages.len() - before);
-            if matches!(result, Ok(true)) {
-                // SAFETY: The lookup took a reference on the folio for us.
-                result = unsafe { self.push(folio, index, count) };
-            } else {
-                // SAFETY: As above; it goes back unused.
-                unsafe { pagekit_pages_put(folio, 1) };
-            }
+        let folios = &batch.folios[..found as usize];
+        // No folio is found twice, and each has a page that is wanted: there is room.
+        let slots = self.pages.spare_capacity_mut()[..folios.len()].as_mut_ptr();
+        // SAFETY: The lookup took a reference on each for us.
+        // INVARIANT: A small folio is its first and last page.
+        let mut taken = unsafe {
+            let n = pagekit_pages_take_small(folios.as_ptr(), folios.len(), slots.cast());
+            self.pages.inc_len(n);
+            n
+        };
+        // SAFETY: As above.
+        while taken < folios.len() && unsafe { self.push(folios[taken], pgoff, count) }.is_ok() {
+            taken += 1;
         }
-        result?;
-        if self.pages.len() > before {
+        // `push` has put the reference on what it could not take.
+        for &folio in folios.iter().skip(taken + 1) {
+            // SAFETY: As above. It goes back unused.
+            unsafe { pagekit_pages_put(folio, 1) };
+        }
+        if taken > 0 {
             return Ok(());
         }
 
         // SAFETY: The caller promises a valid shmem mapping.
-        let folio =
-            from_err_ptr(unsafe { shmem_read_folio_gfp(mapping, index, (*mapping).gfp_mask) })?;
-        // If the file changed meanwhile, nothing was added and the caller comes back.
+        let folio = from_err_ptr(unsafe {
+            shmem_read_folio_gfp(mapping, pgoff + before, (*mapping).gfp_mask)
+        })?;
         // SAFETY: We own the reference that shmem returned.
-        unsafe { self.push(folio, index, count) }.map(|_| ())
+        match unsafe { self.push(folio, pgoff, count) } {
+            // The file changed meanwhile: the caller comes back.
+            Err(e) if e == EAGAIN => Ok(()),
+            result => result,
+        }
     }
 
-    /// Appends the pages of `folio` from file page `index` on, up to `count` entries in all.
+    /// Appends the pages of `folio` that are next of the `count` from file page `pgoff` on.
     ///
-    /// Returns whether that could be done: the folio may be yet to be zeroed or have moved.
+    /// # Errors
+    ///
+    /// `EAGAIN`: it does not have the next page, or was never written. Others: it can't be used.
     ///
     /// # Safety
     ///
     /// The caller must own a reference on `folio`, which this takes over.
-    unsafe fn push(
-        &mut self,
-        folio: *mut bindings::folio,
-        index: usize,
-        count: usize,
-    ) -> Result<bool> {
-        // SAFETY: The reference that the caller owns keeps the folio and its size, in all of these.
-        let (nr, first, uptodate, poisoned) = unsafe {
-            (
-                pagekit_pages_nr(folio),
-                pagekit_pages_index(folio),
-                pagekit_pages_uptodate(folio),
-                pagekit_pages_poisoned(folio),
-            )
-        };
-        let skip = index.wrapping_sub(first);
-        if poisoned || !uptodate || skip >= nr {
-            // SAFETY: The reference is ours.
-            unsafe { pagekit_pages_put(folio, 1) };
-            return if poisoned { Err(EIO) } else { Ok(false) };
+    unsafe fn push(&mut self, folio: *mut bindings::folio, pgoff: usize, count: usize) -> Result {
+        let index = pgoff + self.pages.len();
+        // SAFETY: We own a reference, which keeps the folio and its size, in all of these. There is
+        // room for more of them: a folio has far fewer pages than it may have references.
+        unsafe {
+            let usable = pagekit_pages_usable(folio, index);
+            if usable <= 0 {
+                pagekit_pages_put(folio, 1);
+                to_result(usable as c_int)?;
+                return Err(EAGAIN);
+            }
+            let n = (usable as usize).min(count - self.pages.len());
+            pagekit_pages_get(folio, n as c_int - 1);
+            self.append(NonNull::new_unchecked(pagekit_pages_page(folio, index)), n);
         }
-        let take = (nr - skip).min(count - self.pages.len());
-        // Users may repeat this. What adds references must see to it that they don't overflow.
-        // SAFETY: We hold a reference.
-        if !(0..MAX_REFS).contains(&unsafe { pagekit_pages_refs(folio) }) {
-            // SAFETY: The reference is ours.
-            unsafe { pagekit_pages_put(folio, 1) };
-            return Err(ENOMEM);
-        }
-        // SAFETY: We hold a reference. There is room for more of them: a folio has far fewer than
-        // `MAX_REFS` pages.
-        unsafe { pagekit_pages_get(folio, take as c_int - 1) };
-        for i in skip..skip + take {
-            // SAFETY: `i` is less than the number of pages of the folio, whose `struct page`s
-            // start where it does and are contiguous.
-            let page = unsafe { NonNull::new_unchecked(folio.cast::<bindings::page>().add(i)) };
-            // SAFETY: This array now owns a reference for this entry.
-            let page = unsafe { PageRef::from_raw(page) };
-            // INVARIANT: The pages of one folio follow each other, and there is a reference for
-            // each. There is room: `take` was cut to `count`, the capacity.
-            let _ = self.pages.push_within_capacity(page);
-        }
-        Ok(true)
+        Ok(())
     }
 
     fn release(&mut self, marks: Marks) {
+        let dirty = marks.contains(Marks::DIRTY);
         let mut rest = &self.pages[..];
-        let mut quota = BULK;
-        while let Some(page) = rest.first() {
-            if quota == 0 {
-                // SAFETY: This runs in process context and holds no lock.
-                unsafe { pagekit_pages_cond_resched() };
-                quota = BULK;
+        while let Some(first) = rest.first() {
+            let mut n = 0;
+            if !marks.contains(Marks::ACCESSED) {
+                // SAFETY: By the type invariants we own a reference for each entry. `clear` below
+                // forgets those that are put.
+                n = unsafe { pagekit_pages_put_small(rest.as_ptr(), rest.len().min(BULK), dirty) };
             }
-            let page = page.as_ptr();
-            // SAFETY: We own references on all pages in `rest`.
-            let folio = unsafe { pagekit_pages_page_folio(page) };
-            // SAFETY: As above. The page is one of the folio's.
-            let left = unsafe {
-                pagekit_pages_nr(folio) - page.offset_from(folio.cast::<bindings::page>()) as usize
-            };
-            let n = left.min(rest.len());
-            if marks.contains(Marks::DIRTY) {
-                // SAFETY: We own a reference; may sleep.
-                unsafe { bindings::set_page_dirty_lock(page) };
+            if n == 0 {
+                let page = first.as_ptr();
+                // SAFETY: As above. By the type invariants the next `n` entries are pages of this
+                // folio. This may sleep.
+                unsafe {
+                    n = pagekit_pages_rest(page).min(rest.len());
+                    let folio = pagekit_pages_page_folio(page);
+                    if dirty {
+                        bindings::set_page_dirty_lock(page);
+                    }
+                    if marks.contains(Marks::ACCESSED) {
+                        bindings::folio_mark_accessed(folio);
+                    }
+                    pagekit_pages_put(folio, n as c_int);
+                }
             }
-            if marks.contains(Marks::ACCESSED) {
-                // SAFETY: We own a reference.
-                unsafe { bindings::folio_mark_accessed(folio) };
-            }
-            // SAFETY: By the type invariants the next `n` entries are pages of this folio, and we
-            // own a reference for each. `clear` below forgets them.
-            unsafe { pagekit_pages_put(folio, n as c_int) };
+            // SAFETY: This runs in process context and holds no lock.
+            unsafe { pagekit_pages_yield() };
             rest = &rest[n..];
-            quota = quota.saturating_sub(n);
         }
         // INVARIANT: No entry is left, as no reference is.
         self.pages.clear();

@@ -11,11 +11,16 @@
 
 SHIM(struct folio *, pagekit_pages_page_folio, (struct page *page), page_folio(page))
 SHIM(loff_t, pagekit_pages_file_size, (struct file *file), i_size_read(file_inode(file)))
-SHIM(int, pagekit_pages_refs, (struct folio *folio), folio_ref_count(folio))
-SHIM(unsigned long, pagekit_pages_nr, (struct folio *folio), folio_nr_pages(folio))
-SHIM(pgoff_t, pagekit_pages_index, (struct folio *folio), folio->index)
-SHIM(bool, pagekit_pages_uptodate, (struct folio *folio), folio_test_uptodate(folio))
-SHIM(bool, pagekit_pages_poisoned, (struct folio *folio), folio_contain_hwpoisoned_page(folio))
+SHIM(unsigned long, pagekit_pages_rest, (struct page *page), folio_rest(page_folio(page), page))
+SHIM(struct page *, pagekit_pages_page, (struct folio *folio, pgoff_t index),
+     folio_file_page(folio, index))
+SHIM(long, pagekit_pages_usable, (struct folio *folio, pgoff_t index), folio_usable(folio, index))
+SHIM(unsigned long, pagekit_pages_take_small,
+     (struct folio *const *folios, unsigned long n, struct page **pages),
+     take_small(folios, n, pages))
+SHIM(unsigned long, pagekit_pages_put_small,
+     (struct page *const *pages, unsigned long n, bool dirty),
+     put_small(pages, n, dirty, folio_put))
 SHIM(void, pagekit_pages_get, (struct folio *folio, int refs), folio_ref_add(folio, refs))
 SHIM(void, pagekit_pages_put, (struct folio *folio, int refs), folio_put_refs(folio, refs))
 SHIM(struct folio *, pagekit_pages_alloc_large, (gfp_t gfp, unsigned int order),
@@ -23,7 +28,6 @@ SHIM(struct folio *, pagekit_pages_alloc_large, (gfp_t gfp, unsigned int order),
 SHIM(unsigned long, pagekit_pages_alloc_bulk,
      (gfp_t gfp, unsigned long count, struct page **pages),
      alloc_pages_bulk(gfp, count, pages))
-SHIM(void, pagekit_pages_cond_resched, (void), (void)cond_resched())
-SHIM(bool, pagekit_pages_fatal_signal, (void), fatal_signal_pending(current))
+SHIM(bool, pagekit_pages_yield, (void), (cond_resched(), fatal_signal_pending(current)))
 
 #include "pagekit_pages_exports.h"

@@ -3,6 +3,7 @@
 #define PAGEKIT_SHIM_H
 
 #include <linux/export.h>
+#include <linux/mm.h>
 
 /* A function for Rust to call that is one C expression. */
 #define SHIM(type, name, args, expr)	\
@@ -11,6 +12,78 @@
 	{				\
 		return expr;		\
 	}
+
+/*
+ * Users may repeat what takes references and pins, of which one on a small folio is 1024
+ * references. Beyond half of what fits there are no further ones from here.
+ */
+static inline bool folio_overused(struct folio *folio)
+{
+	return (unsigned int)folio_ref_count(folio) > INT_MAX / 2;
+}
+
+/*
+ * How many pages a folio has from page index of its file on. 0 if it was never written,
+ * and so not zeroed. -EAGAIN if it doesn't have that page, -EIO after a memory error,
+ * -ENOMEM if it is overused.
+ */
+static inline long folio_usable(struct folio *folio, pgoff_t index)
+{
+	if (index - folio->index >= folio_nr_pages(folio))
+		return -EAGAIN;
+	if (folio_contain_hwpoisoned_page(folio))
+		return -EIO;
+	if (folio_overused(folio))
+		return -ENOMEM;
+	if (!folio_test_uptodate(folio))
+		return 0;
+	return folio->index + folio_nr_pages(folio) - index;
+}
+
+/* How many pages a folio has from one of them on. */
+static inline unsigned long folio_rest(struct folio *folio, struct page *page)
+{
+	return folio_nr_pages(folio) - folio_page_idx(folio, page);
+}
+
+/*
+ * Most arrays are of small folios, and a call for each would cost more than what is
+ * done to it, as would a test for each flag. So these go through those at the start.
+ */
+
+/* Copies the small folios that can be used as they are to pages. Returns how many. */
+static inline unsigned long take_small(struct folio *const *folios, unsigned long n,
+				       struct page **pages)
+{
+	const unsigned long good = BIT(PG_uptodate), bad = BIT(PG_head) | __PG_HWPOISON;
+	unsigned long i;
+
+	for (i = 0; i < n; i++) {
+		if ((READ_ONCE(folios[i]->flags.f) & (good | bad)) != good ||
+		    folio_overused(folios[i]))
+			break;
+		pages[i] = &folios[i]->page;
+	}
+	smp_rmb(); /* as in folio_test_uptodate() */
+	return i;
+}
+
+/* Calls put with the small folios, which if dirty must be so already. Returns how many. */
+static __always_inline unsigned long put_small(struct page *const *pages, unsigned long n,
+					       bool dirty, void (*put)(struct folio *))
+{
+	const unsigned long good = dirty ? BIT(PG_dirty) : 0;
+	unsigned long i;
+
+	for (i = 0; i < n; i++) {
+		struct page *page = pages[i];
+
+		if (PageTail(page) || (READ_ONCE(page->flags.f) & (BIT(PG_head) | good)) != good)
+			break;
+		put((struct folio *)page);
+	}
+	return i;
+}
 
 /* A Rust function that drivers link to. Only its address matters here. */
 #define EXPORT_RUST_GPL(sym)		\

@@ -11,6 +11,7 @@
 
 use core::{
     marker::PhantomData,
+    mem::MaybeUninit,
     ptr::NonNull, //
 };
 use kernel::bindings;
@@ -78,6 +79,22 @@ impl<'a> PageRef<'a> {
         // SAFETY: The caller promises `len` valid pointers; the type is transparent.
         // INVARIANT: By the safety requirements of this function.
         unsafe { core::slice::from_raw_parts(pages.as_ptr().cast(), len) }
+    }
+
+    /// Fills `slots` with `first` and the pages after it.
+    ///
+    /// # Safety
+    ///
+    /// All of them must be what the invariants of [`PageRef`] ask for.
+    #[inline]
+    pub unsafe fn fill(slots: &mut [MaybeUninit<Self>], first: NonNull<bindings::page>) {
+        // For large folios there is little else to do, and compilers make the better loop of it
+        // backwards.
+        for i in (0..slots.len()).rev() {
+            // SAFETY: The caller promises as many pages as there are slots.
+            // INVARIANT: By the safety requirements of this function.
+            slots[i].write(Self(unsafe { first.add(i) }, PhantomData));
+        }
     }
 
     /// Returns the `struct page` pointer.
