@@ -15,6 +15,7 @@
 //!
 //! Accounting (`RLIMIT_MEMLOCK`) is the driver's. No lock is held on return.
 
+use core::ptr::NonNull;
 use kernel::{
     bindings,
     error::{
@@ -30,6 +31,7 @@ use kernel::{
 };
 use pagekit_view::{
     range,
+    runs,
     PageRef, //
 };
 
@@ -65,14 +67,13 @@ extern "C" {
     // Static inlines, see pin_shim.c.
     fn pagekit_pin_has_mm() -> bool;
     fn pagekit_pin_file_size(file: *mut bindings::file) -> bindings::loff_t;
-    fn pagekit_pin_nr(folio: *mut bindings::folio) -> usize;
     fn pagekit_pin_index(folio: *mut bindings::folio) -> usize;
-    fn pagekit_pin_refs(folio: *mut bindings::folio) -> c_int;
-    fn pagekit_pin_uptodate(folio: *mut bindings::folio) -> bool;
-    fn pagekit_pin_poisoned(folio: *mut bindings::folio) -> bool;
+    fn pagekit_pin_usable(folio: *mut bindings::folio, index: usize) -> c_long;
+    fn pagekit_pin_rest(page: *mut bindings::page) -> usize;
+    fn pagekit_pin_take_small(folios: *const *mut bindings::folio, n: usize) -> usize;
+    fn pagekit_pin_put_small(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
     fn pagekit_pin_put(folio: *mut bindings::folio);
-    fn pagekit_pin_cond_resched();
-    fn pagekit_pin_fatal_signal() -> bool;
+    fn pagekit_pin_yield() -> bool;
 }
 
 /// How pages are pinned.
@@ -91,16 +92,11 @@ bitflags::bitflags! {
 /// Pages pinned or unpinned at once: bounds the time between two looks at signals and others.
 const CHUNK: usize = 1 << 12;
 
-/// References on a folio beyond which there are no further pins of it: the kernel warns when they
-/// overflow, and an order-0 folio has 1024 of them for each pin.
-const MAX_REFS: c_int = c_int::MAX / 2;
-
 /// Gives way to others, and looks whether it's any use to go on.
 fn yield_or_eintr() -> Result {
-    // SAFETY: This runs in process context and may sleep.
-    unsafe { pagekit_pin_cond_resched() };
-    // SAFETY: It reads the flags of the current task.
-    if unsafe { pagekit_pin_fatal_signal() } {
+    // SAFETY: This runs in process context and holds no lock of ours. It reads the flags of the
+    // current task.
+    if unsafe { pagekit_pin_yield() } {
         Err(EINTR)
     } else {
         Ok(())
@@ -113,9 +109,11 @@ fn yield_or_eintr() -> Result {
 ///
 /// # Invariants
 ///
-/// This owns one pin (`FOLL_PIN`) for every entry of `pages`.
+/// This owns one pin (`FOLL_PIN`) for every entry of `pages`. If `ordered`, the entry after a page is
+/// the next page of the same folio, unless the page is its folio's last.
 pub struct PinArray {
     pages: KVVec<PageRef<'static>>,
+    ordered: bool,
     flags: PinFlags,
 }
 
@@ -132,6 +130,7 @@ impl PinArray {
         Ok(Self {
             // INVARIANT: There are no entries yet.
             pages: KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?,
+            ordered: true,
             flags,
         })
     }
@@ -273,8 +272,9 @@ impl PinArray {
                 return Err(EFAULT);
             }
             // SAFETY: The kernel has filled in this many.
-            // INVARIANT: It has pinned each once.
+            // INVARIANT: It has pinned each once. Processes order their memory as they like.
             unsafe { self.pages.inc_len(got as usize) };
+            self.ordered = false;
             // It may have stopped early. The next call says why, if there is a reason.
             done += got as usize;
             yield_or_eintr()?;
@@ -319,41 +319,44 @@ impl PinArray {
             )
         };
         to_result(nr as c_int)?;
-        let nr = nr as usize;
-        let skip = offset >> PAGE_SHIFT;
+        // SAFETY: There is room for `count` pointers. The kernel filled in `nr` folios and pinned
+        // each once for this call.
+        unsafe { spread(file, pgoff, count, slots, nr as usize) }?;
 
-        // SAFETY: The kernel filled in `nr` folios and pinned each once for this call.
-        let folios = unsafe { core::slice::from_raw_parts(slots, nr) };
-        // SAFETY: As above.
-        match unsafe { check(file, pgoff, count, folios, skip) } {
-            // SAFETY: As above, and `check` has looked at the sizes.
-            Ok(last) => unsafe { spread(slots, nr, count, skip, last) }?,
-            Err(e) => {
-                // SAFETY: As above. Each pin ends here.
-                unsafe { bindings::unpin_folios(slots, nr as c_ulong) };
-                return Err(e);
-            }
-        }
+        let last = self.pages.last().map(|page| page.as_ptr());
         // SAFETY: `spread` initialised the next `count` entries.
-        // INVARIANT: It made sure of one pin for each.
+        // INVARIANT: It made sure of one pin for each, and of their order.
         unsafe { self.pages.inc_len(count) };
+        if let Some(last) = last {
+            // INVARIANT: What came before may have ended within a folio that goes on elsewhere.
+            // SAFETY: The page is pinned.
+            self.ordered &= unsafe { pagekit_pin_rest(last) } == 1
+                || self.pages[self.pages.len() - count].as_ptr() == last.wrapping_add(1);
+        }
         Ok(())
     }
 
     /// Unpins and forgets the entries from `start` on.
     fn unpin_from(&mut self, start: usize, dirty: bool) {
-        for chunk in self.pages[start..].chunks(CHUNK) {
-            // SAFETY: By the type invariants we own a pin for each of these entries; `truncate`
-            // below forgets them. `PageRef` is a transparent `struct page` pointer. This runs in
-            // process context and may sleep.
-            unsafe {
-                bindings::unpin_user_pages_dirty_lock(
-                    chunk.as_ptr().cast_mut().cast::<*mut bindings::page>(),
-                    chunk.len() as c_ulong,
-                    dirty,
-                );
-                pagekit_pin_cond_resched();
+        let mut rest = &self.pages[start..];
+        while let Some(first) = rest.first() {
+            // SAFETY: By the type invariants we own a pin for each entry, `truncate` below forgets
+            // those that end here. This runs in process context and may sleep.
+            let mut n =
+                unsafe { pagekit_pin_put_small(rest.as_ptr(), rest.len().min(CHUNK), dirty) };
+            if n == 0 {
+                let page = first.as_ptr();
+                // SAFETY: The page is pinned.
+                n = unsafe { pagekit_pin_rest(page) }.min(rest.len());
+                if !self.ordered {
+                    n = runs(&rest[..n]).next().map_or(1, <[_]>::len);
+                }
+                // SAFETY: As above. The next `n` entries are contiguous pages of one folio.
+                unsafe { bindings::unpin_user_page_range_dirty_lock(page, n, dirty) };
             }
+            // SAFETY: As above.
+            unsafe { pagekit_pin_yield() };
+            rest = &rest[n..];
         }
         // INVARIANT: No entry is left without its pin.
         self.pages.truncate(start);
@@ -413,55 +416,95 @@ impl PinCount {
     }
 }
 
-/// Looks at freshly pinned folios: makes each up to date, refuses hardware memory errors, and
-/// returns how many pages of the last one belong to the `count` wanted at `pgoff`, of which the
-/// first is page `skip` of the first folio.
+/// Turns `nr` freshly pinned folios at the start of `slots` into the `count` pages at `pgoff` of
+/// `file`, each with a pin, up to date, and in the order that [`PinArray`] asks for.
+///
+/// On error all pins are gone.
 ///
 /// # Safety
 ///
-/// `folios` must be pinned, and what `memfd_pin_folios()` returned for this range of `file`.
-unsafe fn check(
+/// `slots` must have room for `count` pointers; its first `nr` must be what `memfd_pin_folios()` has
+/// pinned for this range.
+unsafe fn spread(
     file: &LocalFile,
     pgoff: usize,
     count: usize,
-    folios: &[*mut bindings::folio],
-    skip: usize,
-) -> Result<usize> {
-    let mut skip = skip;
-    let mut left = count;
-    let mut share = 0;
-    for &folio in folios {
-        let index = pgoff + count - left;
-        // SAFETY: The folio is pinned, so it exists and keeps its place and size, in all of these.
-        let (first, nr, refs, poisoned, uptodate) = unsafe {
-            (
-                pagekit_pin_index(folio),
-                pagekit_pin_nr(folio),
-                pagekit_pin_refs(folio),
-                pagekit_pin_poisoned(folio),
-                pagekit_pin_uptodate(folio),
-            )
+    slots: *mut *mut bindings::folio,
+    nr: usize,
+) -> Result {
+    // SAFETY: There are `nr` pinned folios.
+    if nr == count && unsafe { pagekit_pin_take_small(slots, nr) } == nr {
+        // A small folio is its only page, and as many as there are pages are all.
+        return Ok(());
+    }
+    let (mut left, mut end) = (nr, count);
+    // SAFETY: As the caller promises.
+    let result = unsafe { spread_each(file, pgoff, slots, &mut left, &mut end) };
+    if result.is_err() {
+        // SAFETY: The entries from `end` on have one pin each, the folios left too.
+        unsafe {
+            let pages = slots.cast::<*mut bindings::page>();
+            bindings::unpin_user_pages(pages.add(end), count - end);
+            bindings::unpin_folios(slots, left);
+        }
+    }
+    result
+}
+
+/// Spreads the last of `left` folios over the slots before `end`, and so on until none is left.
+///
+/// # Safety
+///
+/// As for [`spread`], with `left` folios and `end` pages. On error there is a pin for each of the
+/// folios that are left, and for each slot between `end` as it is then and as it was.
+unsafe fn spread_each(
+    file: &LocalFile,
+    pgoff: usize,
+    slots: *mut *mut bindings::folio,
+    left: &mut usize,
+    end: &mut usize,
+) -> Result {
+    let all = *end;
+    // Backwards: a folio has at least one page, so that none is overwritten before its turn.
+    while *left > 0 {
+        // SAFETY: This slot has not been overwritten: there are at least `left` before `end`. The
+        // folio is pinned, so it keeps its place and size, in all of these.
+        let (folio, first) = unsafe {
+            let folio = *slots.add(*left - 1);
+            (folio, pagekit_pin_index(folio))
         };
-        // Folios may have been replaced by larger or smaller ones between two lookups.
-        share = nr.saturating_sub(skip).min(left);
-        if first + skip != index || share == 0 {
+        let start = first.max(pgoff);
+        // SAFETY: As above.
+        let mut usable = unsafe { pagekit_pin_usable(folio, start) };
+        if usable == 0 {
+            // SAFETY: As above.
+            usable = unsafe {
+                make_uptodate(file, start, folio)?;
+                pagekit_pin_usable(folio, start)
+            };
+        }
+        to_result(usable as c_int)?;
+        let (usable, n) = (usable as usize, (pgoff + *end).saturating_sub(start));
+        // Folios may have been replaced by larger or smaller ones between two lookups. Only the last
+        // may have more pages than are wanted.
+        if n == 0 || n > usable || n < usable && *end < all || n > *end - (*left - 1) {
             return Err(EAGAIN);
         }
-        if poisoned {
-            return Err(EIO);
+        // SAFETY: The folio is pinned, and has `n` pages from that one on. These slots lie behind
+        // those of the folios that are left.
+        unsafe {
+            if n > 1 {
+                to_result(bindings::folio_add_pins(folio, n as c_uint - 1))?;
+            }
+            (*left, *end) = (*left - 1, *end - n);
+            PageRef::fill(
+                core::slice::from_raw_parts_mut(slots.add(*end).cast(), n),
+                NonNull::new_unchecked(folio.cast::<bindings::page>().add(start - first)),
+            );
         }
-        if !(0..MAX_REFS).contains(&refs) {
-            return Err(ENOMEM);
-        }
-        if !uptodate {
-            // SAFETY: As above.
-            unsafe { make_uptodate(file, index, folio) }?;
-        }
-        left -= share;
-        skip = 0;
     }
-    if left == 0 {
-        Ok(share)
+    if *end == 0 {
+        Ok(())
     } else {
         Err(EAGAIN)
     }
@@ -490,56 +533,4 @@ unsafe fn make_uptodate(file: &LocalFile, index: usize, folio: *mut bindings::fo
     } else {
         Err(EAGAIN)
     }
-}
-
-/// Turns `nr` folios with one pin each, at the start of `slots`, into `count` pages with one pin
-/// each. `skip` pages of the first folio are left out and `last` of the last one taken.
-///
-/// On error all pins are gone.
-///
-/// # Safety
-///
-/// `slots` must have room for `count` pointers; its first `nr` must be folios for which the caller
-/// owns a pin each, and which have these pages. `nr` and `last` must not be 0.
-unsafe fn spread(
-    slots: *mut *mut bindings::folio,
-    nr: usize,
-    count: usize,
-    skip: usize,
-    last: usize,
-) -> Result {
-    let pages = slots.cast::<*mut bindings::page>();
-    // Backwards: a folio has at least one page, so that no folio is overwritten before its turn.
-    let mut end = count;
-    for i in (0..nr).rev() {
-        // SAFETY: This slot has not been overwritten, as `end` is greater than `i`.
-        let folio = unsafe { *slots.add(i) };
-        let first = if i == 0 { skip } else { 0 };
-        let n = if i == nr - 1 {
-            last
-        } else if i == 0 {
-            end
-        } else {
-            // SAFETY: The folio is pinned.
-            unsafe { pagekit_pin_nr(folio) }
-        };
-        if n > 1 {
-            // SAFETY: The folio is pinned.
-            let result = to_result(unsafe { bindings::folio_add_pins(folio, n as c_uint - 1) });
-            if result.is_err() {
-                // SAFETY: The entries from `end` on have one pin each, the folios up to `i` too.
-                unsafe {
-                    bindings::unpin_user_pages(pages.add(end), (count - end) as c_ulong);
-                    bindings::unpin_folios(slots, i as c_ulong + 1);
-                }
-                return result;
-            }
-        }
-        end -= n;
-        for k in 0..n {
-            // SAFETY: `first + k` is a page of the folio, and `end + k` is less than `count`.
-            unsafe { *pages.add(end + k) = folio.cast::<bindings::page>().add(first + k) };
-        }
-    }
-    Ok(())
 }

@@ -11,12 +11,14 @@
 SHIM(bool, pagekit_pin_has_mm, (void), current->mm)
 SHIM(loff_t, pagekit_pin_file_size, (struct file *file), i_size_read(file_inode(file)))
 SHIM(pgoff_t, pagekit_pin_index, (struct folio *folio), folio->index)
-SHIM(int, pagekit_pin_refs, (struct folio *folio), folio_ref_count(folio))
-SHIM(unsigned long, pagekit_pin_nr, (struct folio *folio), folio_nr_pages(folio))
-SHIM(bool, pagekit_pin_uptodate, (struct folio *folio), folio_test_uptodate(folio))
-SHIM(bool, pagekit_pin_poisoned, (struct folio *folio), folio_contain_hwpoisoned_page(folio))
+SHIM(long, pagekit_pin_usable, (struct folio *folio, pgoff_t index), folio_usable(folio, index))
+SHIM(unsigned long, pagekit_pin_rest, (struct page *page), folio_rest(page_folio(page), page))
+SHIM(unsigned long, pagekit_pin_take_small, (struct folio **folios, unsigned long n),
+     take_small(folios, n, (struct page **)folios))
+SHIM(unsigned long, pagekit_pin_put_small,
+     (struct page *const *pages, unsigned long n, bool dirty),
+     put_small(pages, n, dirty, unpin_folio))
 SHIM(void, pagekit_pin_put, (struct folio *folio), folio_put(folio))
-SHIM(void, pagekit_pin_cond_resched, (void), (void)cond_resched())
-SHIM(bool, pagekit_pin_fatal_signal, (void), fatal_signal_pending(current))
+SHIM(bool, pagekit_pin_yield, (void), (cond_resched(), fatal_signal_pending(current)))
 
 #include "pagekit_pin_exports.h"

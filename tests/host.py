@@ -56,7 +56,7 @@ def depends_cases(modules):
 LOCKS = re.compile(r"mutex|spin|sem|lock|ww_|resv|rcu|wait|completion|(^|_)(down|up)_|atomic|refcount")
 LOCKS_ALLOWED = {
     "set_page_dirty_lock": "takes the folio lock, which keeps truncation away while the page is marked",
-    "unpin_user_pages_dirty_lock": "the same",
+    "unpin_user_page_range_dirty_lock": "the same",
 }
 
 

@@ -721,6 +721,69 @@ mod tests {
     }
 
     #[test]
+    fn memory_in_another_order_has_a_pin_per_entry() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        let before = file.folios(MIXED)?;
+        // Parts of large folios twice and backwards, with others in between, of each its first page
+        // in the file and how many.
+        let parts = [
+            (8, 8),
+            (0, 8),
+            (600 - 40, 2),
+            (8, 1),
+            (513, 1),
+            (10, 4),
+            (511, 3),
+            (530, 1),
+        ];
+        let mut pages = 0;
+        for (pgoff, n) in parts {
+            map_user(
+                AT + pages * PAGE_SIZE,
+                Some(&file),
+                pgoff,
+                n,
+                RW,
+                SHARED | FIXED,
+            )?;
+            pages += n;
+        }
+        let array = pinned_user(AT, pages)?;
+        unmap_user(AT, pages);
+        let mut shown = array.pages().iter();
+        for (pgoff, n) in parts {
+            for i in pgoff..pgoff + n {
+                assert!(shown
+                    .next()
+                    .is_some_and(|page| all(page.as_ptr(), pattern(i))));
+            }
+        }
+        assert!(has_pins(&file.folios(MIXED)?, &before, &parts));
+        drop(array);
+        assert!(*file.folios(MIXED)? == *before);
+        Ok(())
+    }
+
+    #[test]
+    fn ranges_that_skip_pages_have_a_pin_per_entry() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        let before = file.folios(MIXED)?;
+        let other = TestFile::pattern(1)?;
+        let mut array = PinArray::with_capacity(MIXED, PinFlags::WRITE)?;
+        // What one range ends with doesn't go on in the next, though it looks so further on.
+        let ranges = [(0, 1), (2, 20), (540, 5), (546, 10), (100, 412), (512, 88)];
+        for (pgoff, n) in ranges {
+            array.pin_memfd(file.file(), pgoff, n)?;
+            array.pin_memfd(other.file(), 0, 1)?;
+        }
+        assert!(has_pins(&file.folios(MIXED)?, &before, &ranges));
+        drop(array);
+        assert!(*file.folios(MIXED)? == *before);
+        assert!(other.is_unused(1)?);
+        Ok(())
+    }
+
+    #[test]
     fn partial_pins_are_undone() -> Result {
         let start = user_memory(None, 6, RW)?;
         let middle = start + 3 * PAGE_SIZE;
