@@ -54,13 +54,11 @@ PARTS = {
     ("test", "debug"): "kunit smoke matrix leaks",
     ("full", "base"): "kunit user selftest matrix",
     ("full", "swiotlb"): "bounce",
+    ("full", "nocgroup"): "kunit matrix",
     ("full", "debug"): "kunit user selftest matrix leaks",
     ("matrix", "base"): "matrix",
     ("matrix", "debug"): "matrix",
 }
-# The base kernel where all DMA goes through bounce buffers, so that a missing sync shows, and
-# where heaps charge their buffers.
-SWIOTLB_ON = ("swiotlb=force,track_hiwater", "dma_heap.mem_accounting=1")
 # What an importer does, and in which order.
 STEPS = ("create", "attach", "map", "unmap", "close")
 # A kernel may have KUnit switched off: suites load, run nothing and say ok.
@@ -68,7 +66,13 @@ KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
 # Memory that pinned pages must be moved out of. At its end is what the kernel took
 # while booting: page structures, and with KASAN an eighth of all memory.
 MOVABLE = "movablecore=25%"
-TIMEOUT = {"base": 60, "swiotlb": 30, "debug": 90}
+# The base kernel, booted otherwise: all DMA goes through bounce buffers, so that a missing sync
+# shows, and heaps charge their buffers; or there are no memory cgroups to charge to.
+BOOTS = {
+    "swiotlb": ("swiotlb=force,track_hiwater", "dma_heap.mem_accounting=1"),
+    "nocgroup": (*KUNIT_ON, MOVABLE, "cgroup_disable=memory"),
+}
+TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "debug": 90}
 FULL_DEBUG_TIMEOUT = 300
 # The benchmark's largest objects have 4 GiB.
 BENCH_MEMORY = "6500M"
@@ -268,7 +272,7 @@ def parse_tap(text, where) -> list[Case]:
 
 
 def test_vm(level, where) -> list[Case]:
-    config = "base" if where == "swiotlb" else where
+    config = "base" if where in BOOTS else where
     built = set_up(config)
     parts = PARTS[level, where]
     build_compat()
@@ -276,7 +280,7 @@ def test_vm(level, where) -> list[Case]:
         build_selftests(Path(built["KDIR"]))
     timeout = FULL_DEBUG_TIMEOUT if (level, where) == ("full", "debug") else TIMEOUT[where]
     result = run_vm(config, built, "test", name=where, memory="6500M" if "selftest" in parts else "2G",
-                    timeout=timeout, append=SWIOTLB_ON if where == "swiotlb" else (*KUNIT_ON, MOVABLE),
+                    timeout=timeout, append=BOOTS.get(where, (*KUNIT_ON, MOVABLE)),
                     env={"PARTS": parts, "HEAP": " ".join(load_order(modules_dir(config), HEAP))})
     if (matrix := result.out_dir / "matrix.json").exists():
         shutil.copyfile(matrix, OUT / "matrix.json")
@@ -321,7 +325,7 @@ def test(options) -> int:
     level = options.level
     kernels = [options.kernel] if options.kernel else ["base"] if os.environ.get("KDIR") else ["base", "debug"]
     if "base" in kernels:
-        kernels.insert(1, "swiotlb")
+        kernels[1:1] = ["swiotlb", "nocgroup"] if level == "full" else ["swiotlb"]
     jobs = [] if options.kernel == "debug" else [("host", test_host)]
     cases = []
     jobs += [(kernel, test_vm) for kernel in kernels]
