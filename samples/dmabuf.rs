@@ -9,6 +9,7 @@
 
 use core::ptr::{
     null_mut,
+    without_provenance_mut,
     NonNull, //
 };
 use kernel::{
@@ -85,15 +86,15 @@ pub(crate) unsafe fn export<T>(
 /// # Safety
 ///
 /// The caller must own a reference on `buf`.
-pub(crate) unsafe fn into_fd(buf: NonNull<bindings::dma_buf>, flags: u32) -> Result<isize> {
+#[inline(always)]
+pub(crate) unsafe fn into_fd(buf: NonNull<bindings::dma_buf>, flags: u32) -> Result<c_int> {
     // SAFETY: The caller owns a reference.
     let fd = unsafe { bindings::dma_buf_fd(buf.as_ptr(), flags as c_int) };
-    if fd < 0 {
+    to_result(fd).inspect_err(|_| {
         // SAFETY: As above; it ends here.
         unsafe { bindings::dma_buf_put(buf.as_ptr()) };
-    }
-    to_result(fd)?;
-    Ok(fd as isize)
+    })?;
+    Ok(fd)
 }
 
 /// Borrows what the buffer was exported with.
@@ -120,32 +121,42 @@ pub(crate) unsafe fn release<T>(buf: *mut bindings::dma_buf) -> KBox<T> {
 ///
 /// # Invariants
 ///
-/// The table is allocated.
+/// The table is allocated, or zeroed.
 #[repr(transparent)]
 pub(crate) struct SgTable(bindings::sg_table);
 
 impl SgTable {
-    /// With segments that are as long as the device may take them. May sleep.
+    pub(crate) fn empty() -> Self {
+        // INVARIANT: It is zeroed.
+        Self(pin_init::zeroed())
+    }
+
+    /// Allocates the table, with segments that are as long as the device may take them. May sleep.
     ///
     /// # Safety
     ///
-    /// `dev` must be a device.
-    pub(crate) unsafe fn new(pages: &[PageRef<'_>], dev: *mut bindings::device) -> Result<Self> {
-        let mut table = bindings::sg_table::default();
+    /// `dev` must be a device. The table must be an empty one.
+    pub(crate) unsafe fn fill(
+        &mut self,
+        pages: &[PageRef<'_>],
+        dev: *mut bindings::device,
+    ) -> Result {
         let count = c_uint::try_from(pages.len())?;
         // SAFETY: The caller promises a device. C's `dma_get_max_seg_size()` is inline.
         let max_segment = unsafe {
-            let claimed = (*dev)
-                .dma_parms
-                .as_ref()
-                .map(|p| p.max_segment_size as usize);
-            let claimed = claimed.filter(|&max| max != 0).unwrap_or(SZ_64K);
+            let claimed = (*dev).dma_parms.as_ref().map_or(0, |p| p.max_segment_size);
+            let claimed = if claimed != 0 {
+                claimed as usize
+            } else {
+                SZ_64K
+            };
             claimed.min(bindings::dma_max_mapping_size(dev))
         };
         // SAFETY: A slice of `PageRef` is an array of `struct page` pointers.
+        // INVARIANT: If this fails, it leaves the table zeroed.
         to_result(unsafe {
             bindings::sg_alloc_table_from_pages_segment(
-                &mut table,
+                &mut self.0,
                 pages.as_ptr().cast_mut().cast(),
                 count,
                 0,
@@ -153,9 +164,7 @@ impl SgTable {
                 max_segment as c_uint,
                 bindings::GFP_KERNEL,
             )
-        })?;
-        // INVARIANT: It was allocated just now.
-        Ok(Self(table))
+        })
     }
 
     pub(crate) fn as_ptr(&mut self) -> *mut bindings::sg_table {
@@ -165,7 +174,7 @@ impl SgTable {
 
 impl Drop for SgTable {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants the table is allocated.
+        // SAFETY: By the type invariants the table is allocated, or zeroed, which this leaves alone.
         unsafe { bindings::sg_free_table(&mut self.0) };
     }
 }
@@ -180,6 +189,11 @@ struct Mapping {
     table: SgTable,
     dir: bindings::dma_data_direction,
     next: *mut Mapping,
+}
+
+/// What a map operation returns: the table, or C's `ERR_PTR()` of the error, which is only a cast.
+pub(crate) fn table_or_err(table: Result<*mut bindings::sg_table>) -> *mut bindings::sg_table {
+    table.unwrap_or_else(|e| without_provenance_mut(e.to_errno() as usize))
 }
 
 /// Maps `pages` for the device of `attachment`, `dma_map_sgtable()`: what a map operation returns.
@@ -197,19 +211,21 @@ pub(crate) unsafe fn map(
     // SAFETY: The caller promises that only this file uses `priv`, which is null or a mapping, and
     // holds the lock.
     let attachment = unsafe { &mut *attachment };
-    let mut mapping = KBox::new(
+    let mut mapping = KBox::write(
+        KBox::new_uninit(GFP_KERNEL)?,
         Mapping {
-            // SAFETY: The device stays while it is attached.
-            table: unsafe { SgTable::new(pages, attachment.dev) }?,
+            table: SgTable::empty(),
             dir,
             next: attachment.priv_.cast(),
         },
-        GFP_KERNEL,
-    )?;
+    );
     let table = mapping.table.as_ptr();
-    // SAFETY: As above; the table is allocated.
+    // SAFETY: The device stays while it is attached.
     // INVARIANT: If this succeeds, the table is mapped; else the mapping goes.
-    to_result(unsafe { bindings::dma_map_sgtable(attachment.dev, table, dir, 0) })?;
+    unsafe {
+        mapping.table.fill(pages, attachment.dev)?;
+        to_result(bindings::dma_map_sgtable(attachment.dev, table, dir, 0))?;
+    }
     attachment.priv_ = KBox::into_raw(mapping).cast();
     Ok(table)
 }
@@ -301,8 +317,28 @@ pub(crate) unsafe fn sync(
     }
 }
 
-/// A `begin_cpu_access` operation of buffers that are mapped by [`map`]: [`sync`], under the
-/// reservation lock, and nothing else.
+/// [`sync`], under the reservation lock, and nothing else.
+///
+/// # Safety
+///
+/// `buf` must be a buffer whose attachments are mapped by [`map`]. The caller must not hold its
+/// reservation lock.
+#[inline(never)]
+unsafe fn lock_and_sync(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+    whom: For,
+) -> c_int {
+    // SAFETY: As the caller promises.
+    unsafe {
+        bindings::dma_resv_lock((*buf).resv, null_mut());
+        sync(buf, dir, whom);
+        bindings::dma_resv_unlock((*buf).resv);
+    }
+    0
+}
+
+/// A `begin_cpu_access` operation of buffers that are mapped by [`map`].
 ///
 /// # Safety
 ///
@@ -312,12 +348,7 @@ pub(crate) unsafe extern "C" fn begin_cpu_access(
     dir: bindings::dma_data_direction,
 ) -> c_int {
     // SAFETY: The core passes a buffer of the driver's.
-    unsafe {
-        bindings::dma_resv_lock((*buf).resv, null_mut());
-        sync(buf, dir, For::Cpu);
-        bindings::dma_resv_unlock((*buf).resv);
-    }
-    0
+    unsafe { lock_and_sync(buf, dir, For::Cpu) }
 }
 
 /// The same at the end.
@@ -330,12 +361,7 @@ pub(crate) unsafe extern "C" fn end_cpu_access(
     dir: bindings::dma_data_direction,
 ) -> c_int {
     // SAFETY: As above.
-    unsafe {
-        bindings::dma_resv_lock((*buf).resv, null_mut());
-        sync(buf, dir, For::Device);
-        bindings::dma_resv_unlock((*buf).resv);
-    }
-    0
+    unsafe { lock_and_sync(buf, dir, For::Device) }
 }
 
 /// How many attachments `buf` has, and how often it is mapped.

@@ -180,10 +180,12 @@ unsafe extern "C" fn map_dma_buf(
         )
     };
     let map = || -> Result<*mut bindings::sg_table> {
+        let mut table = dmabuf::SgTable::empty();
         // SAFETY: The device stays while it is attached.
-        let mut table = unsafe { dmabuf::SgTable::new(buffer.array.pages(), dev) }?;
-        // SAFETY: As above, and the table is allocated.
-        to_result(unsafe { bindings::dma_map_sgtable(dev, table.as_ptr(), dir, 0) })?;
+        unsafe {
+            table.fill(buffer.array.pages(), dev)?;
+            to_result(bindings::dma_map_sgtable(dev, table.as_ptr(), dir, 0))?;
+        }
         let mut mapping = KBox::new(
             // INVARIANT: It was mapped just now.
             Mapping {
@@ -200,7 +202,7 @@ unsafe extern "C" fn map_dma_buf(
         *mappings = Some(mapping);
         Ok(table)
     };
-    map().unwrap_or_else(|e| e.to_ptr())
+    dmabuf::table_or_err(map())
 }
 
 /// # Safety

@@ -655,7 +655,7 @@ unsafe extern "C" fn map_dma_buf(
         // SAFETY: As above; they stay pinned until it is unmapped.
         unsafe { dmabuf::map(attachment, pages, dir) }.inspect_err(|_| own.unpin(&mut objects))
     };
-    map().unwrap_or_else(|e| e.to_ptr())
+    dmabuf::table_or_err(map())
 }
 
 /// # Safety

@@ -72,7 +72,7 @@ impl Buf {
         // SAFETY: This owns a reference, and the one made here is given away.
         unsafe {
             bindings::get_file((*self.as_ptr()).file);
-            into_fd(self.0, flags)
+            Ok(into_fd(self.0, flags)? as isize)
         }
     }
 

@@ -275,8 +275,8 @@ unsafe extern "C" fn map_dma_buf(
 ) -> *mut bindings::sg_table {
     // SAFETY: The core passes an attachment of a buffer of ours, which stays pinned.
     unsafe {
-        dmabuf::map(attachment, bo((*attachment).dmabuf).pins.pages(), dir)
-            .unwrap_or_else(|e| e.to_ptr())
+        let pages = bo((*attachment).dmabuf).pins.pages();
+        dmabuf::table_or_err(dmabuf::map(attachment, pages, dir))
     }
 }
 

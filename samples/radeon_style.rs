@@ -394,7 +394,7 @@ unsafe extern "C" fn map_dma_buf(
     // SAFETY: The core passes an attachment of a buffer of ours, which stays pinned.
     unsafe {
         let bo = dmabuf::data::<Bo>((*attachment).dmabuf);
-        dmabuf::map(attachment, bo.pages(), dir).unwrap_or_else(|e| e.to_ptr())
+        dmabuf::table_or_err(dmabuf::map(attachment, bo.pages(), dir))
     }
 }
 

@@ -14,6 +14,10 @@
 //!
 //! C: `drivers/dma-buf/udmabuf.c`.
 
+use core::{
+    iter::from_fn,
+    slice::from_raw_parts, //
+};
 use kernel::{
     bindings,
     error::from_result,
@@ -74,12 +78,7 @@ extern "C" {
     static pagekit_udmabuf_name: *const c_char;
     static pagekit_udmabuf_list_limit: c_int;
     static pagekit_udmabuf_size_limit_mb: c_int;
-    fn shmem_mapping(mapping: *mut bindings::address_space) -> bool;
-    fn pagekit_udmabuf_is_hugetlb(file: *mut bindings::file) -> bool;
-    fn pagekit_udmabuf_shmem_seals(file: *mut bindings::file) -> c_uint;
-    fn pagekit_udmabuf_hugetlb_seals(file: *mut bindings::file) -> c_uint;
-    fn pagekit_udmabuf_lock(file: *mut bindings::file);
-    fn pagekit_udmabuf_unlock(file: *mut bindings::file);
+    fn pagekit_udmabuf_seals(file: *mut bindings::file) -> *const c_uint;
 }
 
 // --- The device -----------------------------------------------------------------
@@ -92,8 +91,12 @@ struct Device {
 
 impl kernel::InPlaceModule for Device {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        // Not `CStr::from_char_ptr()`, which checks for overflow and says where.
         // SAFETY: The parameter is a string, and read only: it stays while the module is loaded.
-        let name = unsafe { CStr::from_char_ptr(pagekit_udmabuf_name) };
+        let name = unsafe {
+            let len = bindings::strlen(pagekit_udmabuf_name).wrapping_add(1);
+            CStr::from_bytes_with_nul_unchecked(from_raw_parts(pagekit_udmabuf_name.cast(), len))
+        };
         try_pin_init!(Self {
             misc <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
         })
@@ -128,49 +131,50 @@ impl MiscDevice for Control {
     }
 
     fn ioctl(_device: (), _file: &File, cmd: u32, arg: usize) -> Result<isize> {
-        let user = |at, len| UserSlice::new(UserPtr::from_addr(at), len).reader();
-        match cmd {
-            UDMABUF_CREATE => {
-                let item: Item = user(arg, size_of::<Item>()).read()?;
-                create(item.flags, &[item])
+        let is_list = match cmd {
+            UDMABUF_CREATE => false,
+            UDMABUF_CREATE_LIST => true,
+            _ => return Err(ENOTTY),
+        };
+        let user = |at, len| UserSlice::new(UserPtr::from_addr(at), len);
+        // `memfd` and `flags` of one item, `flags` and `count` of a list.
+        let head: [u32; 2] = user(arg, size_of::<[u32; 2]>()).reader().read()?;
+        let (flags, count, at) = if is_list {
+            // SAFETY: The parameter is an int that may be written to at any time.
+            let limit = unsafe { (&raw const pagekit_udmabuf_list_limit).read_volatile() };
+            if head[1] == 0 || head[1] > limit as u32 {
+                return Err(EINVAL);
             }
-            UDMABUF_CREATE_LIST => {
-                let [flags, count]: [u32; 2] = user(arg, size_of::<[u32; 2]>()).read()?;
-                // SAFETY: The parameter is an int that may be written to at any time.
-                if count > unsafe { (&raw const pagekit_udmabuf_list_limit).read_volatile() } as u32
-                {
-                    return Err(EINVAL);
-                }
-                let count = count as usize;
-                let mut reader = user(
-                    arg.wrapping_add(size_of::<[u32; 2]>()),
-                    count * size_of::<Item>(),
-                );
-                let mut items = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
-                for _ in 0..count {
-                    items.push(reader.read::<Item>()?, GFP_KERNEL_ACCOUNT)?;
-                }
-                create(flags, &items)
-            }
-            _ => Err(ENOTTY),
-        }
+            (head[0], head[1], arg.wrapping_add(size_of_val(&head)))
+        } else {
+            (head[1], 1, arg)
+        };
+        let mut items = KVVec::new();
+        user(at, count as usize * size_of::<Item>())
+            .read_all(&mut items, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
+        Ok(create(flags, &items)? as isize)
     }
 }
 
 /// Makes a buffer of ranges of memfds and returns a file descriptor for it.
-fn create(flags: u32, items: &[Item]) -> Result<isize> {
+fn create(flags: u32, items: &[u8]) -> Result<c_int> {
+    let items = || {
+        let mut rest = items;
+        from_fn(move || {
+            let (item, tail) = Item::from_bytes_copy_prefix(rest)?;
+            rest = tail;
+            Some(item)
+        })
+    };
     // SAFETY: The parameter is an int that may be written to at any time.
     let limit_mb = unsafe { (&raw const pagekit_udmabuf_size_limit_mb).read_volatile() };
     // A negative limit is none, as for mainline's driver.
     let limit = ((limit_mb as u64) << 20) >> PAGE_SHIFT;
     let mut count = 0;
-    for item in items {
-        if (item.offset | item.size) & (PAGE_SIZE as u64 - 1) != 0 {
-            return Err(EINVAL);
-        }
+    for item in items() {
         // No overflow: `count` is at most `limit`.
         count += item.size >> PAGE_SHIFT;
-        if count > limit {
+        if (item.offset | item.size) % PAGE_SIZE as u64 != 0 || count > limit {
             return Err(EINVAL);
         }
     }
@@ -178,10 +182,12 @@ fn create(flags: u32, items: &[Item]) -> Result<isize> {
         return Err(EINVAL);
     }
 
-    let mut pins = PinArray::with_capacity(count as usize, PinFlags::WRITE)?;
-    for item in items {
+    let room = KBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
+    let pins = PinArray::with_capacity(count as usize, PinFlags::WRITE)?;
+    let mut data = KBox::write(room, Udmabuf { pins });
+    for item in items() {
         let memfd = SealedFile::lock(LocalFile::fget(item.memfd).map_err(|_| EBADFD)?)?;
-        pins.pin_memfd(
+        data.pins.pin_memfd(
             &memfd.0,
             (item.offset >> PAGE_SHIFT) as usize,
             (item.size >> PAGE_SHIFT) as usize,
@@ -193,15 +199,13 @@ fn create(flags: u32, items: &[Item]) -> Result<isize> {
     } else {
         0
     };
-    let size = pins.pages().len() << PAGE_SHIFT;
-    let data = KBox::new(Udmabuf { pins }, GFP_KERNEL_ACCOUNT)?;
     // SAFETY: `OPS` is made for `Udmabuf`. The reference on the new buffer is ours.
     unsafe {
         let buf = dmabuf::export(
             c"pagekit_udmabuf",
             this_module::<LocalModule>(),
             &OPS,
-            size,
+            (count as usize) << PAGE_SHIFT,
             bindings::O_RDWR,
             data,
         )?;
@@ -219,20 +223,12 @@ struct SealedFile(ARef<LocalFile>);
 impl SealedFile {
     fn lock(file: ARef<LocalFile>) -> Result<Self> {
         let raw = file.as_ptr();
-        // SAFETY: The file is open.
-        unsafe { pagekit_udmabuf_lock(raw) };
+        // SAFETY: The file is open, and so has an inode.
+        unsafe { bindings::down_read(&raw mut (*(*raw).f_inode).i_rwsem) };
         // INVARIANT: It was locked just now.
         let this = Self(file);
-        // SAFETY: The file is open, and each kind of seals is read from a file of that kind.
-        let seals = unsafe {
-            if shmem_mapping((*raw).f_mapping) {
-                pagekit_udmabuf_shmem_seals(raw)
-            } else if pagekit_udmabuf_is_hugetlb(raw) {
-                pagekit_udmabuf_hugetlb_seals(raw)
-            } else {
-                return Err(EBADFD);
-            }
-        };
+        // SAFETY: As above. Who changes seals locks the inode exclusively.
+        let seals = *unsafe { pagekit_udmabuf_seals(raw).as_ref() }.ok_or(EBADFD)?;
         let denied = bindings::F_SEAL_WRITE | bindings::F_SEAL_FUTURE_WRITE;
         if seals & (bindings::F_SEAL_SHRINK | denied) != bindings::F_SEAL_SHRINK {
             return Err(EINVAL);
@@ -244,7 +240,7 @@ impl SealedFile {
 impl Drop for SealedFile {
     fn drop(&mut self) {
         // SAFETY: By the type invariants it is locked, by us.
-        unsafe { pagekit_udmabuf_unlock(self.0.as_ptr()) };
+        unsafe { bindings::up_read(&raw mut (*(*self.0.as_ptr()).f_inode).i_rwsem) };
     }
 }
 
@@ -278,7 +274,7 @@ unsafe extern "C" fn map_dma_buf(
     // SAFETY: The core passes an attachment of a buffer that we exported, which stays pinned.
     unsafe {
         let buf = dmabuf::data::<Udmabuf>((*attachment).dmabuf);
-        dmabuf::map(attachment, buf.pins.pages(), dir).unwrap_or_else(|e| e.to_ptr())
+        dmabuf::table_or_err(dmabuf::map(attachment, buf.pins.pages(), dir))
     }
 }
 
@@ -296,12 +292,12 @@ unsafe extern "C" fn mmap(
     vma: *mut bindings::vm_area_struct,
 ) -> c_int {
     // SAFETY: The core passes a buffer of ours, and a VMA that is being set up. It is never made a
-    // mixed mapping.
+    // mixed mapping. If this fails, the kernel calls no operation of the VMA's.
     from_result(|| unsafe {
         let data = dmabuf::data::<Udmabuf>(buf);
-        setup_pfns(VmaNew::from_raw(vma), data.pins.pages().len(), 0)?;
         (*vma).vm_ops = &VM_OPS;
         (*vma).vm_private_data = core::ptr::from_ref(data).cast_mut().cast();
+        setup_pfns(VmaNew::from_raw(vma), data.pins.pages().len(), 0)?;
         Ok(0)
     })
 }

@@ -12,7 +12,7 @@
 extern char *pagekit_udmabuf_name;
 char *pagekit_udmabuf_name = "pagekit-udmabuf";
 module_param_named(name, pagekit_udmabuf_name, charp, 0444);
-MODULE_PARM_DESC(name, "Name of the device in /dev. Default is pagekit-udmabuf.");
+MODULE_PARM_DESC(name, "Name in /dev. Default is pagekit-udmabuf.");
 
 extern int pagekit_udmabuf_list_limit;
 int pagekit_udmabuf_list_limit = 1024;
@@ -24,13 +24,15 @@ int pagekit_udmabuf_size_limit_mb = INT_MAX;
 module_param_named(size_limit_mb, pagekit_udmabuf_size_limit_mb, int, 0644);
 MODULE_PARM_DESC(size_limit_mb, "Max size of a dmabuf, in megabytes. Default is INT_MAX.");
 
-SHIM(void, pagekit_udmabuf_lock, (struct file *f), inode_lock_shared(file_inode(f)))
-SHIM(void, pagekit_udmabuf_unlock, (struct file *f), inode_unlock_shared(file_inode(f)))
-SHIM(bool, pagekit_udmabuf_is_hugetlb, (struct file *f), is_file_hugepages(f))
-SHIM(unsigned int, pagekit_udmabuf_shmem_seals, (struct file *f), SHMEM_I(file_inode(f))->seals)
+/* As memfd_file_seals_ptr() in mm/memfd.c, which is static. */
+const unsigned int *pagekit_udmabuf_seals(struct file *file);
+const unsigned int *pagekit_udmabuf_seals(struct file *file)
+{
+	if (shmem_file(file))
+		return &SHMEM_I(file_inode(file))->seals;
 #ifdef CONFIG_HUGETLBFS
-SHIM(unsigned int, pagekit_udmabuf_hugetlb_seals, (struct file *f),
-     HUGETLBFS_I(file_inode(f))->seals)
-#else
-SHIM(unsigned int, pagekit_udmabuf_hugetlb_seals, (struct file *f), 0)
+	if (is_file_hugepages(file))
+		return &HUGETLBFS_I(file_inode(file))->seals;
 #endif
+	return NULL;
+}
