@@ -438,6 +438,7 @@ impl PageArray {
 }
 
 impl Drop for PageArray {
+    #[inline(never)]
     fn drop(&mut self) {
         self.release(Marks::empty());
     }

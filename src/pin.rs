@@ -364,6 +364,7 @@ impl PinArray {
 }
 
 impl Drop for PinArray {
+    #[inline(never)]
     fn drop(&mut self) {
         self.unpin_from(0, self.flags.contains(PinFlags::WRITE));
     }
