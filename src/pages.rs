@@ -10,7 +10,10 @@
 //!
 //! No lock is held on return. What the kernel takes inside a call is said there.
 
-use core::ptr::NonNull;
+use core::{
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
 use kernel::{
     alloc::Flags,
     bindings,
@@ -134,7 +137,7 @@ bitflags::bitflags! {
 /// pages of their folios do: the entry after a page is the next page of the same folio, unless the
 /// page is its folio's last.
 pub struct PageArray {
-    pages: KVVec<PageRef<'static>>,
+    pages: ManuallyDrop<KVVec<PageRef<'static>>>,
 }
 
 impl PageArray {
@@ -299,7 +302,7 @@ impl PageArray {
     fn with_capacity(count: usize, flags: Flags) -> Result<Self> {
         Ok(Self {
             // INVARIANT: There are no entries yet.
-            pages: KVVec::with_capacity(count, flags | __GFP_NOWARN)?,
+            pages: ManuallyDrop::new(KVVec::with_capacity(count, flags | __GFP_NOWARN)?),
         })
     }
 
@@ -441,5 +444,8 @@ impl Drop for PageArray {
     #[inline(never)]
     fn drop(&mut self) {
         self.release(Marks::empty());
+        // Here, so that it isn't in each driver.
+        // SAFETY: Nobody uses it any more.
+        unsafe { ManuallyDrop::drop(&mut self.pages) };
     }
 }

@@ -15,7 +15,10 @@
 //!
 //! Accounting (`RLIMIT_MEMLOCK`) is the driver's. No lock is held on return.
 
-use core::ptr::NonNull;
+use core::{
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
 use kernel::{
     bindings,
     error::{
@@ -112,7 +115,7 @@ fn yield_or_eintr() -> Result {
 /// This owns one pin (`FOLL_PIN`) for every entry of `pages`. If `ordered`, the entry after a page is
 /// the next page of the same folio, unless the page is its folio's last.
 pub struct PinArray {
-    pages: KVVec<PageRef<'static>>,
+    pages: ManuallyDrop<KVVec<PageRef<'static>>>,
     ordered: bool,
     flags: PinFlags,
 }
@@ -129,7 +132,10 @@ impl PinArray {
     pub fn with_capacity(count: usize, flags: PinFlags) -> Result<Self> {
         Ok(Self {
             // INVARIANT: There are no entries yet.
-            pages: KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?,
+            pages: ManuallyDrop::new(KVVec::with_capacity(
+                count,
+                GFP_KERNEL_ACCOUNT | __GFP_NOWARN,
+            )?),
             ordered: true,
             flags,
         })
@@ -367,6 +373,9 @@ impl Drop for PinArray {
     #[inline(never)]
     fn drop(&mut self) {
         self.unpin_from(0, self.flags.contains(PinFlags::WRITE));
+        // Here, so that it isn't in each driver.
+        // SAFETY: Nobody uses it any more.
+        unsafe { ManuallyDrop::drop(&mut self.pages) };
     }
 }
 
