@@ -275,6 +275,7 @@ impl PageArray {
     ///
     /// They must be of one folio, up to its last page or the last entry, and the array must own a
     /// reference for each.
+    #[inline(never)]
     unsafe fn append(&mut self, first: NonNull<bindings::page>, n: usize) {
         // SAFETY: The caller promises that they exist. This fills the entries that it adds.
         // INVARIANT: By the safety requirements of this function.
@@ -337,13 +338,13 @@ impl PageArray {
         batch: &mut bindings::folio_batch,
     ) -> Result {
         let before = self.pages.len();
-        let mut next = pgoff + before;
+        // Nothing wraps: the range is one that a file may have.
+        let mut next = pgoff.wrapping_add(before);
+        let last = pgoff.wrapping_add(count).wrapping_sub(1);
         batch.nr = 0;
         // SAFETY: The caller promises a valid mapping; the batch is an empty one.
-        let found = unsafe {
-            bindings::filemap_get_folios_contig(mapping, &mut next, pgoff + count - 1, batch)
-        };
-        let folios = &batch.folios[..found as usize];
+        let found = unsafe { bindings::filemap_get_folios_contig(mapping, &mut next, last, batch) };
+        let folios = &batch.folios[..batch.folios.len().min(found as usize)];
         // No folio is found twice, and each has a page that is wanted: there is room.
         let slots = self.pages.spare_capacity_mut()[..folios.len()].as_mut_ptr();
         // SAFETY: The lookup took a reference on each for us.
@@ -358,7 +359,7 @@ impl PageArray {
             taken += 1;
         }
         // `push` has put the reference on what it could not take.
-        for &folio in folios.iter().skip(taken + 1) {
+        for &folio in folios.iter().skip(taken.wrapping_add(1)) {
             // SAFETY: As above. It goes back unused.
             unsafe { pagekit_pages_put(folio, 1) };
         }
@@ -368,7 +369,7 @@ impl PageArray {
 
         // SAFETY: The caller promises a valid shmem mapping.
         let folio = from_err_ptr(unsafe {
-            shmem_read_folio_gfp(mapping, pgoff + before, (*mapping).gfp_mask)
+            shmem_read_folio_gfp(mapping, pgoff.wrapping_add(before), (*mapping).gfp_mask)
         })?;
         // SAFETY: We own the reference that shmem returned.
         match unsafe { self.push(folio, pgoff, count) } {
@@ -388,7 +389,7 @@ impl PageArray {
     ///
     /// The caller must own a reference on `folio`, which this takes over.
     unsafe fn push(&mut self, folio: *mut bindings::folio, pgoff: usize, count: usize) -> Result {
-        let index = pgoff + self.pages.len();
+        let index = pgoff.wrapping_add(self.pages.len());
         // SAFETY: We own a reference, which keeps the folio and its size, in all of these. There is
         // room for more of them: a folio has far fewer pages than it may have references.
         unsafe {
@@ -398,8 +399,8 @@ impl PageArray {
                 to_result(usable as c_int)?;
                 return Err(EAGAIN);
             }
-            let n = (usable as usize).min(count - self.pages.len());
-            pagekit_pages_get(folio, n as c_int - 1);
+            let n = (usable as usize).min(count.saturating_sub(self.pages.len()));
+            pagekit_pages_get(folio, (n as c_int).wrapping_sub(1));
             self.append(NonNull::new_unchecked(pagekit_pages_page(folio, index)), n);
         }
         Ok(())

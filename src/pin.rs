@@ -16,7 +16,10 @@
 //! Accounting (`RLIMIT_MEMLOCK`) is the driver's. No lock is held on return.
 
 use core::{
-    mem::ManuallyDrop,
+    mem::{
+        ManuallyDrop,
+        MaybeUninit, //
+    },
     ptr::NonNull, //
 };
 use kernel::{
@@ -189,7 +192,7 @@ impl PinArray {
         // SAFETY: The file is open.
         let size = unsafe { pagekit_pin_file_size(file.as_ptr()) };
         // The end of the file is checked before the first page of it is filled.
-        if count > self.pages.capacity() - before || end > size {
+        if count > self.room() || end > size {
             return Err(EINVAL);
         }
         let result = self.pin_chunks(file, pgoff, count);
@@ -243,7 +246,7 @@ impl PinArray {
         if !unsafe { pagekit_pin_has_mm() } {
             return Err(EFAULT);
         }
-        if count == 0 || wraps || addr % PAGE_SIZE != 0 || count > self.pages.capacity() - before {
+        if count == 0 || wraps || addr % PAGE_SIZE != 0 || count > self.room() {
             return Err(EINVAL);
         }
         let result = self.pin_user_chunks(addr, count);
@@ -251,6 +254,11 @@ impl PinArray {
             self.unpin_from(before, false);
         }
         result
+    }
+
+    /// For how many pages more there is room.
+    fn room(&self) -> usize {
+        self.pages.capacity().saturating_sub(self.pages.len())
     }
 
     /// As [`Self::pin_user`], but leaves what it has pinned on error.
@@ -282,7 +290,7 @@ impl PinArray {
             unsafe { self.pages.inc_len(got as usize) };
             self.ordered = false;
             // It may have stopped early. The next call says why, if there is a reason.
-            done += got as usize;
+            done = done.saturating_add(got as usize);
             yield_or_eintr()?;
         }
         Ok(())
@@ -293,8 +301,9 @@ impl PinArray {
         let mut done = 0;
         while done < count {
             let n = CHUNK.min(count - done);
-            match self.pin_chunk(file, pgoff + done, n) {
-                Ok(()) => done += n,
+            // Nothing wraps: the range is one that a file may have.
+            match self.pin_chunk(file, pgoff.wrapping_add(done), n) {
+                Ok(()) => done = done.saturating_add(n),
                 // The file changed under us: look again.
                 Err(e) if e == EAGAIN => (),
                 Err(e) => return Err(e),
@@ -307,7 +316,11 @@ impl PinArray {
     /// Pins `count` pages, for which there must be room, all or none.
     fn pin_chunk(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
         let (start, end) = range::file_bytes(pgoff, count, PAGE_SHIFT as u32).ok_or(EINVAL)?;
-        let spare = &mut self.pages.spare_capacity_mut()[..count];
+        let spare = self
+            .pages
+            .spare_capacity_mut()
+            .get_mut(..count)
+            .ok_or(EINVAL)?;
         // The folios are pinned straight into the page array, and spread out in it below: the
         // pointer to an order-0 folio is the pointer to its page.
         let slots = spare.as_mut_ptr().cast::<*mut bindings::folio>();
@@ -344,7 +357,7 @@ impl PinArray {
 
     /// Unpins and forgets the entries from `start` on.
     fn unpin_from(&mut self, start: usize, dirty: bool) {
-        let mut rest = &self.pages[start..];
+        let mut rest = self.pages.get(start..).unwrap_or_default();
         while let Some(first) = rest.first() {
             // SAFETY: By the type invariants we own a pin for each entry, `truncate` below forgets
             // those that end here. This runs in process context and may sleep.
@@ -362,7 +375,7 @@ impl PinArray {
             }
             // SAFETY: As above.
             unsafe { pagekit_pin_yield() };
-            rest = &rest[n..];
+            rest = rest.get(n..).unwrap_or_default();
         }
         // INVARIANT: No entry is left without its pin.
         self.pages.truncate(start);
@@ -454,7 +467,7 @@ unsafe fn spread(
         // SAFETY: The entries from `end` on have one pin each, the folios left too.
         unsafe {
             let pages = slots.cast::<*mut bindings::page>();
-            bindings::unpin_user_pages(pages.add(end), count - end);
+            bindings::unpin_user_pages(pages.add(end), count.saturating_sub(end));
             bindings::unpin_folios(slots, left);
         }
     }
@@ -494,10 +507,13 @@ unsafe fn spread_each(
             };
         }
         to_result(usable as c_int)?;
-        let (usable, n) = (usable as usize, (pgoff + *end).saturating_sub(start));
+        let (usable, n) = (
+            usable as usize,
+            pgoff.wrapping_add(*end).saturating_sub(start),
+        );
         // Folios may have been replaced by larger or smaller ones between two lookups. Only the last
         // may have more pages than are wanted.
-        if n == 0 || n > usable || n < usable && *end < all || n > *end - (*left - 1) {
+        if n == 0 || n > usable || n < usable && *end < all || n > end.saturating_sub(*left - 1) {
             return Err(EAGAIN);
         }
         // SAFETY: The folio is pinned, and has `n` pages from that one on. These slots lie behind
@@ -507,7 +523,7 @@ unsafe fn spread_each(
                 to_result(bindings::folio_add_pins(folio, n as c_uint - 1))?;
             }
             (*left, *end) = (*left - 1, *end - n);
-            PageRef::fill(
+            fill(
                 core::slice::from_raw_parts_mut(slots.add(*end).cast(), n),
                 NonNull::new_unchecked(folio.cast::<bindings::page>().add(start - first)),
             );
@@ -518,6 +534,17 @@ unsafe fn spread_each(
     } else {
         Err(EAGAIN)
     }
+}
+
+/// [`PageRef::fill`], compiled by itself: in a larger function it gets much larger.
+///
+/// # Safety
+///
+/// As for [`PageRef::fill`].
+#[inline(never)]
+unsafe fn fill(slots: &mut [MaybeUninit<PageRef<'_>>], first: NonNull<bindings::page>) {
+    // SAFETY: As the caller promises.
+    unsafe { PageRef::fill(slots, first) }
 }
 
 /// Has shmem zero the pinned `folio`, which was allocated at file page `index` but never written.
