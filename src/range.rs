@@ -23,10 +23,12 @@ pub const fn window(
     let (Some(start), Some(end)) = (pgoff.checked_sub(base), pgoff.checked_add(count)) else {
         return None;
     };
-    if count == 0 || end - base > len {
+    // Not less than the start, and so than the base.
+    let end = end.wrapping_sub(base);
+    if count == 0 || end > len {
         return None;
     }
-    Some(start..end - base)
+    Some(start..end)
 }
 
 /// First and one-past-last byte of `count` pages at page offset `pgoff` of a file.

@@ -132,6 +132,7 @@ impl VmFault {
 
     /// The faulting page and those that can be mapped along with it, if the VMA may show it: it was
     /// set up here, for PFNs or not, and is not COW.
+    #[inline(never)]
     fn block<'p, 'a>(
         &self,
         pages: &'p [PageRef<'a>],
@@ -167,7 +168,7 @@ impl VmFault {
 
     /// The faulting page of `block`.
     fn one<'p, 'a>(&self, block: &Block<'p, 'a>) -> Option<Block<'p, 'a>> {
-        let at = (self.address() - block.addr) >> PAGE_SHIFT;
+        let at = self.address().wrapping_sub(block.addr) >> PAGE_SHIFT;
         Some(Block {
             addr: self.address(),
             pages: block.pages.get(at..=at)?,
@@ -175,7 +176,8 @@ impl VmFault {
     }
 }
 
-/// What one page table can map: pages, and the address of the first.
+/// What one page table can map: pages, and the address of the first. They lie in a VMA, so that
+/// sums and differences of their addresses never wrap.
 struct Block<'p, 'a> {
     addr: usize,
     pages: &'p [PageRef<'a>],
@@ -193,7 +195,7 @@ impl<'p, 'a> Block<'p, 'a> {
             pages.len(),
         )?;
         Some(Self {
-            addr: address - (before << PAGE_SHIFT),
+            addr: address.wrapping_sub(before << PAGE_SHIFT),
             pages: pages.get(index - before..index + after)?,
         })
     }
@@ -240,7 +242,7 @@ fn has_huge_fault(vma: &VmaRef) -> bool {
 fn window(vma: &VmaNew, len: usize, base: usize, other: vm_flags_t) -> Result<Range<usize>> {
     // SAFETY: `vma` is locked, so that this is no data race.
     let pgoff = unsafe { (*vma.as_ptr()).vm_pgoff };
-    let count = (vma.end() - vma.start()) >> PAGE_SHIFT;
+    let count = vma.end().wrapping_sub(vma.start()) >> PAGE_SHIFT;
     if vma.flags() & other != 0 || is_cow(vma) {
         return Err(EINVAL);
     }
@@ -260,6 +262,25 @@ fn is_cow(vma: &VmaRef) -> bool {
 unsafe fn set_flags(vma: &VmaNew, flags: vm_flags_t) {
     // SAFETY: The VMA is being set up, so nobody else sees it.
     unsafe { (*vma.as_ptr()).__bindgen_anon_2.vm_flags |= flags };
+}
+
+/// Checks that `vma` may show its window of an array of `len` pages, and sets flags on it.
+///
+/// # Safety
+///
+/// As for [`set_flags`], for a VMA that is not COW and has none of the `other` flags.
+#[inline(never)]
+unsafe fn setup(
+    vma: &VmaNew,
+    len: usize,
+    base: usize,
+    flags: vm_flags_t,
+    other: vm_flags_t,
+) -> Result {
+    window(vma, len, base, other)?;
+    // SAFETY: As the caller promises, for `window` has looked at the flags.
+    unsafe { set_flags(vma, flags) };
+    Ok(())
 }
 
 // --- PFNs ---------------------------------------------------------------------------
@@ -298,10 +319,9 @@ unsafe fn set_flags(vma: &VmaNew, flags: vm_flags_t) {
 /// ```
 #[inline(never)]
 pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
-    window(vma, len, base, flags::MIXEDMAP)?;
-    // SAFETY: It is neither a mixed nor a COW mapping, and the caller promises to keep it so.
-    unsafe { set_flags(vma, flags::PFNMAP | flags::DONTEXPAND | flags::DONTDUMP) };
-    Ok(())
+    let flags = flags::PFNMAP | flags::DONTEXPAND | flags::DONTDUMP;
+    // SAFETY: It is no mixed mapping if this succeeds, and the caller promises to keep it so.
+    unsafe { setup(vma, len, base, flags, flags::MIXEDMAP) }
 }
 
 /// Maps the PFNs of all pages that `vma` shows, from a driver's mmap operation.
@@ -357,7 +377,7 @@ pub unsafe fn map_pfns(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Resu
             // that the pages outlive their mapping.
             unsafe { fill_pfns(vma, &block) }?;
         }
-        rest.addr += block.pages.len() << PAGE_SHIFT;
+        rest.addr = rest.addr.wrapping_add(block.pages.len() << PAGE_SHIFT);
         rest.pages = rest.pages.get(block.pages.len()..).ok_or(EINVAL)?;
     }
     Ok(())
@@ -512,10 +532,9 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// ```
 #[inline(never)]
 pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
-    window(vma, len, base, flags::PFNMAP)?;
+    let flags = flags::DONTEXPAND | flags::DONTDUMP;
     // SAFETY: Neither of these is one of the two.
-    unsafe { set_flags(vma, flags::DONTEXPAND | flags::DONTDUMP) };
-    Ok(())
+    unsafe { setup(vma, len, base, flags, flags::PFNMAP) }
 }
 
 /// Maps all pages that `vma` shows and takes references on them, from a driver's mmap operation.
@@ -598,7 +617,7 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
         unsafe { pagekit_vma_insert_page(vmf.vma().as_ptr(), addr, page.as_ptr()) }
     };
     for (i, page) in block.pages.iter().enumerate() {
-        let addr = block.addr + (i << PAGE_SHIFT);
+        let addr = block.addr.wrapping_add(i << PAGE_SHIFT);
         let mut result = insert(addr, *page);
         // The page that is needed decides, the others are a favour.
         if addr == vmf.address() {
