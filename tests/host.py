@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What is checked without a machine to boot: what the modules link to and call, what
-the types forbid, what the documents show, and how the sources look.
+"""What is checked without a machine to boot: what the modules link to, call, export and
+weigh, what the types forbid, what the documents show, and how the sources look.
 """
 
 import os
@@ -14,6 +14,8 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent
 TOP = TESTS.parent
 HELPERS = ("pagekit_pages", "pagekit_pin", "pagekit_vma")
+FIGURES = TESTS / "figures.txt"
+GROWTH = 1.05
 
 
 @dataclass
@@ -30,6 +32,16 @@ def case(name, problem) -> Case:
 
 def run(*cmd, **options):
     return subprocess.run([str(c) for c in cmd], capture_output=True, text=True, **options)
+
+
+def release(kdir) -> str:
+    return Path(kdir, "include/config/kernel.release").read_text().strip()
+
+
+def compiler(kdir) -> str:
+    """The one of C and the one of Rust."""
+    text = Path(kdir, "include/config/auto.conf").read_text()
+    return ", ".join(sorted(re.findall(r'^CONFIG_(?:RUSTC|CC)_VERSION_TEXT="?(.*?)"?$', text, re.M)))
 
 
 def depends(module: Path) -> list[str]:
@@ -50,6 +62,46 @@ def depends_cases(modules):
     for path in sorted(modules.glob("*.ko")):
         if path.stem not in listed:
             yield case(f"depends.{path.stem}", "not in tests/depends.txt")
+
+
+def export_cases(modules):
+    """A helper exports what a sample, a test or a line of the porting guide uses, and nothing else."""
+    others = [path for path in modules.glob("*.ko") if path.stem not in HELPERS]
+    used = {line.split()[-1] for line in run("nm", "-u", *others).stdout.splitlines() if line}
+    guide = re.findall(r"(\w+)\(\)", (TOP / "Documentation/porting.rst").read_text())
+    documented = tuple(f"{len(function)}{function}" for function in guide)  # as mangled names end
+    for name in HELPERS:
+        exported = re.findall(r" __ksymtab_(\S+)", run("nm", modules / f"{name}.ko").stdout)
+        unused = [symbol for symbol in exported if symbol not in used and not symbol.endswith(documented)]
+        yield case(f"exports.{name}", "nothing" if not exported else f"used by nobody: {', '.join(unused)}" if unused else "")
+
+
+def text_of(file) -> int:
+    return int(run("size", file, check=True).stdout.split("\n")[1].split()[0])
+
+
+def read_figures() -> dict[str, dict[str, int]]:
+    lines = [line.rpartition(": ") for line in FIGURES.read_text().splitlines() if line and not line.startswith("#")]
+    return {key: {name: int(text) for name, text in (word.split("=") for word in row.split())} for key, _, row in lines}
+
+
+def write_figures(key, row):
+    head = [line for line in FIGURES.read_text().splitlines() if line.startswith("#")]
+    rows = sorted((read_figures() | {key: row}).items())
+    lines = [f"{key}: " + " ".join(f"{name}={text}" for name, text in row.items()) for key, row in rows]
+    FIGURES.write_text("\n".join([*head, "", *lines]) + "\n")
+
+
+def size_cases(modules, kdir):
+    """No helper grows unnoticed. Other kernels and compilers have other figures, or none."""
+    key = f"{release(kdir)}, {compiler(kdir)}"
+    figures = {} if os.environ.get("KDIR") else read_figures().get(key, {})
+    if not figures:
+        print(f"size: no figures for {os.environ.get('KDIR') or key}, so that the helpers may grow")
+    for name in HELPERS:
+        now, then = text_of(modules / f"{name}.ko"), figures.get(name)
+        grown = then and now > GROWTH * then
+        yield case(f"size.{name}", f"{now} bytes of text, not {then}; if it must be: tests/size.py update" if grown else "")
 
 
 # No helper takes a lock or waits, but within these calls of the kernel's.
@@ -103,7 +155,8 @@ def docs_cases():
 
 
 def cases(modules, built) -> list[Case]:
-    return [*compile_cases(modules, built), *lock_cases(modules), *depends_cases(modules), *docs_cases()]
+    return [*compile_cases(modules, built), *lock_cases(modules), *depends_cases(modules),
+            *export_cases(modules), *size_cases(modules, built["KDIR"]), *docs_cases()]
 
 
 def style_cases():
