@@ -63,6 +63,10 @@ bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
 check: ## check format, lints, documents, and what the modules link to and call
 	@tests/run.py check
 
+.PHONY: size
+size: ## compare drivers that link the helpers with those that have copies
+	@tests/size.py
+
 .PHONY: clean
 clean: ## remove what was built here (the cache stays)
 	rm -rf out

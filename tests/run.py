@@ -100,10 +100,10 @@ def modules_dir(config) -> Path:
     return OUT / f"modules-{'custom' if os.environ.get('KDIR') else config}"
 
 
-def set_up(config) -> dict:
+def set_up(config, what="kernel") -> dict:
     """Kernel, modules and user-space side; quiet when nothing is to do. Returns what
     `setup.sh env` says."""
-    call(f"setting up the {config} kernel", TESTS / "setup.sh", "kernel", config, stdout=subprocess.DEVNULL)
+    call(f"setting up the {config} kernel", TESTS / "setup.sh", what, config, stdout=subprocess.DEVNULL)
     text = call("tests/setup.sh env", TESTS / "setup.sh", "env", config, stdout=subprocess.PIPE, text=True).stdout
     env = dict(word.split("=", 1) for word in shlex.split(text) if "=" in word)
     call("building the modules", "make", "--silent", "--no-print-directory", "modules", f"CONFIG={config}")
@@ -150,8 +150,8 @@ def build_compat():
          "-idirafter", Path("/usr/include", multiarch), TESTS / "user/compat.c", "-o", BIN / "pagekit-compat")
 
 
-def run_vm(config, built, script, env, name=None, **options) -> vm.Result:
-    modules = modules_dir(config)
+def run_vm(config, built, script, env, modules=None, name=None, **options) -> vm.Result:
+    modules = modules or modules_dir(config)
     order = load_order(modules)
     plain = [name for name in order if not name.endswith("_kunit") and name != HEAP]
     env |= {

@@ -78,6 +78,7 @@ find_bitflags() {
 # checks: this runs each time.
 modules_ready() { have make cc modinfo && find_bitflags; }
 vm_ready() { have qemu-system-x86_64 python3 && virtme_ng_ready; }
+size_ready() { have size cloc; }
 
 # --- Requirements -------------------------------------------------------------
 
@@ -124,6 +125,10 @@ modules_requirements() {
 vm_requirements() {
 	requirement qemu - package:qemu-system-x86 \
 		eval 'qemu-system-x86_64 --version | first_version'
+}
+size_requirements() {
+	requirement size - package:binutils path_of size
+	requirement cloc - package:cloc path_of cloc
 }
 
 # Packages for building a kernel

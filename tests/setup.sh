@@ -7,6 +7,7 @@
 #
 #   setup.sh kernel base|debug   set up all; the last line printed is the build dir
 #   setup.sh modules base|debug  the same without the virtual machine
+#   setup.sh size base|debug     all, and what counts lines for make size
 #   setup.sh env base|debug      NAME=value lines for a machine that is set up
 #   setup.sh doctor              what is there and what is missing
 #
@@ -207,12 +208,13 @@ usage() { sed -n 's/^#   \(setup.sh .*\)/usage: tests\/\1/p' "${BASH_SOURCE[0]}"
 
 main() {
 	case ${1:-} in
-	kernel | modules | env)
+	kernel | modules | size | env)
 		(($# == 2)) || usage
 		[[ $2 && -f $here/config/$2.config ]] || die "CONFIG=$2: tests/config has no such kernel"
 		case $1 in
 		kernel) set_up "$2" modules_ready vm_ready ;;
 		modules) set_up "$2" modules_ready ;;
+		size) set_up "$2" modules_ready vm_ready size_ready ;;
 		env) print_env "$2"; exit ;;
 		esac
 		echo "$KDIR"

@@ -25,7 +25,12 @@ tool() {
 	[ $tool_status -le 1 ] || broken "${1##*/}: exit status $tool_status"
 }
 
-load() { for module; do insmod "$MODDIR/$module.ko" || return; done; }
+load() {
+	for module; do
+		insmod "$MODDIR/$module.ko" || return
+		echo "# coresize $module $(cat "/sys/module/$module/coresize")"
+	done
+}
 
 scan() { echo scan >/sys/kernel/debug/kmemleak; }
 

@@ -1,0 +1,557 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""make size: what linking to the helpers saves against copies of their code.
+
+Each sample is built twice: linked to the helpers, and with copies of just the helper
+code that it uses. The copies are sources, in out/size/duplicated, of which the compiler
+has said what to leave out. Both builds must pass the same smoke test.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import host
+import run
+import vm
+from chart import line, text
+from host import HELPERS, TOP
+
+OUT = vm.OUT
+WORK = OUT / "size"
+DOCUMENT = TOP / "Documentation/code-size.rst"
+SURVEY = TOP / "Documentation/survey.rst"
+DRIVERS = 24  # where the chart ends: so many drivers of Linux 7.3 define dma_buf_ops
+
+# The driver of the kernel that each sample is like. A new sample adds a line.
+MAINLINE = {
+    "udmabuf": "drivers/dma-buf/udmabuf.c",
+    "heap": "drivers/dma-buf/heaps/system_heap.c",
+    "i915_style": "drivers/gpu/drm/i915/gem/i915_gem_dmabuf.c",
+    "nouveau_style": "drivers/gpu/drm/nouveau/nouveau_prime.c",
+    "radeon_style": "drivers/gpu/drm/radeon/radeon_prime.c",
+}
+# What those of DRM lean on.
+SHARED = ("drivers/gpu/drm/drm_prime.c", "drivers/gpu/drm/drm_gem_shmem_helper.c")
+# Numbers that headers want of a driver that is switched off.
+NUMBERS = [f"-DCONFIG_DRM_I915_{name}=1" for name in ("TIMESLICE_DURATION", "PREEMPT_TIMEOUT", "HEARTBEAT_INTERVAL")]
+# As Kbuild has it.
+MOSTLY_UNUSED = "$(call rustc-option,-Zhint-mostly-unused)"
+# What the bytes of a helper are for. All of it is text to `size`.
+PURPOSES = {
+    "code": r"\.(init\.|exit\.)?text",
+    "unwinding": r"\.orc_unwind(_ip)?",
+    "constants": r"\.rodata\S*",
+    "exports": r"__k(symtab(_strings)?|flagstab|crctab)",
+    "module": r"\.(modinfo|note\S*|orc_header|(init|exit)\.data)",
+}
+UNITS = ("text", "rodata", "data", "total", "loaded", "lines")
+
+
+# --- Building and counting ---------------------------------------------------------
+
+
+def kbuild(built, folder, *targets, rustflags="") -> str:
+    """Build in a folder of its own. Returns what the compilers said."""
+    llvm = [f"LLVM={built['LLVM']}"] if "LLVM" in built else []
+    env = os.environ | {name: built[name] for name in ("PATH", "RUST_LIB_SRC", "LIBCLANG_PATH") if name in built}
+    result = host.run("make", "-C", built["KDIR"], f"M={folder}", *llvm, f"KRUSTFLAGS={rustflags}", *targets, env=env)
+    if result.returncode:
+        said = "\n".join(json.loads(line)["rendered"] if line.startswith("{") else line
+                         for line in result.stderr.split("\n"))
+        raise run.Broken(f"{os.path.relpath(folder)} does not build:\n{said[max(said.find('error'), 0):][:3000]}")
+    return result.stderr
+
+
+def sections(file) -> dict[str, int]:
+    found = re.findall(r"^([._a-zA-Z]\S*) +(\d+) +\d+$", host.run("size", "-A", file, check=True).stdout, re.M)
+    return {name: int(size) for name, size in found}
+
+
+def bytes_of(file) -> dict[str, int]:
+    text, data, bss, total = map(int, host.run("size", file, check=True).stdout.split("\n")[1].split()[:4])
+    rodata = sum(size for name, size in sections(file).items() if name.startswith(".rodata"))
+    return {"text": text, "rodata": rodata, "data": data + bss, "total": total}
+
+
+def lines_of(files) -> dict[Path, int]:
+    """Lines of code: no comments, no blank lines."""
+    files = list(files)
+    said = host.run("cloc", "--by-file", "--skip-uniqueness", "--json", "--quiet", *files, check=True).stdout
+    found = json.loads(said)
+    return {Path(file): found[str(file)]["code"] for file in files}
+
+
+# --- The samples -------------------------------------------------------------------
+
+
+class Sample:
+    """A driver in samples/, as Kbuild names its objects."""
+
+    def __init__(self, name, objects, modules):
+        self.name = name
+        self.objects = objects
+        self.root = TOP / f"samples/{name}.rs"
+        self.ko = modules / f"pagekit_{name}.ko"
+        self.helpers = [h.removeprefix("pagekit_") for h in HELPERS if h in host.depends(self.ko)]
+        self.copy = WORK / "duplicated" / name
+
+    def sources(self) -> dict[str, list[Path]]:
+        """What it consists of. Plumbing is what samples share."""
+        crate = [self.root]
+        for source in crate:
+            crate += [TOP / f"samples/{name}.rs" for name in re.findall(r"^mod (\w+);", source.read_text(), re.M)]
+        shims = [path for path in ((TOP / name).with_suffix(".c") for name in self.objects) if path.exists()]
+        for source in shims:
+            shims += [TOP / f"samples/{name}" for name in re.findall(r'^#include "(\w+\.h)"', source.read_text(), re.M)]
+        return {"driver": crate[:1], "plumbing": crate[1:], "shims": shims}
+
+    def copied(self) -> list[Path]:
+        """The sources that it has instead of helpers."""
+        patterns = ("samples/pagekit_*.rs", "samples/pagekit_*/*.rs", "src/*.[ch]")
+        return [path for pattern in patterns for path in self.copy.glob(pattern)]
+
+    def uses(self) -> int:
+        """Lines of the driver that name something of the helpers."""
+        code = re.sub(r"^\s*//.*\n", "", self.root.read_text(), flags=re.M)
+        names = re.findall(r"\w+", " ".join(re.findall(r"^use pagekit_\w+::([^;]*);", code, re.M)))
+        methods = [name for helper in self.helpers for name in re.findall(
+            r"^    pub (?:unsafe )?fn (\w+)\(\s*(?:&|mut )", (TOP / f"src/{helper}.rs").read_text(), re.M)]
+        use = re.compile(rf"\b(?:{'|'.join(names) or '$^'})\b|\.(?:{'|'.join(methods) or '$^'})\(")
+        return sum(1 for line in code.split("\n") if use.search(line))
+
+
+def samples(modules) -> list[Sample]:
+    found = re.findall(r"^pagekit_(\w+)-y := (samples/.*)", (TOP / "Kbuild").read_text(), re.M)
+    return [Sample(name, objects.split(), modules) for name, objects in found]
+
+
+# --- The copies --------------------------------------------------------------------
+
+
+def without_exports(shim) -> str:
+    return re.sub(r'^#include "pagekit_\w+_exports.h"\n', "", shim, flags=re.M)
+
+
+def as_module(text) -> str:
+    """A source as it is when the crates that it names are modules of its own crate."""
+    text = re.sub(r"^module! \{\n    type: Module,.*?^impl kernel::Module for Module .*?^\}\n", "", text,
+                  flags=re.M | re.S)
+    text = re.sub(r"^ *#\[inline\(never\)\]\n", "", text, flags=re.M)
+    return re.sub(r"(?<![\w:])(pagekit_(?:view|pages|pin|vma)::)", r"crate::\1", text)
+
+
+def copy(sample, modules):
+    """Lay out the sources of a driver that has copies of the helpers that the sample links."""
+    crate, shims = sample.copy / "samples", sample.copy / "src"
+    (crate / "pagekit_view").mkdir(parents=True)
+    shims.mkdir()
+    for path in (TOP / "samples").iterdir():
+        (crate / path.name).write_text(as_module(path.read_text()))
+    for name in ("view", *sample.helpers):
+        (crate / f"pagekit_{name}.rs").write_text(as_module((TOP / f"src/{name}.rs").read_text()))
+        with open(crate / sample.root.name, "a") as root:
+            root.write(f"mod pagekit_{name};\n")
+    shutil.copy(TOP / "src/range.rs", crate / "pagekit_view")
+    shutil.copy(TOP / "src/shim.h", shims)
+    for name in sample.helpers:
+        (shims / f"{name}_shim.c").write_text(without_exports((TOP / f"src/{name}_shim.c").read_text()))
+    objects = [*sample.objects, *(f"src/{name}_shim.o" for name in sample.helpers)]
+    (sample.copy / "Kbuild").write_text(
+        f"obj-m := pagekit_{sample.name}.o\npagekit_{sample.name}-y := {' '.join(objects)}\n"
+        f"RUSTFLAGS_samples/{sample.name}.o := --crate-name pagekit_{sample.name} {MOSTLY_UNUSED} "
+        f"-L {modules}/src --extern bitflags\n")
+
+
+def item(lines, at) -> range:
+    """Lines of the item that has its name in one, with its attributes and comments."""
+    indent = re.match(" *", lines[at])[0]
+    first = last = at
+    while re.match(indent + r"(///|//|#\[)", lines[first - 1]):
+        first -= 1
+    while not re.match(indent + r"(\S.*)?[;}]$", lines[last]):
+        last += 1
+    return range(first, last + 1)
+
+
+def leave_out(file, found):
+    """Take out the items and imports that the compiler has found unused: (first line, last, kind, name).
+    Imports have lines of their own."""
+    lines, drop = file.read_text().split("\n"), set()
+    for line, last, kind, name in found:
+        drop |= set(range(line - 1, last) if kind == "unused" else item(lines, line - 1))
+        if kind == "struct":
+            for at, text in enumerate(lines):
+                if re.match(rf"(unsafe )?impl\b.*\b{name}\b.*{{$", text):
+                    drop |= set(item(lines, at))
+    file.write_text("\n".join(line for at, line in enumerate(lines) if at not in drop))
+
+
+def leave_out_names(file, names):
+    """Take out what is of no use without these items: their imports, and the shims of that name."""
+    text, any_of = file.read_text(), "|".join(names)
+    text = re.sub(r"^use [^;]*;", lambda use: re.sub(rf"^ +(?:{any_of}),(?: //)?\n", "", use[0], flags=re.M), text,
+                  flags=re.M)
+    if file.suffix == ".c":
+        text = re.sub(rf"^SHIM\([^,]*, (?:{any_of}),.*\n(?:[ \t].*\n)*", "", text, flags=re.M)
+        text = re.sub(rf"^\w[\w *]*\b(?:{any_of})\([^;{{]*(?:;|\n\{{\n.*?^\}})\n", "", text, flags=re.M | re.S)
+    file.write_text(text)
+
+
+def unused_in(said, top) -> dict[Path, list[tuple]]:
+    """What the compiler has found unused in copies: by file, as `leave_out` takes it."""
+    found = {}
+    for line in said.split("\n"):
+        lint = json.loads(line) if line.startswith("{") else {}
+        if (lint.get("code") or {}).get("code") not in ("dead_code", "unused_imports"):
+            continue
+        kind = lint["message"].split()[0]
+        for span in lint["spans"]:
+            text = span["text"][0]
+            name = text["text"][text["highlight_start"] - 1:text["highlight_end"] - 1]
+            # A field or a variant is a part of what is used.
+            if span["is_primary"] and "/pagekit_" in span["file_name"] and not kind.startswith(("field", "variant")):
+                found.setdefault(top / span["file_name"], []).append((span["line_start"], span["line_end"], kind, name))
+    return found
+
+
+def build_copies(built, modules, drivers):
+    """Build them, leave out what is not used, and again until all is."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    for sample in drivers:
+        copy(sample, modules)
+    top = WORK / "duplicated"
+    (top / "Kbuild").write_text("".join(f"obj-m += {sample.name}/\n" for sample in drivers))
+    while unused := unused_in(kbuild(built, top, "modules", rustflags="--error-format=json"), top):
+        for file, found in unused.items():
+            leave_out(file, found)
+        for sample in drivers:
+            names = [name for file, found in unused.items() if sample.copy in file.parents for _, _, kind, name in found
+                     if kind not in ("unused", "method", "methods", "associated")]
+            for file in sample.copied() if names else []:
+                leave_out_names(file, names)
+
+
+# --- The kernel's drivers ----------------------------------------------------------
+
+
+def source_of(kdir) -> Path:
+    """The kernel's source, if it was built elsewhere. cloc wants no links."""
+    return (Path(kdir, "source") if Path(kdir, "source").exists() else Path(kdir)).resolve()
+
+
+def mainline(built, files) -> dict[str, dict]:
+    """Drivers of the kernel as it has built them. Where they are switched off, they are compiled
+    alone with the kernel's flags, if that can be done."""
+    tree, folder = source_of(built["KDIR"]), WORK / "mainline"
+    folder.mkdir()
+    lines = lines_of(tree / file for file in files)
+    found = {}
+    for file in files:
+        here = Path(built["KDIR"], file).with_suffix(".o")
+        alone = folder / Path(file).name
+        if not here.exists():
+            shutil.copy(tree / file, alone)
+            include = [f"-I $(srctree)/{parent}/{name}" for parent in list(Path(file).parents)[:3]
+                       for name in (".", "include", "include/nvkm")]
+            (folder / "Kbuild").write_text(f"obj-m := {alone.stem}.o\nccflags-y := {' '.join(NUMBERS + include)}\n")
+            with contextlib.suppress(run.Broken):
+                kbuild(built, folder, f"{alone.stem}.o")
+        made = next(filter(Path.exists, (here, alone.with_suffix(".o"))), None)
+        found[file] = {"file": file, "text": None} | (bytes_of(made) if made else {}) | {
+            "lines": lines[tree / file], "alone": made != here}
+    return found
+
+
+# --- Where the helpers' bytes go ---------------------------------------------------
+
+
+def plain_flags(text) -> str:
+    """Flags without bitflags: what drivers use of them, written out."""
+    def impl(match):
+        constants = re.sub(r"\bconst (\w+) = (\d+);", r"pub const \1: Self = Self(\2);", match[2])
+        return (f"impl {match[1]} {{{constants}\n    pub const fn empty() -> Self {{ Self(0) }}\n"
+                f"    pub const fn contains(&self, other: Self) -> bool {{ self.0 & other.0 == other.0 }}\n}}\n"
+                f"impl core::ops::BitOr for {match[1]} {{\n    type Output = Self;\n"
+                f"    fn bitor(self, other: Self) -> Self {{ Self(self.0 | other.0) }}\n}}")
+    return re.sub(r"bitflags::bitflags! \{\n    impl (\w+): u8 \{(.*?)\n    \}\n\}", impl, text, flags=re.S)
+
+
+def variants(built, modules) -> dict[str, int]:
+    """Bytes of text that the helpers have for something: what is less when it is gone."""
+    text = {}
+    for name, edit, flags in (("all", str, ""), ("bitflags", plain_flags, ""),
+                              ("overflow checks", str, "-Coverflow-checks=n")):
+        folder = WORK / "variants" / name.replace(" ", "-")
+        shutil.copytree(TOP / "src", folder / "src")
+        rules = []
+        for helper in (h.removeprefix("pagekit_") for h in HELPERS):
+            for path in (folder / f"src/{helper}.rs", folder / f"src/{helper}_shim.c"):
+                path.write_text(edit(without_exports(path.read_text())))
+            rules.append(f"obj-m += pagekit_{helper}.o\npagekit_{helper}-y := src/{helper}.o src/{helper}_shim.o\n"
+                         f"RUSTFLAGS_src/{helper}.o := --crate-name pagekit_{helper} {MOSTLY_UNUSED} "
+                         f"-L {modules}/src --extern pagekit_view --extern bitflags {flags}\n")
+        (folder / "Kbuild").write_text("".join(rules))
+        kbuild(built, folder, "modules")
+        text[name] = sum(host.text_of(folder / f"{helper}.ko") for helper in HELPERS)
+    return {name: text["all"] - text[name] for name in list(text)[1:]}
+
+
+# --- Loading both kinds ------------------------------------------------------------
+
+
+def smoke(built, kind, modules) -> tuple[list[str], dict[str, int]]:
+    """Load the modules and run the smoke test. Returns its cases and how large each module is when loaded."""
+    heap = " ".join(run.load_order(modules, run.HEAP))
+    result = run.run_vm("base", built, "test", {"PARTS": "smoke", "HEAP": heap}, modules=modules, name=kind,
+                        memory="2G", timeout=run.TIMEOUT["base"], echo=False)
+    logs = f"logs in {os.path.relpath(result.out_dir)}"
+    if result.reason:
+        raise run.Broken(f"smoke test, {kind}: {result.reason} ({logs})")
+    text = (result.out_dir / "stdout.log").read_text(errors="replace")
+    cases = run.parse_tap(text, kind)
+    if failed := [case.name for case in cases if not case.ok]:
+        raise run.Broken(f"smoke test, {kind}: failed: {', '.join(failed)} ({logs})")
+    print(f"size: smoke test, {kind}: {len(cases)} passed", flush=True)
+    loaded = re.findall(r"^# coresize (\S+) (\d+)", text, re.M)
+    return sorted(case.name for case in cases), {name: int(size) for name, size in loaded}
+
+
+def load(built, modules, drivers) -> tuple[dict, dict]:
+    """How large the modules are when loaded, linked and with copies."""
+    folder = WORK / "modules"
+    folder.mkdir()
+    run.build_compat()
+    for path in modules.glob("*.ko"):
+        if not path.stem.endswith("_kunit"):
+            shutil.copy(path, folder)  # what tests mappings needs the helpers, too
+    for sample in drivers:
+        made = sample.copy / sample.ko.name
+        if others := host.depends(made):
+            raise run.Broken(f"{os.path.relpath(made)} still links to {', '.join(others)}")
+        shutil.copy(made, folder)
+    cases, linked = smoke(built, "linked", modules)
+    others, duplicated = smoke(built, "duplicated", folder)
+    if cases != others:
+        raise run.Broken(f"the smoke test ran other cases on the copies: {set(cases) ^ set(others)}")
+    return linked, duplicated
+
+
+# --- Results -----------------------------------------------------------------------
+
+
+def measure() -> dict:
+    built = run.set_up("base", "size")
+    modules = run.modules_dir("base")
+    drivers = samples(modules)
+    print("size: building copies", flush=True)
+    build_copies(built, modules, drivers)
+    kernel = mainline(built, [*(MAINLINE[s.name] for s in drivers if s.name in MAINLINE), *SHARED])
+    have_for = variants(built, modules)
+    linked, duplicated = load(built, modules, drivers)
+
+    sources = {name: [TOP / f"src/{name.removeprefix('pagekit_')}{end}" for end in (".rs", "_shim.c")]
+               for name in HELPERS}
+    sources["shared"] = [TOP / f"src/{name}" for name in ("view.rs", "range.rs", "shim.h")]
+    groups = [*sources.values(), *(s.copied() for s in drivers), *(f for s in drivers for f in s.sources().values())]
+    lines = lines_of({file for files in groups for file in files})
+
+    def count(files):
+        return sum(lines[file] for file in files)
+
+    rows = []
+    for s in drivers:
+        parts = {part: count(files) for part, files in s.sources().items()}
+        own, copied = sum(parts.values()), count(s.copied())
+        rows.append({
+            "name": s.name, "helpers": s.helpers, "parts": parts | {"uses": s.uses(), "copied": copied},
+            "linked": bytes_of(s.ko) | {"loaded": linked[s.ko.stem], "lines": own,
+                                        "object": host.text_of(s.ko.with_suffix(".o"))},
+            "duplicated": bytes_of(s.copy / s.ko.name) | {"loaded": duplicated[s.ko.stem], "lines": own + copied},
+            "mainline": kernel.get(MAINLINE.get(s.name))})
+    helpers = []
+    for name in HELPERS:
+        file = modules / f"{name}.ko"
+        text_for = {purpose: sum(size for section, size in sections(file).items() if re.fullmatch(pattern, section))
+                    for purpose, pattern in PURPOSES.items()}
+        helpers.append({"name": name} | bytes_of(file) | {"loaded": linked[name], "lines": count(sources[name]),
+                                                          "text_for": text_for})
+    found = {"kernel": host.release(built["KDIR"]), "compiler": host.compiler(built["KDIR"]), "drivers": rows,
+             "helpers": helpers, "helpers_shared_lines": count(sources["shared"]), "helpers_have_for": have_for,
+             "mainline_shared": [kernel[file] for file in SHARED]}
+    return found | {"break_even_drivers": totals(found, "text")[2],
+                    "break_even_drivers_loaded": totals(found, "loaded")[2]}
+
+
+def totals(found, unit) -> tuple[list[float], list[float], int | None]:
+    """For 1 to DRIVERS drivers that are as large as the samples are on average: linked, with
+    the helpers that any of them links, and with copies. And from which number on linked is less."""
+    rows = found["drivers"]
+    used = {f"pagekit_{helper}" for row in rows for helper in row["helpers"]}
+    helpers = sum(row[unit] for row in found["helpers"] if row["name"] in used)
+    linked, duplicated = (sum(row[kind][unit] for row in rows) / len(rows) for kind in ("linked", "duplicated"))
+    numbers = range(1, DRIVERS + 1)
+    even = next((n for n in numbers if helpers + n * linked <= n * duplicated), None)
+    return [helpers + n * linked for n in numbers], [n * duplicated for n in numbers], even
+
+
+def table(found) -> str:
+    def row(name, kind, cells):
+        return f"{name:16}{kind:26}" + "".join(f"{cells.get(unit) or '':>8}" for unit in UNITS)
+
+    def counts(name, cells):
+        return f"{name:16}" + "".join(f"{cell:>12}" for cell in cells)
+
+    helpers, shared = found["helpers"], found["helpers_shared_lines"]
+    out = [f"Linux {found['kernel']}, {found['compiler']}", "", row("", "", {unit: unit for unit in UNITS})]
+    for d in found["drivers"]:
+        out += [row(d["name"], f"linked to {', '.join(d['helpers'])}", d["linked"]), row("", "with copies", d["duplicated"])]
+        if m := d["mainline"]:
+            out.append(row("", Path(m["file"]).name + "*" * m["alone"], m))
+        out.append(f"{'':16}linked has {d['linked']['text'] / d['duplicated']['text']:.0%} of the copies' text; "
+                   f"its object, {d['linked']['object']}")
+    out += [row("shared", Path(m["file"]).name + "*" * m["alone"], m) for m in found["mainline_shared"]]
+    out += ["", *(row(h["name"], "", h) for h in helpers), row("what they share", "", {"lines": shared})]
+    out.append(row("all helpers", "", {unit: sum(h[unit] for h in helpers) + shared * (unit == "lines") for unit in UNITS}))
+    parts = {"driver": "driver", "uses": "of it uses", "plumbing": "plumbing", "shims": "shims", "copied": "copied"}
+    out += ["", counts("lines of code", parts.values())]
+    out += [counts(d["name"], (d["parts"][part] for part in parts)) for d in found["drivers"]]
+    out += ["", counts("text for", PURPOSES), *(counts(h["name"], h["text_for"].values()) for h in helpers)]
+    have_for = ", ".join(f"{size} for {what}" for what, size in found["helpers_have_for"].items())
+    text, loaded = (found[f"break_even_drivers{unit}"] or f"more than {DRIVERS}" for unit in ("", "_loaded"))
+    out += ["", f"Of the helpers' text: {have_for}.",
+            f"Linking takes less than copies from {text} drivers on in text and from {loaded} drivers on in loaded size."]
+    return "\n".join(line.rstrip() for line in out) + "\n"
+
+
+def draw(found) -> str:
+    """Total size of 1 to DRIVERS drivers, in text and loaded."""
+    width, height, left, top = 400, 260, 60, 50
+    shapes = []
+    for panel, (unit, title) in enumerate((("text", "text"), ("loaded", "loaded size, in whole pages"))):
+        linked, duplicated, even = totals(found, unit)
+        most = max(*linked, *duplicated) / 1024
+        step = next(2 ** n for n in range(3, 32) if most / 2 ** n <= 7)
+        most = step * (int(most / step) + 1)
+        zero = left + panel * (width + 110)
+
+        def x(n):
+            return zero + width * (n - 1) / (DRIVERS - 1)
+
+        def y(size):
+            return top + height * (1 - size / 1024 / most)
+
+        shapes.append(text(zero, top - 20, f"{title}, KiB", weight="bold"))
+        for value in range(0, most + 1, step):
+            shapes.append(line(zero, y(value * 1024), zero + width, y(value * 1024)))
+            shapes.append(text(zero - 8, y(value * 1024) + 4, value, "end"))
+        for n in (1, *range(4, DRIVERS + 1, 4)):
+            shapes.append(text(x(n), top + height + 18, n, "middle"))
+        shapes.append(text(zero + width / 2, top + height + 38, "drivers as large as the samples on average", "middle"))
+        for sizes, colour, label in ((duplicated, "#c2410c", "with copies"), (linked, "#1d4ed8", "linked, with the helpers")):
+            points = " ".join(f"{x(n):.1f},{y(size):.1f}" for n, size in enumerate(sizes, 1))
+            shapes.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+            # Clear of the line, which rises along the text.
+            at = y(sizes[-11]) + 16 if sizes[-1] < max(linked[-1], duplicated[-1]) else y(sizes[-1]) - 10
+            shapes.append(text(x(DRIVERS), at, label, "end", colour=colour))
+        if even:
+            shapes.append(line(x(even), top + height, x(even), top + height / 2, "#444", extra='stroke-dasharray="4 3"'))
+            shapes.append(f'<circle cx="{x(even):.1f}" cy="{y(linked[even - 1]):.1f}" r="4" fill="#444"/>')
+            shapes.append(text(x(even) - 4, top + height / 2 - 8, f"less from {even} drivers on"))
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * width + 210}" height="{top + height + 60}" '
+            f'font-family="sans-serif" font-size="12">\n<rect width="100%" height="100%" fill="white"/>\n'
+            + "\n".join(shapes) + "\n</svg>\n")
+
+
+def size(options) -> int:
+    found = measure()
+    (OUT / "size.json").write_text(json.dumps(found, indent=1) + "\n")
+    (OUT / "size.svg").write_text(draw(found))
+    print(f"\n{table(found)}\nsize: out/size.json, out/size.svg; the copies are in out/size/duplicated")
+    if options.command == "update":
+        shown = "".join(f"   {line}".rstrip() + "\n" for line in table(found).split("\n"))
+        DOCUMENT.write_text(re.sub(r"(?<=^\.\. results\n\n::\n\n).*?(?=^\.\. end of results)", lambda _: shown,
+                                   DOCUMENT.read_text(), flags=re.M | re.S))
+        host.write_figures(f"{found['kernel']}, {found['compiler']}", {h["name"]: h["text"] for h in found["helpers"]})
+    return 0
+
+
+# --- What stands in the kernel's drivers -------------------------------------------
+
+# Where drivers share memory through dma-bufs, and what they get, pin and map pages with.
+PLACES = ("drivers/gpu/drm", "drivers/accel", "drivers/dma-buf", "drivers/media/common/videobuf2",
+          "drivers/media/pci/intel", "drivers/misc/fastrpc.c", "drivers/staging/media", "drivers/tee", "drivers/xen")
+CALLS = re.compile(r"\b(shmem_read_(mapping_page|folio)\w*|alloc_pages|alloc_pages_bulk|folio_alloc|memfd_pin_folios|"
+                   r"pin_user_pages\w*|get_user_pages\w*|vmf_insert_\w+|vm_insert_pages?|vm_map_pages\w*|"
+                   r"remap_pfn_range|apply_to_page_range)\(")
+FUNCTION = re.compile(r"^(?:[a-z_][\w *]*\n)?(?=[a-z_])(?:[^\n;{}()#]*\W)?(\w+)\([^;{}]*?\)[^;{}()]*\n\{\n.*?^\}",
+                      re.M | re.S)
+# A row of either table of the survey: only what is a copy has lines.
+ROW = re.compile(r"^   (drivers/[^,]*), (\w+), (?:(\d*), )?(.*)$", re.M)
+
+
+def functions(file) -> dict[str, str]:
+    return {match[1]: match[0] for match in FUNCTION.finditer(file.read_text(errors="replace"))}
+
+
+def callers(tree):
+    """Functions that get, pin or map pages: (file, function)."""
+    for place in PLACES:
+        for path in [tree / place] if place.endswith(".c") else sorted((tree / place).rglob("*.c")):
+            file = str(path.relative_to(tree))
+            if "test" in file or not CALLS.search(path.read_text(errors="replace")):
+                continue
+            for name, text in functions(path).items():
+                if CALLS.search(re.sub(r"/\*.*?\*/", "", text.partition("{")[2], flags=re.S)):
+                    yield file, name
+
+
+def survey(options) -> int:
+    """Count the lines of the functions in the survey again, and look for others."""
+    tree = Path(options.tree or source_of(run.set_up("base", "size")["KDIR"])).resolve()
+    text = SURVEY.read_text()
+    rows = {match.group(1, 2): match.group(3, 4) for match in ROW.finditer(text)}
+    bodies = {file: functions(tree / file) if (tree / file).exists() else {} for file, _ in rows}
+    wrong = [f"{file}: {name}() is gone" for file, name in rows if name not in bodies[file]]
+    wrong += [f"{file}: {name}() is not in the survey" for file, name in callers(tree) if (file, name) not in rows]
+    if wrong:
+        print("\n".join(wrong))
+        return 1
+    folder = OUT / "survey"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    copies = {}
+    for file, name in (key for key, (lines, _) in rows.items() if lines is not None):
+        copies[file, name] = folder / f"{len(copies)}.c"
+        copies[file, name].write_text(bodies[file][name])
+    lines = lines_of(copies.values())
+    counted = {key: lines[path] for key, path in copies.items()}
+    whole = [count for key, count in counted.items() if rows[key][1].startswith("all,")]
+    total = (f"{len(counted)} functions in {len({file for file, _ in counted})} files, {sum(counted.values())} lines. "
+             f"Of these, {len(whole)} with {sum(whole)} lines would go as a whole.")
+    text = ROW.sub(lambda row: f"   {row[1]}, {row[2]}, {counted[row[1], row[2]]}, {row[4]}"
+                   if row.group(1, 2) in counted else row[0], text)
+    SURVEY.write_text(re.sub(r"^\d+ functions in .*$", total, text, flags=re.M))
+    print(f"survey: {total}")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.set_defaults(run=size)
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("update", help="take the results as the figures that the tests hold on to, and document them")
+    command = commands.add_parser("survey", help="bring the survey of the kernel's drivers up to date")
+    command.add_argument("tree", nargs="?", help="default: the source of the kernel that is set up")
+    command.set_defaults(run=survey)
+    options = parser.parse_args()
+    return options.run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(vm.guarded(main))
