@@ -86,7 +86,7 @@ pub(crate) unsafe fn export<T>(
 /// # Safety
 ///
 /// The caller must own a reference on `buf`.
-#[inline(always)]
+#[inline(always)] // A driver has one call, at the end of a function.
 pub(crate) unsafe fn into_fd(buf: NonNull<bindings::dma_buf>, flags: u32) -> Result<c_int> {
     // SAFETY: The caller owns a reference.
     let fd = unsafe { bindings::dma_buf_fd(buf.as_ptr(), flags as c_int) };
