@@ -2,47 +2,17 @@
 //! What is special about nouveau_style.
 
 use anyhow::{ensure, Result};
-use pagekit_user::importer::{Importer, Through};
-use pagekit_user::map::Mapping;
 use pagekit_user::style::{Object, ACCESS_NOWAIT, CREATE_SHMEM_MMAP, CREATE_USERPTR};
-use pagekit_user::{kernel, PAGE};
 use rustix::io::Errno;
 
 use crate::env::{Case, Env};
-use crate::style::{vmaps, written, ODD_SIZE};
+use crate::style::{pins_from_creation, vmaps, written, ODD_SIZE};
 
 pub const CASES: &[Case] = &[
-    Case::new("pins", pins).smoke(),
+    Case::new("pins", pins_from_creation).smoke(),
     Case::new("kernel_map_is_kept", kernel_map_is_kept),
     Case::new("not_its_own", not_its_own),
 ];
-
-/// From creation to release, whatever happens in between.
-fn pins(env: &Env) -> Result<()> {
-    let before = kernel::pins()?;
-    let pinned = |what| {
-        let now = kernel::pins()? - before;
-        ensure!(now == 16, "{now} pins after {what}");
-        Ok(())
-    };
-    let object = Object::new(&env.device, 16)?;
-    pinned("create")?;
-    ensure!(object.info()?.pinned == 16 && object.info()?.held == 0);
-    let buf = object.export()?;
-    let map = Mapping::shared(&buf, 0, 16 * PAGE)?;
-    pinned("mmap")?;
-    Importer::open()?.read(&buf, Through::Dma, 0, &mut [0])?;
-    pinned("map")?;
-    let again = Object::of(&env.device, &buf)?;
-    pinned("import")?;
-    drop((object, again));
-    drop(buf);
-    pinned("close")?;
-    drop(map);
-    let now = kernel::pins()? - before;
-    ensure!(now == 0, "{now} pins after release");
-    Ok(())
-}
 
 /// From its first use to the release of the object.
 fn kernel_map_is_kept(env: &Env) -> Result<()> {

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use pagekit_user::importer::{Importer, Through};
 use pagekit_user::map::Mapping;
 use pagekit_user::process::Child;
 use pagekit_user::style::{
@@ -17,10 +16,10 @@ use rustix::mm::MprotectFlags;
 use rustix::process::{setrlimit, Resource, Rlimit};
 
 use crate::env::{Case, Content, Env};
-use crate::style::{check, fill, vmaps, written, ODD_SIZE};
+use crate::style::{check, fill, pins_from_creation, vmaps, written, ODD_SIZE};
 
 pub const CASES: &[Case] = &[
-    Case::new("pins", pins).smoke(),
+    Case::new("pins", pins_from_creation).smoke(),
     Case::new("sharers", sharers).smoke(),
     Case::new("kernel_map_is_not_kept", kernel_map_is_not_kept),
     Case::new("nowait", nowait).smoke(),
@@ -30,31 +29,6 @@ pub const CASES: &[Case] = &[
     Case::new("userptr_outlives_process", userptr_outlives_process).smoke(),
     Case::new("not_its_own", not_its_own),
 ];
-
-/// From creation to release, whatever happens in between.
-fn pins(env: &Env) -> Result<()> {
-    let before = kernel::pins()?;
-    let pinned = |what| {
-        let now = kernel::pins()? - before;
-        ensure!(now == 16, "{now} pins after {what}");
-        Ok(())
-    };
-    let object = Object::new(&env.device, 16)?;
-    pinned("create")?;
-    ensure!(object.info()?.pinned == 16 && object.info()?.held == 0);
-    let buf = object.export()?;
-    let map = Mapping::shared(&buf, 0, 16 * PAGE)?;
-    map.touch();
-    pinned("mmap")?;
-    Importer::open()?.read(&buf, Through::Dma, 0, &mut [0])?;
-    pinned("map")?;
-    drop((object, buf));
-    pinned("close")?;
-    drop(map);
-    let now = kernel::pins()? - before;
-    ensure!(now == 0, "{now} pins after release");
-    Ok(())
-}
 
 /// Files that have the object, and devices attached to it.
 fn sharers(env: &Env) -> Result<()> {

@@ -92,6 +92,34 @@ pub fn vmaps(pages: usize) -> Result<usize> {
     Ok(areas.lines().filter(|line| words(line)).count())
 }
 
+/// For drivers that pin from creation to release, whatever happens in between.
+pub fn pins_from_creation(env: &Env) -> Result<()> {
+    let before = kernel::pins()?;
+    let pinned = |what| {
+        let now = kernel::pins()? - before;
+        ensure!(now == 16, "{now} pins after {what}");
+        Ok(())
+    };
+    let object = Object::new(&env.device, 16)?;
+    pinned("create")?;
+    ensure!(object.info()?.pinned == 16 && object.info()?.held == 0);
+    let buf = object.export()?;
+    let map = Mapping::shared(&buf, 0, 16 * PAGE)?;
+    map.touch();
+    pinned("mmap")?;
+    Importer::open()?.read(&buf, Through::Dma, 0, &mut [0])?;
+    pinned("map")?;
+    let again = Object::of(&env.device, &buf)?;
+    pinned("import")?;
+    drop((object, again));
+    drop(buf);
+    pinned("close")?;
+    drop(map);
+    let now = kernel::pins()? - before;
+    ensure!(now == 0, "{now} pins after release");
+    Ok(())
+}
+
 fn fresh(env: &Env) -> Result<()> {
     let object = Object::new(&env.device, 32)?;
     let mut bytes = vec![1; 32 * PAGE];
