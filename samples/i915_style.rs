@@ -89,7 +89,8 @@ mod style;
 use dmabuf::For;
 use import::{
     Attachment,
-    Buf, //
+    Buf,
+    Mapping, //
 };
 use style::{
     Command,
@@ -881,14 +882,6 @@ struct Import {
     #[pin]
     mapping: Mutex<Option<Mapping>>,
 }
-
-struct Mapping {
-    table: *mut bindings::sg_table,
-    dir: bindings::dma_data_direction,
-}
-
-// SAFETY: The table may be used by any thread.
-unsafe impl Send for Mapping {}
 
 /// The device tells which buffers may move, but never lets one move that it has mapped.
 static ATTACH_OPS: bindings::dma_buf_attach_ops = bindings::dma_buf_attach_ops {

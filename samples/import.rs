@@ -256,6 +256,15 @@ impl Drop for Attachment<'_> {
     }
 }
 
+/// How a device has a foreign buffer mapped: what it takes to unmap it.
+pub(crate) struct Mapping {
+    pub(crate) table: *mut bindings::sg_table,
+    pub(crate) dir: bindings::dma_data_direction,
+}
+
+// SAFETY: The table may be used by any thread.
+unsafe impl Send for Mapping {}
+
 /// A device that reaches all memory, `faux_device_create()`, `faux_device_destroy()` on drop.
 ///
 /// # Invariants

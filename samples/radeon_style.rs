@@ -68,7 +68,8 @@ mod style;
 
 use import::{
     Attachment,
-    Buf, //
+    Buf,
+    Mapping, //
 };
 use style::{
     Command,
@@ -493,14 +494,6 @@ struct Import {
     #[pin]
     mapping: Mutex<Option<Mapping>>,
 }
-
-struct Mapping {
-    table: *mut bindings::sg_table,
-    dir: bindings::dma_data_direction,
-}
-
-// SAFETY: The table may be used by any thread.
-unsafe impl Send for Mapping {}
 
 impl Import {
     fn new(buf: Buf, device: &'static import::Device) -> Result<Pin<KBox<Self>>> {
