@@ -41,7 +41,7 @@ SHARED = ("drivers/gpu/drm/drm_prime.c", "drivers/gpu/drm/drm_gem_shmem_helper.c
 # Numbers that headers want of a driver that is switched off.
 NUMBERS = [f"-DCONFIG_DRM_I915_{name}=1" for name in ("TIMESLICE_DURATION", "PREEMPT_TIMEOUT", "HEARTBEAT_INTERVAL")]
 # As Kbuild has it.
-MOSTLY_UNUSED = "$(call rustc-option,-Zhint-mostly-unused)"
+CRATE_FLAGS = "$(call rustc-option,-Zhint-mostly-unused) -Cforce-frame-pointers=yes"
 # What the bytes of a helper are for. All of it is text to `size`.
 PURPOSES = {
     "code": r"\.(init\.|exit\.)?text",
@@ -164,7 +164,7 @@ def copy(sample, modules):
     objects = [*sample.objects, *(f"src/{name}_shim.o" for name in sample.helpers)]
     (sample.copy / "Kbuild").write_text(
         f"obj-m := pagekit_{sample.name}.o\npagekit_{sample.name}-y := {' '.join(objects)}\n"
-        f"RUSTFLAGS_samples/{sample.name}.o := --crate-name pagekit_{sample.name} {MOSTLY_UNUSED} "
+        f"RUSTFLAGS_samples/{sample.name}.o := --crate-name pagekit_{sample.name} {CRATE_FLAGS} "
         f"-L {modules}/src --extern bitflags\n")
 
 
@@ -294,7 +294,7 @@ def variants(built, modules) -> dict[str, int]:
             for path in (folder / f"src/{helper}.rs", folder / f"src/{helper}_shim.c"):
                 path.write_text(edit(without_exports(path.read_text())))
             rules.append(f"obj-m += pagekit_{helper}.o\npagekit_{helper}-y := src/{helper}.o src/{helper}_shim.o\n"
-                         f"RUSTFLAGS_src/{helper}.o := --crate-name pagekit_{helper} {MOSTLY_UNUSED} "
+                         f"RUSTFLAGS_src/{helper}.o := --crate-name pagekit_{helper} {CRATE_FLAGS} "
                          f"-L {modules}/src --extern pagekit_view --extern bitflags {flags}\n")
         (folder / "Kbuild").write_text("".join(rules))
         kbuild(built, folder, "modules")
