@@ -10,12 +10,8 @@
 //!
 //! No lock is held on return. What the kernel takes inside a call is said there.
 
-use core::{
-    mem::ManuallyDrop,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 use kernel::{
-    alloc::Flags,
     bindings,
     error::{
         from_err_ptr,
@@ -27,24 +23,9 @@ use kernel::{
 };
 use pagekit_view::{
     range,
-    PageRef, //
+    PageRef,
+    PageVec, //
 };
-
-module! {
-    type: Module,
-    name: "pagekit_pages",
-    authors: ["The pagekit authors"],
-    description: "Arrays of held pages for dma-buf drivers",
-    license: "GPL",
-}
-
-struct Module;
-
-impl kernel::Module for Module {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        Ok(Self)
-    }
-}
 
 #[allow(
     improper_ctypes,
@@ -137,7 +118,7 @@ bitflags::bitflags! {
 /// pages of their folios do: the entry after a page is the next page of the same folio, unless the
 /// page is its folio's last.
 pub struct PageArray {
-    pages: ManuallyDrop<KVVec<PageRef<'static>>>,
+    pages: PageVec,
 }
 
 impl PageArray {
@@ -175,7 +156,7 @@ impl PageArray {
     /// // Or drop it, if nothing was written.
     /// array.put(Marks::DIRTY | Marks::ACCESSED);
     /// ```
-    #[inline(never)]
+    #[export_name = "pagekit_page_array_from_shmem"]
     pub fn from_shmem(file: &LocalFile, pgoff: usize, count: usize) -> Result<Self> {
         let (_, end) = range::file_bytes(pgoff, count, PAGE_SHIFT as u32).ok_or(EINVAL)?;
         // SAFETY: An open file has a mapping and a size, and keeps the mapping.
@@ -189,10 +170,13 @@ impl PageArray {
         if end > size || !unsafe { shmem_mapping(mapping) } {
             return Err(EINVAL);
         }
-        let mut array = Self::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
+        let mut array = Self {
+            // INVARIANT: There are no entries yet.
+            pages: PageVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?,
+        };
         let mut batch = bindings::folio_batch::default();
-        while array.pages.len() < count {
-            // SAFETY: `mapping` is a shmem mapping, and `file` keeps it.
+        while array.len() < count {
+            // SAFETY: `mapping` is a shmem mapping, and `file` keeps it. Room was made for `count`.
             unsafe { array.fill(mapping, pgoff, count, &mut batch) }?;
             yield_or_eintr()?;
         }
@@ -220,12 +204,15 @@ impl PageArray {
     /// let middle = &array.pages()[25..75];
     /// # assert_eq!(middle.len(), 50);
     /// ```
-    #[inline(never)]
+    #[export_name = "pagekit_page_array_alloc"]
     pub fn alloc(count: usize, flags: AllocFlags) -> Result<Self> {
         if count == 0 {
             return Err(EINVAL);
         }
-        let mut array = Self::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_ZERO)?;
+        let mut array = Self {
+            // INVARIANT: There are no entries yet.
+            pages: PageVec::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_ZERO)?,
+        };
         let gfp = bindings::__GFP_ZERO
             | if flags.contains(AllocFlags::ACCOUNT) {
                 bindings::GFP_KERNEL_ACCOUNT
@@ -237,17 +224,19 @@ impl PageArray {
         } else {
             0
         };
-        while array.pages.len() < count {
-            let left = count - array.pages.len();
+        while array.len() < count {
+            let left = count.wrapping_sub(array.len());
             while order > 0 {
                 // Orders that are too large or not to be had are not tried again.
-                if 1 << order <= left && array.push_large(order, gfp) {
+                // SAFETY: There is room for what is left.
+                if 1 << order <= left && unsafe { array.push_large(order, gfp) } {
                     break;
                 }
                 order -= 1;
             }
             if order == 0 {
-                array.push_bulk(left.min(BULK), gfp)?;
+                // SAFETY: There is room for what is left, and it was zeroed.
+                unsafe { array.push_bulk(left.min(BULK), gfp) }?;
             }
             yield_or_eintr()?;
         }
@@ -255,7 +244,11 @@ impl PageArray {
     }
 
     /// Appends a folio of `order` if there is one to be had without effort.
-    fn push_large(&mut self, order: u32, gfp: bindings::gfp_t) -> bool {
+    ///
+    /// # Safety
+    ///
+    /// There must be room for it.
+    unsafe fn push_large(&mut self, order: u32, gfp: bindings::gfp_t) -> bool {
         // SAFETY: Plain call.
         let Some(folio) = NonNull::new(unsafe { pagekit_pages_alloc_large(gfp, order) }) else {
             return false;
@@ -263,54 +256,53 @@ impl PageArray {
         let nr = 1usize << order;
         // SAFETY: We own the one reference that a new folio has, and add those of the other entries.
         unsafe { pagekit_pages_get(folio.as_ptr(), nr as c_int - 1) };
-        // SAFETY: The folio has `nr` pages, a reference for each is ours, and the caller has asked
-        // for no more than that.
+        // SAFETY: The folio has `nr` pages, and a reference for each is ours. The caller promises
+        // that there is room.
         unsafe { self.append(folio.cast(), nr) };
         true
     }
 
-    /// Appends `first` and the pages after it, `n` in all, for which there must be room.
+    /// Appends `first` and the pages after it, `n` in all.
     ///
     /// # Safety
     ///
-    /// They must be of one folio, up to its last page or the last entry, and the array must own a
-    /// reference for each.
+    /// They must be of one folio, up to its last page or the last entry, the array must own a
+    /// reference for each, and there must be room.
     #[inline(never)]
     unsafe fn append(&mut self, first: NonNull<bindings::page>, n: usize) {
-        // SAFETY: The caller promises that they exist. This fills the entries that it adds.
+        // SAFETY: The caller promises that they exist and that there is room.
         // INVARIANT: By the safety requirements of this function.
         unsafe {
-            PageRef::fill(&mut self.pages.spare_capacity_mut()[..n], first);
-            self.pages.inc_len(n);
+            PageRef::fill(self.pages.spare(), first, n);
+            self.pages.add(n);
         }
     }
 
     /// Appends at least one and at most `count` single pages.
-    fn push_bulk(&mut self, count: usize, gfp: bindings::gfp_t) -> Result {
-        // The allocator fills in what is null, which `alloc` has seen to.
-        let spare = &mut self.pages.spare_capacity_mut()[..count];
-        // SAFETY: These are `count` pointers.
-        let n = unsafe { pagekit_pages_alloc_bulk(gfp, count, spare.as_mut_ptr().cast()) };
+    ///
+    /// # Safety
+    ///
+    /// There must be room for them, zeroed.
+    unsafe fn push_bulk(&mut self, count: usize, gfp: bindings::gfp_t) -> Result {
+        // SAFETY: There is room for `count` pointers. The allocator fills in what is null.
+        let n = unsafe { pagekit_pages_alloc_bulk(gfp, count, self.pages.spare().cast()) };
         if n == 0 {
             return Err(ENOMEM);
         }
         // SAFETY: The allocator has filled in the first `n`.
         // INVARIANT: A new page has one reference, which is ours.
-        unsafe { self.pages.inc_len(n) };
+        unsafe { self.pages.add(n) };
         Ok(())
     }
 
-    fn with_capacity(count: usize, flags: Flags) -> Result<Self> {
-        Ok(Self {
-            // INVARIANT: There are no entries yet.
-            pages: ManuallyDrop::new(KVVec::with_capacity(count, flags | __GFP_NOWARN)?),
-        })
+    fn len(&self) -> usize {
+        self.pages().len()
     }
 
     /// Lends the pages, in the order of the file or the allocation.
     #[inline]
     pub fn pages(&self) -> &[PageRef<'_>] {
-        &self.pages
+        self.pages.pages()
     }
 
     /// Releases the pages, and marks them first as `marks` says.
@@ -318,7 +310,7 @@ impl PageArray {
     /// Context: process context, may sleep. Takes folio locks to mark pages dirty.
     ///
     /// C: `drm_gem_put_pages()` in `drivers/gpu/drm/drm_gem.c`.
-    #[inline(never)]
+    #[inline]
     pub fn put(mut self, marks: Marks) {
         self.release(marks);
     }
@@ -329,7 +321,8 @@ impl PageArray {
     ///
     /// # Safety
     ///
-    /// `mapping` must be a shmem mapping that stays valid for the call.
+    /// `mapping` must be a shmem mapping that stays valid for the call. There must be room for
+    /// `count` pages in all, and fewer must be there.
     unsafe fn fill(
         &mut self,
         mapping: *mut bindings::address_space,
@@ -337,7 +330,7 @@ impl PageArray {
         count: usize,
         batch: &mut bindings::folio_batch,
     ) -> Result {
-        let before = self.pages.len();
+        let before = self.len();
         // Nothing wraps: the range is one that a file may have.
         let mut next = pgoff.wrapping_add(before);
         let last = pgoff.wrapping_add(count).wrapping_sub(1);
@@ -345,13 +338,13 @@ impl PageArray {
         // SAFETY: The caller promises a valid mapping; the batch is an empty one.
         let found = unsafe { bindings::filemap_get_folios_contig(mapping, &mut next, last, batch) };
         let folios = &batch.folios[..batch.folios.len().min(found as usize)];
-        // No folio is found twice, and each has a page that is wanted: there is room.
-        let slots = self.pages.spare_capacity_mut()[..folios.len()].as_mut_ptr();
-        // SAFETY: The lookup took a reference on each for us.
+        let slots = self.pages.spare();
+        // SAFETY: The lookup took a reference on each for us. No folio is found twice, and each has
+        // a page that is wanted: there is room.
         // INVARIANT: A small folio is its first and last page.
         let mut taken = unsafe {
-            let n = pagekit_pages_take_small(folios.as_ptr(), folios.len(), slots.cast());
-            self.pages.inc_len(n);
+            let n = pagekit_pages_take_small(folios.as_ptr(), folios.len(), slots);
+            self.pages.add(n);
             n
         };
         // SAFETY: As above.
@@ -387,9 +380,10 @@ impl PageArray {
     ///
     /// # Safety
     ///
-    /// The caller must own a reference on `folio`, which this takes over.
+    /// The caller must own a reference on `folio`, which this takes over. There must be room for
+    /// `count` pages in all.
     unsafe fn push(&mut self, folio: *mut bindings::folio, pgoff: usize, count: usize) -> Result {
-        let index = pgoff.wrapping_add(self.pages.len());
+        let index = pgoff.wrapping_add(self.len());
         // SAFETY: We own a reference, which keeps the folio and its size, in all of these. There is
         // room for more of them: a folio has far fewer pages than it may have references.
         unsafe {
@@ -399,16 +393,18 @@ impl PageArray {
                 to_result(usable as c_int)?;
                 return Err(EAGAIN);
             }
-            let n = (usable as usize).min(count.saturating_sub(self.pages.len()));
+            let n = (usable as usize).min(count.saturating_sub(self.len()));
             pagekit_pages_get(folio, (n as c_int).wrapping_sub(1));
             self.append(NonNull::new_unchecked(pagekit_pages_page(folio, index)), n);
         }
         Ok(())
     }
 
+    #[export_name = "pagekit_page_array_release"]
+    #[inline(never)]
     fn release(&mut self, marks: Marks) {
         let dirty = marks.contains(Marks::DIRTY);
-        let mut rest = &self.pages[..];
+        let mut rest = self.pages.pages();
         while let Some(first) = rest.first() {
             let mut n = 0;
             if !marks.contains(Marks::ACCESSED) {
@@ -434,19 +430,20 @@ impl PageArray {
             }
             // SAFETY: This runs in process context and holds no lock.
             unsafe { pagekit_pages_yield() };
-            rest = &rest[n..];
+            rest = rest.get(n..).unwrap_or_default();
         }
         // INVARIANT: No entry is left, as no reference is.
-        self.pages.clear();
+        self.pages.truncate(0);
     }
 }
 
 impl Drop for PageArray {
+    #[export_name = "pagekit_page_array_drop"]
     #[inline(never)]
     fn drop(&mut self) {
         self.release(Marks::empty());
         // Here, so that it isn't in each driver.
         // SAFETY: Nobody uses it any more.
-        unsafe { ManuallyDrop::drop(&mut self.pages) };
+        unsafe { self.pages.free() };
     }
 }

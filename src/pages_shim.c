@@ -31,3 +31,4 @@ SHIM(unsigned long, pagekit_pages_alloc_bulk,
 SHIM(bool, pagekit_pages_yield, (void), (cond_resched(), fatal_signal_pending(current)))
 
 #include "pagekit_pages_exports.h"
+HELPER("Arrays of held pages for dma-buf drivers");

@@ -15,13 +15,7 @@
 //!
 //! Accounting (`RLIMIT_MEMLOCK`) is the driver's. No lock is held on return.
 
-use core::{
-    mem::{
-        ManuallyDrop,
-        MaybeUninit, //
-    },
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 use kernel::{
     bindings,
     error::{
@@ -37,25 +31,9 @@ use kernel::{
 };
 use pagekit_view::{
     range,
-    runs,
-    PageRef, //
+    PageRef,
+    PageVec, //
 };
-
-module! {
-    type: Module,
-    name: "pagekit_pin",
-    authors: ["The pagekit authors"],
-    description: "Pinned pages for dma-buf drivers",
-    license: "GPL",
-}
-
-struct Module;
-
-impl kernel::Module for Module {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        Ok(Self)
-    }
-}
 
 #[allow(
     improper_ctypes,
@@ -118,7 +96,7 @@ fn yield_or_eintr() -> Result {
 /// This owns one pin (`FOLL_PIN`) for every entry of `pages`. If `ordered`, the entry after a page is
 /// the next page of the same folio, unless the page is its folio's last.
 pub struct PinArray {
-    pages: ManuallyDrop<KVVec<PageRef<'static>>>,
+    pages: PageVec,
     ordered: bool,
     flags: PinFlags,
 }
@@ -131,14 +109,11 @@ impl PinArray {
     /// # Errors
     ///
     /// `ENOMEM`.
-    #[inline(never)]
+    #[export_name = "pagekit_pin_array_with_capacity"]
     pub fn with_capacity(count: usize, flags: PinFlags) -> Result<Self> {
         Ok(Self {
             // INVARIANT: There are no entries yet.
-            pages: ManuallyDrop::new(KVVec::with_capacity(
-                count,
-                GFP_KERNEL_ACCOUNT | __GFP_NOWARN,
-            )?),
+            pages: PageVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?,
             ordered: true,
             flags,
         })
@@ -147,7 +122,7 @@ impl PinArray {
     /// Lends the pages, in the order in which they were pinned.
     #[inline]
     pub fn pages(&self) -> &[PageRef<'_>] {
-        &self.pages
+        self.pages.pages()
     }
 
     /// Pins the `count` pages at page offset `pgoff` of the memfd `file`, behind those that the
@@ -185,17 +160,18 @@ impl PinArray {
     /// assert_eq!(pins.pages().len(), 5);
     /// drop(pins); // Unpins.
     /// ```
-    #[inline(never)]
+    #[export_name = "pagekit_pin_array_pin_memfd"]
     pub fn pin_memfd(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
         let (_, end) = range::file_bytes(pgoff, count, PAGE_SHIFT as u32).ok_or(EINVAL)?;
-        let before = self.pages.len();
+        let before = self.pages().len();
         // SAFETY: The file is open.
         let size = unsafe { pagekit_pin_file_size(file.as_ptr()) };
         // The end of the file is checked before the first page of it is filled.
-        if count > self.room() || end > size {
+        if count > self.pages.room() || end > size {
             return Err(EINVAL);
         }
-        let result = self.pin_chunks(file, pgoff, count);
+        // SAFETY: There is room.
+        let result = unsafe { self.pin_chunks(file, pgoff, count) };
         if result.is_err() {
             // Nobody was lent these, so nothing was written to them through this array.
             self.unpin_from(before, false);
@@ -235,9 +211,9 @@ impl PinArray {
     /// # put_user(addr, 7)?;
     /// # assert_eq!(first(pins.pages()[0].as_ptr()), 7);
     /// ```
-    #[inline(never)]
+    #[export_name = "pagekit_pin_array_pin_user"]
     pub fn pin_user(&mut self, addr: usize, count: usize) -> Result {
-        let before = self.pages.len();
+        let before = self.pages().len();
         let wraps = count
             .checked_mul(PAGE_SIZE)
             .and_then(|len| addr.checked_add(len))
@@ -246,37 +222,38 @@ impl PinArray {
         if !unsafe { pagekit_pin_has_mm() } {
             return Err(EFAULT);
         }
-        if count == 0 || wraps || addr % PAGE_SIZE != 0 || count > self.room() {
+        if count == 0 || wraps || addr % PAGE_SIZE != 0 || count > self.pages.room() {
             return Err(EINVAL);
         }
-        let result = self.pin_user_chunks(addr, count);
+        // SAFETY: There is room.
+        let result = unsafe { self.pin_user_chunks(addr, count) };
         if result.is_err() {
             self.unpin_from(before, false);
         }
         result
     }
 
-    /// For how many pages more there is room.
-    fn room(&self) -> usize {
-        self.pages.capacity().saturating_sub(self.pages.len())
-    }
-
     /// As [`Self::pin_user`], but leaves what it has pinned on error.
-    fn pin_user_chunks(&mut self, addr: usize, count: usize) -> Result {
+    ///
+    /// # Safety
+    ///
+    /// There must be room.
+    unsafe fn pin_user_chunks(&mut self, addr: usize, count: usize) -> Result {
         let mut flags = bindings::FOLL_LONGTERM;
         if self.flags.contains(PinFlags::WRITE) {
             flags |= bindings::FOLL_WRITE;
         }
         let mut done = 0;
         while done < count {
-            let n = CHUNK.min(count - done);
+            // Nothing wraps: the range has been checked.
+            let n = CHUNK.min(count.wrapping_sub(done));
             // SAFETY: There is room for `n` pointers, which fits a `c_int`.
             let got = unsafe {
                 bindings::pin_user_pages_fast(
-                    addr + done * PAGE_SIZE,
+                    addr.wrapping_add(done << PAGE_SHIFT),
                     n as c_int,
                     flags,
-                    self.pages.spare_capacity_mut().as_mut_ptr().cast(),
+                    self.pages.spare().cast(),
                 )
             };
             if got <= 0 {
@@ -287,23 +264,28 @@ impl PinArray {
             }
             // SAFETY: The kernel has filled in this many.
             // INVARIANT: It has pinned each once. Processes order their memory as they like.
-            unsafe { self.pages.inc_len(got as usize) };
+            unsafe { self.pages.add(got as usize) };
             self.ordered = false;
             // It may have stopped early. The next call says why, if there is a reason.
-            done = done.saturating_add(got as usize);
+            done = done.wrapping_add(got as usize);
             yield_or_eintr()?;
         }
         Ok(())
     }
 
     /// As [`Self::pin_memfd`], but leaves what it has pinned on error.
-    fn pin_chunks(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
+    ///
+    /// # Safety
+    ///
+    /// There must be room.
+    unsafe fn pin_chunks(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
         let mut done = 0;
         while done < count {
-            let n = CHUNK.min(count - done);
             // Nothing wraps: the range is one that a file may have.
-            match self.pin_chunk(file, pgoff.wrapping_add(done), n) {
-                Ok(()) => done = done.saturating_add(n),
+            let n = CHUNK.min(count.wrapping_sub(done));
+            // SAFETY: There is room for what is left.
+            match unsafe { self.pin_chunk(file, pgoff.wrapping_add(done), n) } {
+                Ok(()) => done = done.wrapping_add(n),
                 // The file changed under us: look again.
                 Err(e) if e == EAGAIN => (),
                 Err(e) => return Err(e),
@@ -313,26 +295,25 @@ impl PinArray {
         Ok(())
     }
 
-    /// Pins `count` pages, for which there must be room, all or none.
-    fn pin_chunk(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
-        let (start, end) = range::file_bytes(pgoff, count, PAGE_SHIFT as u32).ok_or(EINVAL)?;
-        let spare = self
-            .pages
-            .spare_capacity_mut()
-            .get_mut(..count)
-            .ok_or(EINVAL)?;
+    /// Pins `count` pages, all or none.
+    ///
+    /// # Safety
+    ///
+    /// There must be room, and no more than [`CHUNK`].
+    unsafe fn pin_chunk(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
         // The folios are pinned straight into the page array, and spread out in it below: the
         // pointer to an order-0 folio is the pointer to its page.
-        let slots = spare.as_mut_ptr().cast::<*mut bindings::folio>();
+        let slots = self.pages.spare();
         let mut offset = 0;
         // SAFETY: The file is open. There is room for `count` pointers, which fits a `c_uint`
         // because it is at most `CHUNK`.
         let nr = unsafe {
             bindings::memfd_pin_folios(
                 file.as_ptr(),
-                start,
-                end - 1,
-                slots,
+                (pgoff << PAGE_SHIFT) as bindings::loff_t,
+                // The last byte of the last page.
+                (pgoff.wrapping_add(count) << PAGE_SHIFT).wrapping_sub(1) as bindings::loff_t,
+                slots.cast(),
                 count as c_uint,
                 &mut offset,
             )
@@ -342,22 +323,22 @@ impl PinArray {
         // each once for this call.
         unsafe { spread(file, pgoff, count, slots, nr as usize) }?;
 
-        let last = self.pages.last().map(|page| page.as_ptr());
-        // SAFETY: `spread` initialised the next `count` entries.
-        // INVARIANT: It made sure of one pin for each, and of their order.
-        unsafe { self.pages.inc_len(count) };
-        if let Some(last) = last {
+        if let Some(last) = self.pages().last() {
+            let last = last.as_ptr();
             // INVARIANT: What came before may have ended within a folio that goes on elsewhere.
-            // SAFETY: The page is pinned.
-            self.ordered &= unsafe { pagekit_pin_rest(last) } == 1
-                || self.pages[self.pages.len() - count].as_ptr() == last.wrapping_add(1);
+            // SAFETY: The page is pinned. `spread` has filled in the entry behind it.
+            self.ordered &=
+                unsafe { pagekit_pin_rest(last) == 1 || (*slots).as_ptr() == last.wrapping_add(1) };
         }
+        // SAFETY: `spread` filled in the next `count` entries.
+        // INVARIANT: It made sure of one pin for each, and of their order.
+        unsafe { self.pages.add(count) };
         Ok(())
     }
 
     /// Unpins and forgets the entries from `start` on.
     fn unpin_from(&mut self, start: usize, dirty: bool) {
-        let mut rest = self.pages.get(start..).unwrap_or_default();
+        let mut rest = self.pages().get(start..).unwrap_or_default();
         while let Some(first) = rest.first() {
             // SAFETY: By the type invariants we own a pin for each entry, `truncate` below forgets
             // those that end here. This runs in process context and may sleep.
@@ -368,7 +349,15 @@ impl PinArray {
                 // SAFETY: The page is pinned.
                 n = unsafe { pagekit_pin_rest(page) }.min(rest.len());
                 if !self.ordered {
-                    n = runs(&rest[..n]).next().map_or(1, <[_]>::len);
+                    let mut run = 1;
+                    while run < n
+                        && rest
+                            .get(run)
+                            .is_some_and(|p| p.as_ptr() == page.wrapping_add(run))
+                    {
+                        run = run.wrapping_add(1);
+                    }
+                    n = run;
                 }
                 // SAFETY: As above. The next `n` entries are contiguous pages of one folio.
                 unsafe { bindings::unpin_user_page_range_dirty_lock(page, n, dirty) };
@@ -383,12 +372,13 @@ impl PinArray {
 }
 
 impl Drop for PinArray {
+    #[export_name = "pagekit_pin_array_drop"]
     #[inline(never)]
     fn drop(&mut self) {
         self.unpin_from(0, self.flags.contains(PinFlags::WRITE));
         // Here, so that it isn't in each driver.
         // SAFETY: Nobody uses it any more.
-        unsafe { ManuallyDrop::drop(&mut self.pages) };
+        unsafe { self.pages.free() };
     }
 }
 
@@ -452,23 +442,24 @@ unsafe fn spread(
     file: &LocalFile,
     pgoff: usize,
     count: usize,
-    slots: *mut *mut bindings::folio,
+    slots: *mut PageRef<'static>,
     nr: usize,
 ) -> Result {
+    // A small folio is its only page. Larger ones are spread out.
+    let folios = slots.cast();
     // SAFETY: There are `nr` pinned folios.
-    if nr == count && unsafe { pagekit_pin_take_small(slots, nr) } == nr {
-        // A small folio is its only page, and as many as there are pages are all.
+    if nr == count && unsafe { pagekit_pin_take_small(folios, nr) } == nr {
+        // As many as there are pages are all.
         return Ok(());
     }
     let (mut left, mut end) = (nr, count);
     // SAFETY: As the caller promises.
-    let result = unsafe { spread_each(file, pgoff, slots, &mut left, &mut end) };
+    let result = unsafe { spread_each(file, pgoff, folios, &mut left, &mut end) };
     if result.is_err() {
         // SAFETY: The entries from `end` on have one pin each, the folios left too.
         unsafe {
-            let pages = slots.cast::<*mut bindings::page>();
-            bindings::unpin_user_pages(pages.add(end), count.saturating_sub(end));
-            bindings::unpin_folios(slots, left);
+            bindings::unpin_user_pages(slots.add(end).cast(), count.wrapping_sub(end));
+            bindings::unpin_folios(folios, left);
         }
     }
     result
@@ -523,10 +514,8 @@ unsafe fn spread_each(
                 to_result(bindings::folio_add_pins(folio, n as c_uint - 1))?;
             }
             (*left, *end) = (*left - 1, *end - n);
-            fill(
-                core::slice::from_raw_parts_mut(slots.add(*end).cast(), n),
-                NonNull::new_unchecked(folio.cast::<bindings::page>().add(start - first)),
-            );
+            let page = folio.cast::<bindings::page>().add(start - first);
+            fill(slots.add(*end).cast(), NonNull::new_unchecked(page), n);
         }
     }
     if *end == 0 {
@@ -542,9 +531,9 @@ unsafe fn spread_each(
 ///
 /// As for [`PageRef::fill`].
 #[inline(never)]
-unsafe fn fill(slots: &mut [MaybeUninit<PageRef<'_>>], first: NonNull<bindings::page>) {
+unsafe fn fill(slots: *mut PageRef<'_>, first: NonNull<bindings::page>, n: usize) {
     // SAFETY: As the caller promises.
-    unsafe { PageRef::fill(slots, first) }
+    unsafe { PageRef::fill(slots, first, n) }
 }
 
 /// Has shmem zero the pinned `folio`, which was allocated at file page `index` but never written.

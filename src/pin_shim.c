@@ -22,3 +22,4 @@ SHIM(void, pagekit_pin_put, (struct folio *folio), folio_put(folio))
 SHIM(bool, pagekit_pin_yield, (void), (cond_resched(), fatal_signal_pending(current)))
 
 #include "pagekit_pin_exports.h"
+HELPER("Pinned pages for dma-buf drivers");

@@ -71,14 +71,13 @@ pub const fn around(
         Some(end) if end < vma.end => end,
         _ => vma.end,
     };
-    let before = (address - start) >> page_shift;
-    let after = (end - address) >> page_shift;
+    // Neither is negative, as the address is in the VMA and the block.
+    let before = address.wrapping_sub(start) >> page_shift;
+    let after = end.wrapping_sub(address) >> page_shift;
+    // Not negative: `index` is in the array.
+    let left = len.wrapping_sub(index);
     Some((
         if before < index { before } else { index },
-        if after < len - index {
-            after
-        } else {
-            len - index
-        },
+        if after < left { after } else { left },
     ))
 }

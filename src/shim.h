@@ -4,6 +4,7 @@
 
 #include <linux/export.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 
 /* A function for Rust to call that is one C expression. */
 #define SHIM(type, name, args, expr)	\
@@ -84,6 +85,12 @@ static __always_inline unsigned long put_small(struct page *const *pages, unsign
 	}
 	return i;
 }
+
+/* What a module says of itself. */
+#define HELPER(description)			\
+	MODULE_DESCRIPTION(description);	\
+	MODULE_AUTHOR("The pagekit authors");	\
+	MODULE_LICENSE("GPL")
 
 /* A Rust function that drivers link to. Only its address matters here. */
 #define EXPORT_RUST_GPL(sym)		\

@@ -10,11 +10,16 @@
 //! This crate is metadata only. It is all inline, has no symbols and no module.
 
 use core::{
+    hint::assert_unchecked,
     marker::PhantomData,
-    mem::MaybeUninit,
+    mem::ManuallyDrop,
     ptr::NonNull, //
 };
-use kernel::bindings;
+use kernel::{
+    alloc::Flags,
+    bindings,
+    prelude::*, //
+};
 
 pub mod range;
 
@@ -81,19 +86,20 @@ impl<'a> PageRef<'a> {
         unsafe { core::slice::from_raw_parts(pages.as_ptr().cast(), len) }
     }
 
-    /// Fills `slots` with `first` and the pages after it.
+    /// Fills `n` entries from `slots` on with `first` and the pages after it.
     ///
     /// # Safety
     ///
-    /// All of them must be what the invariants of [`PageRef`] ask for.
+    /// There must be room for `n` entries, and all of the pages must be what the invariants of
+    /// [`PageRef`] ask for.
     #[inline]
-    pub unsafe fn fill(slots: &mut [MaybeUninit<Self>], first: NonNull<bindings::page>) {
+    pub unsafe fn fill(slots: *mut Self, first: NonNull<bindings::page>, n: usize) {
         // For large folios there is little else to do, and compilers make the better loop of it
         // backwards.
-        for i in (0..slots.len()).rev() {
-            // SAFETY: The caller promises as many pages as there are slots.
+        for i in (0..n).rev() {
+            // SAFETY: The caller promises as many pages as there is room for.
             // INVARIANT: By the safety requirements of this function.
-            slots[i].write(Self(unsafe { first.add(i) }, PhantomData));
+            unsafe { slots.add(i).write(Self(first.add(i), PhantomData)) };
         }
     }
 
@@ -101,6 +107,73 @@ impl<'a> PageRef<'a> {
     #[inline]
     pub const fn as_ptr(self) -> *mut bindings::page {
         self.0.as_ptr()
+    }
+}
+
+/// An array of pages that is filled from its start: what the helpers' owners keep theirs in.
+///
+/// It has none of the checks that a [`KVVec`] makes each time, and isn't freed on drop: that is part
+/// of its owner's own drop, so that it is in a helper and not in each driver.
+pub struct PageVec(ManuallyDrop<KVVec<PageRef<'static>>>);
+
+impl PageVec {
+    /// Makes room for `count` pages.
+    #[inline]
+    pub fn with_capacity(count: usize, flags: Flags) -> Result<Self> {
+        let pages = KVVec::with_capacity(count, flags | __GFP_NOWARN)?;
+        Ok(Self(ManuallyDrop::new(pages)))
+    }
+
+    /// The pages that are there.
+    #[inline]
+    pub fn pages(&self) -> &[PageRef<'_>] {
+        &self.0
+    }
+
+    /// For how many more there is room.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.0.capacity().wrapping_sub(self.0.len())
+    }
+
+    /// Where the next page goes, if there is room.
+    #[inline]
+    pub fn spare(&mut self) -> *mut PageRef<'static> {
+        let len = self.0.len();
+        self.0.as_mut_ptr().wrapping_add(len)
+    }
+
+    /// Adds `n` pages that were put at [`Self::spare`].
+    ///
+    /// # Safety
+    ///
+    /// There must be room for them, and they must be what the invariants of [`PageRef`] ask for as
+    /// long as they are in the array.
+    #[inline]
+    pub unsafe fn add(&mut self, n: usize) {
+        // SAFETY: No array is larger than `isize::MAX` bytes. For the rest, by the safety requirements
+        // of this function.
+        unsafe {
+            assert_unchecked(self.0.len() <= isize::MAX as usize && n <= isize::MAX as usize);
+            self.0.inc_len(n);
+        }
+    }
+
+    /// Forgets all pages from entry `len` on.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+
+    /// Frees the array.
+    ///
+    /// # Safety
+    ///
+    /// It must not be used any more.
+    #[inline]
+    pub unsafe fn free(&mut self) {
+        // SAFETY: By the safety requirements of this function.
+        unsafe { ManuallyDrop::drop(&mut self.0) };
     }
 }
 

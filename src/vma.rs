@@ -39,22 +39,6 @@ use pagekit_view::{
     PageRef, //
 };
 
-module! {
-    type: Module,
-    name: "pagekit_vma",
-    authors: ["The pagekit authors"],
-    description: "Page arrays mapped into VMAs for dma-buf drivers",
-    license: "GPL",
-}
-
-struct Module;
-
-impl kernel::Module for Module {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        Ok(Self)
-    }
-}
-
 #[allow(
     improper_ctypes,
     reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
@@ -152,27 +136,30 @@ impl VmFault {
         Block::new(vma, self.address(), pages, pgoff.checked_sub(base)?)
     }
 
-    /// As much of `block` as to map now: just the faulting page where all of it could still be mapped
-    /// as one, and [`None`] if it is mapped as one.
-    fn small<'p, 'a>(&self, block: Block<'p, 'a>) -> Option<Block<'p, 'a>> {
-        if !has_huge_fault(self.vma()) {
-            return Some(block);
+    /// As much of [`Self::block`] as to map now page by page: just the faulting page where all of it
+    /// could still be mapped as one. Or what the fault operation returns if there is none.
+    #[inline(never)]
+    fn small<'p, 'a>(
+        &self,
+        pages: &'p [PageRef<'a>],
+        base: usize,
+        pfns: bool,
+    ) -> Result<Block<'p, 'a>, bindings::vm_fault_t> {
+        let mut block =
+            (self.block(pages, base, pfns)).ok_or(bindings::vm_fault_reason_VM_FAULT_SIGBUS)?;
+        if has_huge_fault(self.vma()) {
+            // SAFETY: The fault is being handled.
+            match unsafe { pagekit_vma_pmd(self.0.get()) } {
+                PMD_LEAF => return Err(bindings::vm_fault_reason_VM_FAULT_NOPAGE),
+                PMD_NONE if block.huge(self.vma()).is_some() => {
+                    let at = self.address().wrapping_sub(block.addr) >> PAGE_SHIFT;
+                    block.addr = self.address();
+                    block.pages = block.pages.get(at..=at).unwrap_or_default();
+                }
+                _ => (),
+            }
         }
-        // SAFETY: The fault is being handled.
-        match unsafe { pagekit_vma_pmd(self.0.get()) } {
-            PMD_LEAF => None,
-            PMD_NONE if block.huge(self.vma()).is_some() => self.one(&block),
-            _ => Some(block),
-        }
-    }
-
-    /// The faulting page of `block`.
-    fn one<'p, 'a>(&self, block: &Block<'p, 'a>) -> Option<Block<'p, 'a>> {
-        let at = self.address().wrapping_sub(block.addr) >> PAGE_SHIFT;
-        Some(Block {
-            addr: self.address(),
-            pages: block.pages.get(at..=at)?,
-        })
+        Ok(block)
     }
 }
 
@@ -185,6 +172,7 @@ struct Block<'p, 'a> {
 
 impl<'p, 'a> Block<'p, 'a> {
     /// What one page table can map around `address`, which shows page `index` of `pages`.
+    #[inline(never)]
     fn new(vma: &VmaRef, address: usize, pages: &'p [PageRef<'a>], index: usize) -> Option<Self> {
         let (before, after) = range::around(
             vma.start()..vma.end(),
@@ -196,7 +184,7 @@ impl<'p, 'a> Block<'p, 'a> {
         )?;
         Some(Self {
             addr: address.wrapping_sub(before << PAGE_SHIFT),
-            pages: pages.get(index - before..index + after)?,
+            pages: pages.get(index.wrapping_sub(before)..index.wrapping_add(after))?,
         })
     }
 
@@ -269,7 +257,7 @@ unsafe fn set_flags(vma: &VmaNew, flags: vm_flags_t) {
 /// # Safety
 ///
 /// As for [`set_flags`], for a VMA that is not COW and has none of the `other` flags.
-#[inline(never)]
+#[export_name = "pagekit_vma_setup"]
 unsafe fn setup(
     vma: &VmaNew,
     len: usize,
@@ -317,7 +305,7 @@ unsafe fn setup(
 /// }
 /// # assert!(!Driver::new(mmap)?.fault(fault).shows_its_pages()?);
 /// ```
-#[inline(never)]
+#[inline]
 pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
     let flags = flags::PFNMAP | flags::DONTEXPAND | flags::DONTDUMP;
     // SAFETY: It is no mixed mapping if this succeeds, and the caller promises to keep it so.
@@ -362,7 +350,7 @@ pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
 /// # }
 /// # assert!(!Driver::new(mmap)?.fault(fault).shows_its_pages()?);
 /// ```
-#[inline(never)]
+#[export_name = "pagekit_vma_map_pfns"]
 pub unsafe fn map_pfns(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::MIXEDMAP)?;
     // SAFETY: It is neither a mixed nor a COW mapping, and the caller promises to keep it so.
@@ -404,17 +392,15 @@ pub unsafe fn map_pfns(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Resu
 /// Each of `pages` must stay allocated until the mapping of it is gone: until the file that was
 /// mapped is released, or the driver has zapped the mapping. Until then the array must have the same
 /// page in the same place.
-#[inline(never)]
+#[export_name = "pagekit_vma_fault_pfns"]
 pub unsafe fn fault_pfns(
     vmf: &VmFault,
     pages: &[PageRef<'_>],
     base: usize,
 ) -> bindings::vm_fault_t {
-    let Some(block) = vmf.block(pages, base, true) else {
-        return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
-    };
-    let Some(block) = vmf.small(block) else {
-        return bindings::vm_fault_reason_VM_FAULT_NOPAGE;
+    let block = match vmf.small(pages, base, true) {
+        Ok(block) => block,
+        Err(reason) => return reason,
     };
     // SAFETY: The block is in the VMA, which is locked and for PFNs. The caller promises that the
     // pages outlive their mapping.
@@ -462,7 +448,7 @@ pub unsafe fn fault_pfns(
 /// }
 /// # assert!(Driver::new(mmap)?.fault(fault).huge_fault(huge_fault).shows_its_pages()?);
 /// ```
-#[inline(never)]
+#[export_name = "pagekit_vma_huge_fault_pfns"]
 pub unsafe fn huge_fault_pfns(
     vmf: &VmFault,
     order: c_uint,
@@ -530,7 +516,7 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// }
 /// # assert!(!Driver::new(mmap)?.fault(fault).shows_its_pages()?);
 /// ```
-#[inline(never)]
+#[inline]
 pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
     let flags = flags::DONTEXPAND | flags::DONTDUMP;
     // SAFETY: Neither of these is one of the two.
@@ -564,7 +550,7 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
 /// }
 /// # assert!(!Driver::new(mmap)?.shows_its_pages()?);
 /// ```
-#[inline(never)]
+#[export_name = "pagekit_vma_map_pages"]
 pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::PFNMAP)?;
     let pages = pages.get(window).ok_or(EINVAL)?;
@@ -601,13 +587,11 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
 /// (may sleep), takes their lock.
 ///
 /// C: `vmf_insert_page_mkwrite()` in `mm/memory.c`.
-#[inline(never)]
+#[export_name = "pagekit_vma_fault_pages"]
 pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> bindings::vm_fault_t {
-    let Some(block) = vmf.block(pages, base, false) else {
-        return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
-    };
-    let Some(block) = vmf.small(block) else {
-        return bindings::vm_fault_reason_VM_FAULT_NOPAGE;
+    let block = match vmf.small(pages, base, false) {
+        Ok(block) => block,
+        Err(reason) => return reason,
     };
     let insert = |addr, page: PageRef<'_>| {
         if !are_free_standing(&[page]) {
@@ -671,7 +655,7 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
 /// }
 /// # assert!(Driver::new(mmap)?.fault(fault).huge_fault(huge_fault).shows_its_pages()?);
 /// ```
-#[inline(never)]
+#[export_name = "pagekit_vma_huge_fault_pages"]
 pub unsafe fn huge_fault_pages(
     vmf: &VmFault,
     order: c_uint,

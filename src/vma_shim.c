@@ -110,3 +110,4 @@ SHIM(vm_fault_t, pagekit_vma_insert_page,
      vmf_insert_page_mkwrite(&(struct vm_fault){ .vma = vma, .address = addr }, page, false))
 SHIM(unsigned long, pagekit_vma_page_to_pfn, (struct page *page), page_to_pfn(page))
 #include "pagekit_vma_exports.h"
+HELPER("Page arrays mapped into VMAs for dma-buf drivers");

@@ -70,7 +70,7 @@ def export_cases(modules):
     others = [path for path in modules.glob("*.ko") if path.stem not in HELPERS]
     used = {line.split()[-1] for line in run("nm", "-u", *others).stdout.splitlines() if line}
     guide = re.findall(r"(\w+)\(\)", (TOP / "Documentation/porting.rst").read_text())
-    documented = tuple(f"{len(function)}{function}" for function in guide)  # as mangled names end
+    documented = tuple(f"_{function}" for function in guide)  # behind a module or type
     for name in HELPERS:
         exported = re.findall(r" __ksymtab_(\S+)", run("nm", modules / f"{name}.ko").stdout)
         unused = [symbol for symbol in exported if symbol not in used and not symbol.endswith(documented)]
@@ -121,6 +121,14 @@ def lock_cases(modules):
         yield case(f"locks.{name}", f"calls {', '.join(locks)}" if locks else "" if symbols else "calls nothing at all")
 
 
+def panic_cases(modules):
+    """No helper can panic."""
+    for name in HELPERS:
+        symbols = {line.split()[-1] for line in run("nm", "-u", modules / f"{name}.ko").stdout.splitlines()}
+        panics = sorted(filter(re.compile(r"panic|_fail$").search, symbols))
+        yield case(f"panics.{name}", f"calls {', '.join(panics)}" if panics else "" if symbols else "calls nothing at all")
+
+
 def compile_cases(modules, built):
     """What the types forbid must not compile. Compiled as kbuild has compiled a crate
     that uses the helpers; the second line of each file says with what it must end."""
@@ -156,7 +164,7 @@ def docs_cases():
 
 
 def cases(modules, built) -> list[Case]:
-    return [*compile_cases(modules, built), *lock_cases(modules), *depends_cases(modules),
+    return [*compile_cases(modules, built), *lock_cases(modules), *panic_cases(modules), *depends_cases(modules),
             *export_cases(modules), *size_cases(modules, built["KDIR"]), *docs_cases()]
 
 

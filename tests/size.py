@@ -140,9 +140,7 @@ def without_exports(shim) -> str:
 
 def as_module(text) -> str:
     """A source as it is when the crates that it names are modules of its own crate."""
-    text = re.sub(r"^module! \{\n    type: Module,.*?^impl kernel::Module for Module .*?^\}\n", "", text,
-                  flags=re.M | re.S)
-    text = re.sub(r"^ *#\[inline\(never\)\]\n", "", text, flags=re.M)
+    text = re.sub(r"^ *#\[(inline\(never\)|export_name = .*)\]\n", "", text, flags=re.M)
     return re.sub(r"(?<![\w:])(pagekit_(?:view|pages|pin|vma)::)", r"crate::\1", text)
 
 
@@ -160,7 +158,8 @@ def copy(sample, modules):
     shutil.copy(TOP / "src/range.rs", crate / "pagekit_view")
     shutil.copy(TOP / "src/shim.h", shims)
     for name in sample.helpers:
-        (shims / f"{name}_shim.c").write_text(without_exports((TOP / f"src/{name}_shim.c").read_text()))
+        shim = without_exports((TOP / f"src/{name}_shim.c").read_text())
+        (shims / f"{name}_shim.c").write_text(re.sub(r"^HELPER\(.*\n", "", shim, flags=re.M))
     objects = [*sample.objects, *(f"src/{name}_shim.o" for name in sample.helpers)]
     (sample.copy / "Kbuild").write_text(
         f"obj-m := pagekit_{sample.name}.o\npagekit_{sample.name}-y := {' '.join(objects)}\n"
