@@ -9,7 +9,7 @@
 
 SHIM(unsigned long, pagekit_style_ram_pages, (void), totalram_pages())
 SHIM(struct file *, pagekit_style_shmem, (loff_t size),
-     shmem_file_setup(KBUILD_MODNAME, size, mk_vma_flags(VMA_NORESERVE_BIT)))
+     shmem_file_setup("pagekit", size, mk_vma_flags(VMA_NORESERVE_BIT)))
 SHIM(void, pagekit_style_copy_from, (void *to, const struct iosys_map *map, size_t offset,
 				     size_t len),
      iosys_map_memcpy_from(to, map, offset, len))

@@ -6,10 +6,13 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 
-/* A function for Rust to call that is one C expression. */
+/*
+ * A function for Rust to call that is one C expression. Weak, as all functions are that a
+ * header defines: drivers that share the header can be built into one kernel.
+ */
 #define SHIM(type, name, args, expr)	\
 	type name args;			\
-	type name args			\
+	__weak type name args		\
 	{				\
 		return expr;		\
 	}
