@@ -3,7 +3,8 @@
 //! The plumbing that the `kernel` crate lacks, one to one over the C calls.
 //!
 //! No state, no lock of its own, no policy: a driver includes this file and it counts as the
-//! driver's own code. It goes away the day `kernel::dma_buf` exists. Static inlines are in `dmabuf_shim.h`.
+//! driver's own code. It goes away the day `kernel::dma_buf` exists. Static inlines are in
+//! `dmabuf_shim.h`.
 
 #![allow(dead_code, reason = "No driver needs all of it.")]
 
@@ -25,7 +26,7 @@ use pagekit_view::PageRef;
 
 #[allow(
     improper_ctypes,
-    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+    reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
     // mm/vmalloc.c exports these, `bindings` does not have them.
@@ -174,7 +175,8 @@ impl SgTable {
 
 impl Drop for SgTable {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants the table is allocated, or zeroed, which this leaves alone.
+        // SAFETY: By the type invariants the table is allocated, or zeroed, which this leaves
+        // alone.
         unsafe { bindings::sg_free_table(&mut self.0) };
     }
 }

@@ -4,14 +4,14 @@
 //!
 //! The policy of this driver, which no helper knows of:
 //!
-//! * Pages are allocated when the buffer is, large folios first, and stay where they are until it is
-//!   released. They belong to nobody else, so that nothing is ever pinned: `pagekit_pin` is not
+//! * Pages are allocated when the buffer is, large folios first, and stay where they are until it
+//!   is released. They belong to nobody else, so that nothing is ever pinned: `pagekit_pin` is not
 //!   needed, and not loaded.
 //! * What is mapped for devices is in a list of the buffer, under a mutex of its own. So CPU access
 //!   waits for other CPU access, which may copy bounce buffers, but not for what importers do under
 //!   the reservation lock.
-//! * CPU mappings are of PFNs, mapped at once: buffers of a heap are made to be used as a whole, and
-//!   nothing is revoked, so that there is nothing to do in a fault. Referenced pages would let
+//! * CPU mappings are of PFNs, mapped at once: buffers of a heap are made to be used as a whole,
+//!   and nothing is revoked, so that there is nothing to do in a fault. Referenced pages would let
 //!   `O_DIRECT` at the mapping, and cost four times as much; mainline's heaps do without, too. Huge
 //!   pages are mapped in faults only, where the address is aligned, and few users choose one.
 //!
@@ -52,7 +52,7 @@ module! {
 
 #[allow(
     improper_ctypes,
-    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+    reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
     // drivers/dma-buf/dma-heap.c exports this, `bindings` does not have it.

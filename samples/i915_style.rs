@@ -5,10 +5,11 @@
 //! Its policy, which no helper knows of:
 //!
 //! * One lock for the whole device. Who needs the device to work waits first until it doesn't hang,
-//!   which signals end and which fails with `EIO` after some time, and takes the lock interruptibly.
-//!   What can't fail, and what gets by with memory alone, does neither.
-//! * Pages are pinned while a device or the kernel has them mapped, and no longer. For the CPU alone
-//!   they are only held. An object that nobody uses has none: they are in its shmem file, or in swap.
+//!   which signals end and which fails with `EIO` after some time, and takes the lock
+//!   interruptibly. What can't fail, and what gets by with memory alone, does neither.
+//! * Pages are pinned while a device or the kernel has them mapped, and no longer. For the CPU
+//!   alone they are only held. An object that nobody uses has none: they are in its shmem file, or
+//!   in swap.
 //! * Held pages are given back under memory pressure, or when user space asks.
 //! * CPU mappings are of PFNs, on fault, and revoked when the pages go. Or they are those of the
 //!   shmem file, if the object was created so.
@@ -23,8 +24,8 @@
 //! 3. the lock of the device
 //! 4. what memory reclaim takes
 //!
-//! So importers that map wait for a reset with the reservation lock held, and keep other importers of
-//! the same buffer waiting, as the core calls the driver under it.
+//! So importers that map wait for a reset with the reservation lock held, and keep other importers
+//! of the same buffer waiting, as the core calls the driver under it.
 //!
 //! The device is locked while memory is allocated, so that the shrinker can only try to lock it. It
 //! takes no folio lock either, for somebody who allocates memory may hold it.
@@ -109,7 +110,7 @@ module! {
 
 #[allow(
     improper_ctypes,
-    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+    reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
     // Static inlines, see i915_style_shim.c.
@@ -247,7 +248,8 @@ impl Object {
         if access.nowait() {
             return Err(EINVAL);
         }
-        // The core warns if a buffer can't be mapped for the kernel. What can fail has been done then.
+        // The core warns if a buffer can't be mapped for the kernel. What can fail has been done
+        // then.
         let _pinned = match self {
             Self::Own(handle) => Some(Pinned::new(handle.own())?),
             Self::Foreign(_) => None,
@@ -585,8 +587,8 @@ impl Handle {
         // SAFETY: It is reserved. Importers come back to `unmap_dma_buf`, so the device is not
         // locked.
         unsafe { bindings::dma_buf_invalidate_mappings(self.0.as_ptr()) };
-        // The pages go with the last mapping, so that there is nothing more to wait for. Copies don't
-        // reserve the buffer: one may have pinned them meanwhile.
+        // The pages go with the last mapping, so that there is nothing more to wait for. Copies
+        // don't reserve the buffer: one may have pinned them meanwhile.
         Ok(pinned.saturating_sub(own.pinned(&mut device.lock.lock())))
     }
 }
@@ -768,7 +770,8 @@ unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys
     // SAFETY: The core passes a buffer of ours.
     let own = unsafe { Own::new(buf) };
     from_result(|| {
-        // The core warns of errors, so none that can be avoided: it doesn't take a device that works.
+        // The core warns of errors, so none that can be avoided: it doesn't take a device that
+        // works.
         let mut objects = own.bo().device.lock.lock();
         let pages = own.pin(&mut objects)?;
         // SAFETY: The core passes a map to be filled in.

@@ -6,12 +6,12 @@
 //!
 //! * The only lock is that of the object, the reservation lock of its dma-buf. The core holds it
 //!   where importers map, and the driver takes it for all else. It comes after the mmap lock.
-//! * Objects are created for export: each is a dma-buf from the start, and its pages are pinned then
-//!   and unpinned when it is released. Nothing ever moves.
+//! * Objects are created for export: each is a dma-buf from the start, and its pages are pinned
+//!   then and unpinned when it is released. Nothing ever moves.
 //! * CPU mappings are of PFNs, mapped at once: there is nothing to revoke.
 //! * The mapping for the kernel is made when it is first asked for, and kept.
-//! * Foreign buffers may move: their exporter says so, and the mapping is undone there and then. The
-//!   next access makes it again.
+//! * Foreign buffers may move: their exporter says so, and the mapping is undone there and then.
+//!   The next access makes it again.
 
 use core::{
     cell::{

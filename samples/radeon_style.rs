@@ -4,15 +4,15 @@
 //!
 //! Its policy, which no helper knows of:
 //!
-//! * Each object has a reservation, a mutex of its own that comes after all other locks; only that of
-//!   a foreign object comes before the reservation lock of its buffer. Who reserves an object waits
-//!   for others, or asks not to (`EBUSY`). The copies of the driver and the count of those who share
-//!   the object are under it.
+//! * Each object has a reservation, a mutex of its own that comes after all other locks; only that
+//!   of a foreign object comes before the reservation lock of its buffer. Who reserves an object
+//!   waits for others, or asks not to (`EBUSY`). The copies of the driver and the count of those
+//!   who share the object are under it.
 //! * Pages are pinned when an object is created, while it is reserved, and unpinned when it is
 //!   released. As pinned pages stay, mapping them needs no reservation.
 //! * Objects may be of user memory, which is accounted as locked memory of the process for as long
-//!   as both exist, as VFIO does it. Who needs a limit that outlives processes accounts to the user.
-//!   They are not exported (`EPERM`): their memory goes with the process.
+//!   as both exist, as VFIO does it. Who needs a limit that outlives processes accounts to the
+//!   user. They are not exported (`EPERM`): their memory goes with the process.
 //! * CPU mappings are of PFNs, on fault, by huge pages where they fit.
 //! * The mapping for the kernel lasts from the first to the last who asks for it.
 //! * Foreign buffers may not move while they are mapped: the driver would not notice.
@@ -88,7 +88,7 @@ module! {
 
 #[allow(
     improper_ctypes,
-    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+    reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
     // See radeon_style_shim.c.

@@ -71,7 +71,7 @@ module! {
 
 #[allow(
     improper_ctypes,
-    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+    reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
     // Module parameters and static inlines, see udmabuf_shim.c.

@@ -29,7 +29,7 @@ use pagekit_view::{
 
 #[allow(
     improper_ctypes,
-    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+    reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
     // mm/shmem.c and mm/folio-compat.c export these, `bindings` does not have them.
@@ -254,7 +254,8 @@ impl PageArray {
             return false;
         };
         let nr = 1usize << order;
-        // SAFETY: We own the one reference that a new folio has, and add those of the other entries.
+        // SAFETY: We own the one reference that a new folio has, and add those of the other
+        // entries.
         unsafe { pagekit_pages_get(folio.as_ptr(), nr as c_int - 1) };
         // SAFETY: The folio has `nr` pages, and a reference for each is ours. The caller promises
         // that there is room.

@@ -37,7 +37,7 @@ use pagekit_view::{
 
 #[allow(
     improper_ctypes,
-    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+    reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
     // mm/shmem.c exports these, `bindings` does not have them.
@@ -93,8 +93,8 @@ fn yield_or_eintr() -> Result {
 ///
 /// # Invariants
 ///
-/// This owns one pin (`FOLL_PIN`) for every entry of `pages`. If `ordered`, the entry after a page is
-/// the next page of the same folio, unless the page is its folio's last.
+/// This owns one pin (`FOLL_PIN`) for every entry of `pages`. If `ordered`, the entry after a page
+/// is the next page of the same folio, unless the page is its folio's last.
 pub struct PinArray {
     pages: PageVec,
     ordered: bool,
@@ -192,8 +192,8 @@ impl PinArray {
     ///
     /// * `EINVAL`: `addr` is not page aligned, `count` is 0, the range wraps around, or there is no
     ///   room for it in the array.
-    /// * `EFAULT`: not user memory, not mapped, not writable but [`PinFlags::WRITE`], or there is no
-    ///   process: this is a kernel thread.
+    /// * `EFAULT`: not user memory, not mapped, not writable but [`PinFlags::WRITE`], or there is
+    ///   no process: this is a kernel thread.
     /// * `EINTR`: a fatal signal is pending.
     /// * `ENOMEM` and others, as from `pin_user_pages_fast()`.
     ///
@@ -436,8 +436,8 @@ impl PinCount {
 ///
 /// # Safety
 ///
-/// `slots` must have room for `count` pointers; its first `nr` must be what `memfd_pin_folios()` has
-/// pinned for this range.
+/// `slots` must have room for `count` pointers; its first `nr` must be what `memfd_pin_folios()`
+/// has pinned for this range.
 unsafe fn spread(
     file: &LocalFile,
     pgoff: usize,
@@ -502,8 +502,8 @@ unsafe fn spread_each(
             usable as usize,
             pgoff.wrapping_add(*end).saturating_sub(start),
         );
-        // Folios may have been replaced by larger or smaller ones between two lookups. Only the last
-        // may have more pages than are wanted.
+        // Folios may have been replaced by larger or smaller ones between two lookups. Only the
+        // last may have more pages than are wanted.
         if n == 0 || n > usable || n < usable && *end < all || n > end.saturating_sub(*left - 1) {
             return Err(EAGAIN);
         }

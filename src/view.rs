@@ -112,8 +112,8 @@ impl<'a> PageRef<'a> {
 
 /// An array of pages that is filled from its start: what the helpers' owners keep theirs in.
 ///
-/// It has none of the checks that a [`KVVec`] makes each time, and isn't freed on drop: that is part
-/// of its owner's own drop, so that it is in a helper and not in each driver.
+/// It has none of the checks that a [`KVVec`] makes each time, and isn't freed on drop: that is
+/// part of its owner's own drop, so that it is in a helper and not in each driver.
 pub struct PageVec(ManuallyDrop<KVVec<PageRef<'static>>>);
 
 impl PageVec {
@@ -151,8 +151,8 @@ impl PageVec {
     /// long as they are in the array.
     #[inline]
     pub unsafe fn add(&mut self, n: usize) {
-        // SAFETY: No array is larger than `isize::MAX` bytes. For the rest, by the safety requirements
-        // of this function.
+        // SAFETY: No array is larger than `isize::MAX` bytes. For the rest, by the safety
+        // requirements of this function.
         unsafe {
             assert_unchecked(self.0.len() <= isize::MAX as usize && n <= isize::MAX as usize);
             self.0.inc_len(n);

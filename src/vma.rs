@@ -12,11 +12,12 @@
 //!   pages of a file or of a process, which are refused: a file that is truncated would meet
 //!   mappings of its pages that it doesn't know of.
 //!
-//! Each is mapped eagerly, from the driver's mmap operation, or on fault, from its fault operations.
+//! Each is mapped eagerly, from the driver's mmap operation, or on fault, from its fault
+//! operations.
 //!
-//! One offset rule: a mapping has a `base`, and shows at page offset `pgoff` the page `pgoff - base`
-//! of the array. A VMA that was split, moved or shrunk keeps its page offsets, and so its pages. A
-//! dma-buf has the base 0; a DRM driver passes the fake offset of its object.
+//! One offset rule: a mapping has a `base`, and shows at page offset `pgoff` the page
+//! `pgoff - base` of the array. A VMA that was split, moved or shrunk keeps its page offsets, and
+//! so its pages. A dma-buf has the base 0; a DRM driver passes the fake offset of its object.
 //!
 //! No lock is held on return. The mmap lock, held by the caller, is proved by the VMA type.
 
@@ -41,7 +42,7 @@ use pagekit_view::{
 
 #[allow(
     improper_ctypes,
-    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+    reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
     // See vma_shim.c.
@@ -136,8 +137,8 @@ impl VmFault {
         Block::new(vma, self.address(), pages, pgoff.checked_sub(base)?)
     }
 
-    /// As much of [`Self::block`] as to map now page by page: just the faulting page where all of it
-    /// could still be mapped as one. Or what the fault operation returns if there is none.
+    /// As much of [`Self::block`] as to map now page by page: just the faulting page where all of
+    /// it could still be mapped as one. Or what the fault operation returns if there is none.
     #[inline(never)]
     fn small<'p, 'a>(
         &self,
@@ -333,8 +334,8 @@ pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
 ///
 /// # Safety
 ///
-/// As for [`setup_pfns`]. Each of `pages` must stay allocated until the mapping of it is gone: until
-/// the file that was mapped is released.
+/// As for [`setup_pfns`]. Each of `pages` must stay allocated until the mapping of it is gone:
+/// until the file that was mapped is released.
 ///
 /// # Examples
 ///
@@ -374,9 +375,10 @@ pub unsafe fn map_pfns(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Resu
 /// Maps PFNs for a fault in a VMA that [`setup_pfns`] has set up, from a driver's fault operation.
 ///
 /// Maps the faulting page, and while at it what else of `pages` the same page table reaches: to map
-/// less, pass a part of the array and move `base` with it. What is mapped already stays as it is. PTEs
-/// are what `vm_page_prot` says, and so writable if the VMA is: there is no second fault for a write, and
-/// no need for `pfn_mkwrite`. In a block that [`huge_fault_pfns`] could still map as one, it maps just the one page.
+/// less, pass a part of the array and move `base` with it. What is mapped already stays as it is.
+/// PTEs are what `vm_page_prot` says, and so writable if the VMA is: there is no second fault for a
+/// write, and no need for `pfn_mkwrite`. In a block that [`huge_fault_pfns`] could still map as
+/// one, it maps just the one page.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array or the VMA
 /// isn't one for PFNs; `VM_FAULT_OOM`.
@@ -413,15 +415,15 @@ pub unsafe fn fault_pfns(
 /// Maps a huge page of PFNs for a fault, from a driver's `huge_fault` operation.
 ///
 /// Maps the block of `PMD_SIZE` around the faulting address as one if it lies wholly within the VMA
-/// and the array, its pages are contiguous and aligned, and `vm_page_prot` is as the kernel has made
-/// it. This function looks at nothing else. The kernel doesn't call the operation where a process
-/// does without huge pages (`madvise(MADV_NOHUGEPAGE)`, `prctl(PR_SET_THP_DISABLE)`).
+/// and the array, its pages are contiguous and aligned, and `vm_page_prot` is as the kernel has
+/// made it. This function looks at nothing else. The kernel doesn't call the operation where a
+/// process does without huge pages (`madvise(MADV_NOHUGEPAGE)`, `prctl(PR_SET_THP_DISABLE)`).
 ///
-/// The address must be as aligned as the pages for that. dma-buf files don't see to it: whoever maps
-/// them chooses the address.
+/// The address must be as aligned as the pages for that. dma-buf files don't see to it: whoever
+/// maps them chooses the address.
 ///
-/// Returns what [`fault_pfns`] does, and `VM_FAULT_FALLBACK` for other orders and blocks: the kernel
-/// calls the fault operation, then.
+/// Returns what [`fault_pfns`] does, and `VM_FAULT_FALLBACK` for other orders and blocks: the
+/// kernel calls the fault operation, then.
 ///
 /// Context and safety are those of [`fault_pfns`], which the driver's fault operation must call.
 ///
@@ -488,8 +490,8 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// Sets `vma` up to show referenced pages of an array of `len` pages, from a driver's mmap
 /// operation.
 ///
-/// Sets `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault operation calls
-/// [`fault_pages`]. `vm_page_prot` stays as the driver has left it.
+/// Sets `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault operation
+/// calls [`fault_pages`]. `vm_page_prot` stays as the driver has left it.
 ///
 /// It is no mixed mapping (`VM_MIXEDMAP`): when the kernel splits a huge page in one of those, it
 /// loses the references. The kernel must not track what is written to the file that is mapped; it
@@ -533,8 +535,8 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
 ///
 /// # Errors
 ///
-/// * `EINVAL`: as from [`setup_pages`]; or a page that is a file's or a process's, or can't be mapped
-///   for another reason (a part of a high-order allocation that is not compound, a slab).
+/// * `EINVAL`: as from [`setup_pages`]; or a page that is a file's or a process's, or can't be
+///   mapped for another reason (a part of a high-order allocation that is not compound, a slab).
 /// * `EBUSY`: something is mapped there already.
 /// * `ENOMEM`: no page tables.
 ///
@@ -560,8 +562,8 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     // SAFETY: It is not one for PFNs.
     unsafe { set_flags(vma, flags::MIXEDMAP | flags::DONTEXPAND | flags::DONTDUMP) };
     let mut left = pages.len();
-    // SAFETY: The VMA is locked and a mixed mapping, and has as many pages as the slice, which is only
-    // read.
+    // SAFETY: The VMA is locked and a mixed mapping, and has as many pages as the slice, which is
+    // only read.
     to_result(unsafe {
         bindings::vm_insert_pages(
             vma.as_ptr(),
@@ -572,13 +574,13 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     })
 }
 
-/// Maps referenced pages for a fault in a VMA that [`setup_pages`] or [`map_pages`] has set up, from a
-/// driver's fault operation.
+/// Maps referenced pages for a fault in a VMA that [`setup_pages`] or [`map_pages`] has set up,
+/// from a driver's fault operation.
 ///
 /// Maps the faulting page, and while at it what else of `pages` the same page table reaches: to map
-/// less, pass a part of the array and move `base` with it. What is mapped already stays as it is. PTEs
-/// are what `vm_page_prot` says, and so writable if the VMA is. In a block that [`huge_fault_pages`]
-/// could still map as one, it maps just the one page.
+/// less, pass a part of the array and move `base` with it. What is mapped already stays as it is.
+/// PTEs are what `vm_page_prot` says, and so writable if the VMA is. In a block that
+/// [`huge_fault_pages`] could still map as one, it maps just the one page.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array, the VMA is
 /// one for PFNs, or the page is one that [`map_pages`] refuses; `VM_FAULT_OOM`.
@@ -617,18 +619,19 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
     bindings::vm_fault_reason_VM_FAULT_NOPAGE
 }
 
-/// Maps a huge page and takes a reference on it for a fault, from a driver's `huge_fault` operation.
+/// Maps a huge page and takes a reference on it for a fault, from a driver's `huge_fault`
+/// operation.
 ///
-/// The block of `PMD_SIZE` around the faulting address must lie wholly within the VMA and the array,
-/// its pages must be those of one folio, and `vm_page_prot` as the kernel has made it. The VMA must be
-/// one that [`setup_pages`] has set up, not [`map_pages`].
+/// The block of `PMD_SIZE` around the faulting address must lie wholly within the VMA and the
+/// array, its pages must be those of one folio, and `vm_page_prot` as the kernel has made it. The
+/// VMA must be one that [`setup_pages`] has set up, not [`map_pages`].
 ///
 /// The kernel asks for huge pages of this kind where the administrator lets processes have
-/// transparent huge pages always, or on `madvise(MADV_HUGEPAGE)` and the process has done that. As to
-/// the address, see [`huge_fault_pfns`].
+/// transparent huge pages always, or on `madvise(MADV_HUGEPAGE)` and the process has done that. As
+/// to the address, see [`huge_fault_pfns`].
 ///
-/// Returns what [`fault_pages`] does, and `VM_FAULT_FALLBACK` for other orders, blocks and VMAs: the
-/// kernel calls the fault operation, then.
+/// Returns what [`fault_pages`] does, and `VM_FAULT_FALLBACK` for other orders, blocks and VMAs:
+/// the kernel calls the fault operation, then.
 ///
 /// Context: that of [`fault_pages`], which the driver's fault operation must call.
 ///
@@ -637,8 +640,9 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
 /// # Safety
 ///
 /// While this runs no other fault may be handled in the VMA: the driver must hold a lock of its own
-/// around this and what its fault operation does, as `drm_gem_shmem` does with the reservation lock.
-/// The kernel takes it for a bug (`VM_BUG_ON`) if a huge page appears while pages are inserted.
+/// around this and what its fault operation does, as `drm_gem_shmem` does with the reservation
+/// lock. The kernel takes it for a bug (`VM_BUG_ON`) if a huge page appears while pages are
+/// inserted.
 ///
 /// # Examples
 ///
@@ -668,8 +672,9 @@ pub unsafe fn huge_fault_pages(
     let vma = vmf.vma();
     match block.huge(vma) {
         Some(page) if order == PMD_ORDER && vma.flags() & flags::MIXEDMAP == 0 => {
-            // SAFETY: The VMA is locked, neither for PFNs nor mixed nor COW, and the block lies within
-            // it. The shim looks at the folio. The caller promises that no page is being inserted.
+            // SAFETY: The VMA is locked, neither for PFNs nor mixed nor COW, and the block lies
+            // within it. The shim looks at the folio. The caller promises that no page is being
+            // inserted.
             unsafe { pagekit_vma_insert_huge_page(vmf.0.get(), page.as_ptr()) }
         }
         _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
