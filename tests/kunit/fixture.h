@@ -2,6 +2,8 @@
 /*
  * Static inlines for the fixture in fixture.rs. Each test module has a copy.
  */
+#include <kunit/test.h>
+#include <kunit/test-bug.h>
 #include <linux/anon_inodes.h>
 #include <linux/cred.h>
 #include <linux/falloc.h>
@@ -16,13 +18,21 @@
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
+#include <linux/swap.h>
 #include <linux/vmstat.h>
 
 #include "../../src/shim.h"
 
+/* Ends the test, for which this machine lacks something. Destructors don't run. */
+void fixture_skip(const char *why);
+__weak void fixture_skip(const char *why)
+{
+	kunit_skip(kunit_get_current_test(), "%s", why);
+}
+
 /* The VMA at addr takes large folios, as after MADV_HUGEPAGE. */
 int fixture_advise_huge(unsigned long addr);
-int fixture_advise_huge(unsigned long addr)
+__weak int fixture_advise_huge(unsigned long addr)
 {
 	struct vm_area_struct *vma;
 
@@ -36,7 +46,7 @@ int fixture_advise_huge(unsigned long addr)
 
 /* Is addr mapped by a huge page? Nobody changes the page tables meanwhile. */
 bool fixture_is_huge(unsigned long addr);
-bool fixture_is_huge(unsigned long addr)
+__weak bool fixture_is_huge(unsigned long addr)
 {
 	pgd_t *pgd = pgd_offset(current->mm, addr);
 	p4d_t *p4d;
@@ -53,7 +63,7 @@ bool fixture_is_huge(unsigned long addr)
 
 /* A shmem file on a file system with these mount options, or on the kernel's own. */
 struct file *fixture_shmem(loff_t size, char *options);
-struct file *fixture_shmem(loff_t size, char *options)
+__weak struct file *fixture_shmem(loff_t size, char *options)
 {
 	const vma_flags_t flags = mk_vma_flags(VMA_NORESERVE_BIT);
 	struct vfsmount *mnt;
@@ -70,7 +80,7 @@ struct file *fixture_shmem(loff_t size, char *options)
 }
 
 struct file *fixture_hugetlb(loff_t size);
-struct file *fixture_hugetlb(loff_t size)
+__weak struct file *fixture_hugetlb(loff_t size)
 {
 	struct vfsmount *mnt;
 	struct path root;
@@ -91,7 +101,7 @@ struct file *fixture_hugetlb(loff_t size)
 
 /* A disk that nobody uses. Kernel threads don't see the files of user space by themselves. */
 struct file *fixture_disk(void);
-struct file *fixture_disk(void)
+__weak struct file *fixture_disk(void)
 {
 	scoped_with_init_fs()
 		return filp_open("/dev/zram1", O_RDWR, 0);
@@ -100,7 +110,7 @@ struct file *fixture_disk(void)
 
 /* As reclaim: a page that nobody maps is written to swap if it is dirty, and dropped if not. */
 void fixture_reclaim(struct file *file, pgoff_t index);
-void fixture_reclaim(struct file *file, pgoff_t index)
+__weak void fixture_reclaim(struct file *file, pgoff_t index)
 {
 	struct folio *folio = filemap_lock_folio(file->f_mapping, index);
 
@@ -114,7 +124,7 @@ void fixture_reclaim(struct file *file, pgoff_t index)
 	invalidate_mapping_pages(file->f_mapping, index, index);
 }
 
-/* A thread that takes all pages out of a file and allocates new ones, with what was there before. */
+/* A thread that takes all pages out of a file and allocates new ones, with what was there. */
 static int fixture_churn_thread(void *data)
 {
 	struct file *file = data;
@@ -140,7 +150,7 @@ static int fixture_churn_thread(void *data)
 
 /* The memory of a page has an error, or has none after all. */
 void fixture_poison(struct page *page, bool bad);
-void fixture_poison(struct page *page, bool bad)
+__weak void fixture_poison(struct page *page, bool bad)
 {
 	struct folio *folio = page_folio(page);
 	/* hugetlb says it of the first page instead. */
@@ -159,7 +169,7 @@ void fixture_poison(struct page *page, bool bad)
 
 /* This thread, which takes no signals otherwise, was killed, or was not after all. */
 void fixture_kill(bool kill);
-void fixture_kill(bool kill)
+__weak void fixture_kill(bool kill)
 {
 	if (kill) {
 		allow_signal(SIGKILL);
@@ -172,7 +182,7 @@ void fixture_kill(bool kill)
 
 /* New pages sit in a batch of this CPU, with a reference, until they go to the LRU lists: now. */
 void fixture_drain(void);
-void fixture_drain(void)
+__weak void fixture_drain(void)
 {
 	struct folio_batch none;
 
@@ -180,6 +190,9 @@ void fixture_drain(void)
 	__folio_batch_release(&none);
 }
 
+SHIM(bool, fixture_has_swap, (void), get_nr_swap_pages() > 0)
+SHIM(bool, fixture_has_movable, (void),
+     managed_zone(&NODE_DATA(numa_mem_id())->node_zones[ZONE_MOVABLE]))
 SHIM(struct task_struct *, fixture_churn, (struct file *file),
      kthread_run(fixture_churn_thread, file, "pagekit-kunit"))
 SHIM(void, fixture_set_movable, (struct file *file, bool movable),

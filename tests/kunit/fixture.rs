@@ -18,9 +18,12 @@ use kernel::{
 
 #[allow(
     improper_ctypes,
-    reason = "Some configurations have fields of size zero deep in structs that are only pointed to."
+    reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
+    fn fixture_skip(why: *const c_char);
+    fn fixture_has_swap() -> bool;
+    fn fixture_has_movable() -> bool;
     fn fixture_shmem(size: bindings::loff_t, options: *mut c_char) -> *mut bindings::file;
     fn fixture_hugetlb(size: bindings::loff_t) -> *mut bindings::file;
     fn fixture_disk() -> *mut bindings::file;
@@ -71,6 +74,37 @@ extern "C" {
 /// Pages of files that [`TestFile::mixed`] has filled.
 pub(crate) const MIXED: usize = 600;
 
+/// Ends the test: this machine lacks what it needs. It does not return, but objtool does not know
+/// that of functions in C.
+fn skip(why: &CStr) -> Error {
+    // SAFETY: This runs in a test.
+    unsafe { fixture_skip(why.as_char_ptr()) };
+    ENODEV
+}
+
+/// For tests whose pages are swapped out.
+pub(crate) fn needs_swap() {
+    // SAFETY: Plain call.
+    if !unsafe { fixture_has_swap() } {
+        skip(c"no swap");
+    }
+}
+
+/// For tests whose pages are in movable memory first.
+pub(crate) fn needs_movable() {
+    // SAFETY: Plain call.
+    if !unsafe { fixture_has_movable() } {
+        skip(c"no movable memory: boot with movablecore=");
+    }
+}
+
+/// For tests of what memory errors do.
+pub(crate) fn needs_memory_failure() {
+    if !cfg!(CONFIG_MEMORY_FAILURE) {
+        skip(c"no CONFIG_MEMORY_FAILURE");
+    }
+}
+
 /// An open file that is put on drop.
 pub(crate) struct TestFile(*mut bindings::file);
 
@@ -105,22 +139,35 @@ impl TestFile {
         Ok(file)
     }
 
-    /// A hugetlb file of `pages` pages, all holes. The administrator must have made huge pages.
+    /// A hugetlb file of `pages` pages, all holes. Skips the test if the administrator has not made
+    /// two huge pages.
     pub(crate) fn hugetlb(pages: usize) -> Result<Self> {
         // SAFETY: Plain call.
-        from_err_ptr(unsafe { fixture_hugetlb((pages * PAGE_SIZE) as i64) }).map(Self)
+        let file = from_err_ptr(unsafe { fixture_hugetlb((pages * PAGE_SIZE) as i64) }).map(Self);
+        file.and_then(|file| {
+            file.fallocate(0, pages.min(1024))?;
+            file.punch_hole(0, pages)?;
+            Ok(file)
+        })
+        .map_err(|_| skip(c"no huge pages: boot with hugepages="))
     }
 
-    /// A disk: a file whose dirty pages must be written back. The administrator must have made it.
+    /// A disk: a file whose dirty pages must be written back. Skips the test if the administrator
+    /// has made none.
     pub(crate) fn disk() -> Result<Self> {
         // SAFETY: Plain call.
-        from_err_ptr(unsafe { fixture_disk() }).map(Self)
+        from_err_ptr(unsafe { fixture_disk() })
+            .map(Self)
+            .map_err(|_| skip(c"no disk that nobody uses"))
     }
 
-    /// As [`Self::hugetlb`], page i full of bytes `pattern(i)`.
+    /// As [`Self::hugetlb`], page i full of bytes `pattern(i)`. Skips the test if there are fewer.
     pub(crate) fn hugetlb_pattern(pages: usize) -> Result<Self> {
         let file = Self::hugetlb(pages)?;
-        file.fallocate(0, pages)?;
+        if file.fallocate(0, pages).is_err() {
+            drop(file);
+            return Err(skip(c"too few huge pages: boot with hugepages="));
+        }
         for i in 0..pages {
             file.find(i).ok_or(ENOENT)?.fill(pattern(i));
         }
@@ -134,19 +181,16 @@ impl TestFile {
 
     /// As [`Self::pattern`], in folios of 512 pages. Attaches the test to an mm.
     pub(crate) fn huge_pattern(pages: usize) -> Result<Self> {
-        let file = Self::shmem(pages)?;
-        for first in (0..pages).step_by(512) {
-            file.add_folio(first, 512)?;
-        }
-        file.filled(pages)
+        Self::shmem(pages)?
+            .with_folios((0..pages).step_by(512).map(|first| (first, 512)))?
+            .filled(pages)
     }
 
-    /// As [`Self::pattern`], of [`MIXED`] pages in folios of 512, 16 and 1. Attaches the test to an mm.
+    /// As [`Self::pattern`], of [`MIXED`] pages in folios of 512, 16 and 1. Attaches the test to an
+    /// mm.
     pub(crate) fn mixed(self) -> Result<Self> {
-        for (first, nr) in [(0, 512), (512, 16), (544, 16)] {
-            self.add_folio(first, nr)?;
-        }
-        self.filled(MIXED)
+        self.with_folios([(0, 512), (512, 16), (544, 16)])?
+            .filled(MIXED)
     }
 
     /// From now on, pages come from movable memory while there is some: boot with movablecore=.
@@ -156,19 +200,30 @@ impl TestFile {
         self
     }
 
-    /// Makes the hole at `first` a folio of `nr` pages. Attaches the test to an mm.
+    /// Makes holes folios: first page and count of each. Attaches the test to an mm.
     ///
-    /// The administrator must let shmem use folios of that size (shmem_enabled: advise).
-    pub(crate) fn add_folio(&self, first: usize, nr: usize) -> Result {
+    /// Skips it unless the administrator lets shmem use folios of that size.
+    fn with_folios(self, folios: impl IntoIterator<Item = (usize, usize)>) -> Result<Self> {
+        for (first, nr) in folios {
+            if !self.add_folio(first, nr)? {
+                drop(self);
+                return Err(skip(
+                    c"no such folios of shmem: boot with thp_shmem=64K,2M:advise",
+                ));
+            }
+        }
+        Ok(self)
+    }
+
+    fn add_folio(&self, first: usize, nr: usize) -> Result<bool> {
         // A larger one doesn't fit into the VMA.
         let addr = map_user(AT, Some(self), first, nr, RW, SHARED | FIXED)?;
         advise_huge(addr)?;
         put_user(addr, 0)?;
         unmap_user(addr, nr);
-        match self.find(first) {
-            Some(page) if page.first() == first && page.nr() == nr => Ok(()),
-            _ => Err(ENOSYS),
-        }
+        Ok(self
+            .find(first)
+            .is_some_and(|page| page.first() == first && page.nr() == nr))
     }
 
     /// Makes page i full of bytes `pattern(i)`.
@@ -301,8 +356,8 @@ impl TestFile {
             .all(|folio| (folio.refs as usize, folio.pins) == (folio.nr, 0)))
     }
 
-    /// Makes the folio at `index` leave memory, as reclaim would, if nobody uses it. There must be
-    /// swap.
+    /// Makes the folio at `index` leave memory, as reclaim would, if nobody uses it. Tests of that
+    /// call [`needs_swap`] first.
     pub(crate) fn reclaim(&self, index: usize) {
         drain();
         // SAFETY: The file is open.

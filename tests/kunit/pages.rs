@@ -210,6 +210,7 @@ mod tests {
 
     #[test]
     fn memory_errors_are_eio_and_leave_no_reference() -> Result {
+        needs_memory_failure();
         let file = TestFile::pattern(MANY)?;
         let before = file.refs(0);
         // In the last batch.
@@ -297,7 +298,8 @@ mod tests {
         Ok(())
     }
 
-    /// Whether arrays of these ranges have one reference per entry, and nobody has more than `before`.
+    /// Whether arrays of these ranges have one reference per entry, and nobody has more than
+    /// `before`.
     fn has_refs(file: &TestFile, before: &[Folio], ranges: &[(usize, usize)]) -> Result<bool> {
         let held = |folio: &Folio| Folio {
             refs: folio.refs + folio.entries(ranges),
@@ -354,6 +356,7 @@ mod tests {
 
     #[test]
     fn swapped_out_pages_are_brought_back() -> Result {
+        needs_swap();
         let file = TestFile::shmem(MIXED)?.mixed()?;
         for i in [0, 512, 530, 599] {
             file.reclaim(i);
@@ -370,6 +373,7 @@ mod tests {
 
     #[test]
     fn what_was_written_survives_reclaim_if_dirty() -> Result {
+        needs_swap();
         for (marks, byte) in [(Marks::DIRTY, 0xee), (Marks::empty(), 0)] {
             let file = TestFile::shmem(4)?;
             let array = PageArray::from_shmem(file.file(), 0, 4)?;
@@ -384,6 +388,7 @@ mod tests {
 
     #[test]
     fn holding_moves_nothing() -> Result {
+        needs_movable();
         let file = TestFile::shmem(MANY)?.movable().filled(MANY)?;
         let before = file.folios(MANY)?;
         let pages = |i| file.find(i).map(|page| (page.as_ptr(), page.is_movable()));
@@ -408,6 +413,7 @@ mod tests {
 
     #[test]
     fn memory_errors_in_large_folios_are_eio() -> Result {
+        needs_memory_failure();
         let file = TestFile::shmem(MIXED)?.mixed()?;
         let before = file.folios(MIXED)?;
         for (bad, range) in [(100, (3, 4)), (520, (0, MIXED)), (544, (559, 2))] {

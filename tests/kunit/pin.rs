@@ -237,6 +237,7 @@ mod tests {
 
     #[test]
     fn memory_errors_are_eio_and_leave_no_pin() -> Result {
+        needs_memory_failure();
         let file = TestFile::pattern(MANY)?;
         let before = file.refs(0);
         let mut array = PinArray::with_capacity(2 * MANY, PinFlags::WRITE)?;
@@ -257,6 +258,7 @@ mod tests {
 
     #[test]
     fn late_failure_unpins_earlier_chunks() -> Result {
+        needs_memory_failure();
         // Much more than is pinned at once.
         const PAGES: usize = 2 * 4096 + 1;
         let file = TestFile::shmem(PAGES)?;
@@ -474,6 +476,7 @@ mod tests {
 
     #[test]
     fn bad_hugetlb_ranges_leave_no_pin() -> Result {
+        needs_memory_failure();
         let file = TestFile::hugetlb_pattern(1024)?;
         let mut array = PinArray::with_capacity(1024, PinFlags::WRITE)?;
         array.pin_memfd(file.file(), 510, 4)?;
@@ -507,6 +510,7 @@ mod tests {
 
     #[test]
     fn swapped_out_pages_are_brought_back() -> Result {
+        needs_swap();
         let file = TestFile::shmem(MIXED)?.mixed()?;
         for i in [0, 512, 530, 599] {
             file.reclaim(i);
@@ -523,6 +527,7 @@ mod tests {
 
     #[test]
     fn what_was_written_survives_reclaim() -> Result {
+        needs_swap();
         for (flags, byte) in [(PinFlags::WRITE, 0xee), (PinFlags::empty(), 0)] {
             let file = TestFile::shmem(4)?;
             let mut array = PinArray::with_capacity(4, flags)?;
@@ -542,6 +547,7 @@ mod tests {
 
     #[test]
     fn memory_errors_in_large_folios_are_eio() -> Result {
+        needs_memory_failure();
         let file = TestFile::shmem(MIXED)?.mixed()?;
         for (bad, range) in [(100, (3, 4)), (520, (0, MIXED)), (544, (559, 2))] {
             let bad = file.find(bad).ok_or(ENOENT)?;
@@ -863,6 +869,7 @@ mod tests {
 
     #[test]
     fn pinning_moves_files_out_of_movable_memory() -> Result {
+        needs_movable();
         let file = TestFile::shmem(MIXED)?.movable().mixed()?;
         assert_eq!(movable(&file, MIXED), MIXED);
         assert!(pins_and_unpins(&file, MIXED, [(0, MIXED), (500, 40)])?);
@@ -880,6 +887,7 @@ mod tests {
 
     #[test]
     fn pinning_moves_huge_pages_out_of_movable_memory() -> Result {
+        needs_movable();
         // All that there are: other cases have had some of them moved.
         const PAGES: usize = 8 * 512;
         let file = TestFile::hugetlb_pattern(PAGES)?;
@@ -891,6 +899,7 @@ mod tests {
 
     #[test]
     fn pinning_moves_memory_out_of_movable_memory() -> Result {
+        needs_movable();
         let huge = map_user(AT, None, 0, 1024, RW, PRIVATE | FIXED)?;
         advise_huge(huge)?;
         for (start, pages) in [(user_memory(None, MANY, RW)?, MANY), (huge, 1024)] {
@@ -904,6 +913,7 @@ mod tests {
 
     #[test]
     fn what_is_held_in_movable_memory_is_not_pinned() -> Result {
+        needs_movable();
         let file = TestFile::shmem(8)?.movable().filled(8)?;
         let held = file.find(5).ok_or(ENOENT)?;
         assert!(held.is_movable());
@@ -923,6 +933,7 @@ mod tests {
 
     #[test]
     fn what_is_held_in_movable_memory_is_not_pinned_by_address() -> Result {
+        needs_movable();
         let start = user_memory(None, 8, RW)?;
         put_pattern(start, 8)?;
         let before = user_folios(start, 8)?;
