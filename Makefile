@@ -63,6 +63,14 @@ bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
 check: ## check format, lints, documents, and what the modules link to and call
 	@tests/run.py check
 
+.PHONY: intree
+intree: ## place it in a kernel tree, or take it out again KDIR= [UNDO=1 [FORCE=1]]
+	@tests/intree.py $(if $(UNDO),undo,place) $(if $(FORCE),--force)
+
+.PHONY: patches
+patches: ## write what make intree does as a series of patches [KDIR=]
+	@tests/intree.py patches
+
 .PHONY: size
 size: ## compare drivers that link the helpers with those that have copies
 	@tests/size.py

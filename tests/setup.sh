@@ -8,6 +8,7 @@
 #   setup.sh kernel base|debug   set up all; the last line printed is the build dir
 #   setup.sh modules base|debug  the same without the virtual machine
 #   setup.sh size base|debug     all, and what counts lines for make size
+#   setup.sh bitflags            get the crate; the last line printed is its lib.rs
 #   setup.sh env base|debug      NAME=value lines for a machine that is set up
 #   setup.sh doctor              what is there and what is missing
 #
@@ -170,6 +171,18 @@ set_up() {
 	[[ $KDIR ]] || kernel_ready "$config" || die "the kernel build left no complete kernel"
 }
 
+# The crate alone: for that cargo is enough.
+set_up_bitflags() {
+	if ! find_bitflags; then
+		lock_cache
+		check_rustc
+		step bitflags make_bitflags
+		wait_steps
+		find_bitflags || die "cargo has not fetched bitflags; see $cache/log"
+	fi
+	echo "$bitflags"
+}
+
 # Starts what is still missing of the tools that a kernel build takes.
 start_tools() {
 	[[ ! $KDIR ]] || return 0
@@ -219,6 +232,7 @@ main() {
 		esac
 		echo "$KDIR"
 		;;
+	bitflags) set_up_bitflags ;;
 	doctor) doctor ;;
 	*) usage ;;
 	esac
