@@ -23,6 +23,7 @@ from pathlib import Path
 import bench
 import chart
 import host
+import intree_check
 import vm
 from host import Case
 
@@ -150,9 +151,9 @@ def build_compat():
          "-idirafter", Path("/usr/include", multiarch), TESTS / "user/compat.c", "-o", BIN / "pagekit-compat")
 
 
-def run_vm(config, built, script, env, modules=None, name=None, **options) -> vm.Result:
+def run_vm(config, built, script, env, modules=None, order=None, name=None, **options) -> vm.Result:
     modules = modules or modules_dir(config)
-    order = load_order(modules)
+    order = order or load_order(modules)
     plain = [name for name in order if not name.endswith("_kunit") and name != HEAP]
     env |= {
         "MODDIR": modules, "BIN": BIN, "MODULES": " ".join(plain), "UNLOAD": " ".join(reversed(plain)),
@@ -372,7 +373,8 @@ def check(options) -> int:
     try:
         built = set_up("base")
         print("check: clippy builds everything once more", flush=True)
-        cases = [*host.cases(modules_dir("base"), built), *host.style_cases(), *host.clippy_cases("base")]
+        cases = [*host.cases(modules_dir("base"), built), *host.style_cases(), *host.clippy_cases("base"),
+                 *intree_check.cases(built["KDIR"])]
     except (vm.Error, OSError, subprocess.SubprocessError) as failure:
         cases = [Case("host", "setup", False, str(failure))]
     return report(cases, "check")
@@ -382,7 +384,7 @@ def report(cases, level) -> int:
     failed = [case for case in cases if not case.ok]
     passed = len(cases) - len(failed)
     OUT.mkdir(exist_ok=True)
-    (OUT / f"{'check' if level == 'check' else 'test'}.json").write_text(json.dumps(
+    (OUT / f"{level if level in ('check', 'intree') else 'test'}.json").write_text(json.dumps(
         {"level": level, "passed": passed, "failed": len(failed), "cases": [asdict(c) for c in cases]}, indent=1))
     suites = Counter((c.where, c.name.split(".")[0]) for c in cases)
     bad = Counter((c.where, c.name.split(".")[0]) for c in failed)
