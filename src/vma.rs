@@ -392,8 +392,8 @@ pub unsafe fn map_pfns(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Resu
 /// # Safety
 ///
 /// Each of `pages` must stay allocated until the mapping of it is gone: until the file that was
-/// mapped is released, or the driver has zapped the mapping. Until then the array must have the same
-/// page in the same place.
+/// mapped is released, or the driver has zapped the mapping. Until then the array must have the
+/// same page in the same place.
 #[export_name = "pagekit_vma_fault_pfns"]
 pub unsafe fn fault_pfns(
     vmf: &VmFault,
