@@ -17,8 +17,10 @@ use kernel::{
     bindings,
     error::{
         from_err_ptr,
+        from_result,
         to_result, //
     },
+    module::this_module,
     prelude::*,
     sizes::SZ_64K, //
 };
@@ -96,6 +98,27 @@ pub(crate) unsafe fn into_fd(buf: NonNull<bindings::dma_buf>, flags: u32) -> Res
         unsafe { bindings::dma_buf_put(buf.as_ptr()) };
     })?;
     Ok(fd)
+}
+
+/// [`export`] for reading and writing, and [`into_fd`]: what an ioctl returns.
+///
+/// # Safety
+///
+/// As for [`export`].
+#[inline(always)] // As above.
+pub(crate) unsafe fn export_fd<T>(
+    name: &'static CStr,
+    ops: &'static bindings::dma_buf_ops,
+    size: usize,
+    cloexec: u32,
+    data: KBox<T>,
+) -> Result<isize> {
+    let owner = this_module::<crate::LocalModule>();
+    // SAFETY: As the caller promises. The reference on the new buffer is ours.
+    unsafe {
+        let buf = export(name, owner, ops, size, bindings::O_RDWR, data)?;
+        Ok(into_fd(buf, cloexec)? as isize)
+    }
 }
 
 /// Borrows what the buffer was exported with.
@@ -413,6 +436,73 @@ pub(crate) fn vmap(pages: &[PageRef<'_>], map: &mut bindings::iosys_map) -> Resu
 pub(crate) unsafe fn vunmap(pages: &[PageRef<'_>], map: &bindings::iosys_map) {
     // SAFETY: As the caller promises. `vmap` has checked that the length fits.
     unsafe { vm_unmap_ram(map.__bindgen_anon_1.vaddr, pages.len() as c_uint) };
+}
+
+/// What a buffer is exported with whose pages stay where they are until it is released.
+pub(crate) trait Pages {
+    fn pages(&self) -> &[PageRef<'_>];
+}
+
+/// The operations of such buffers that are calls of this file. `mmap` is for the driver to add.
+pub(crate) const fn ops<T: Pages>() -> bindings::dma_buf_ops {
+    /// # Safety
+    ///
+    /// To be called by the core, under the reservation lock.
+    unsafe extern "C" fn map_dma_buf<T: Pages>(
+        attachment: *mut bindings::dma_buf_attachment,
+        dir: bindings::dma_data_direction,
+    ) -> *mut bindings::sg_table {
+        // SAFETY: The core passes an attachment of a buffer that was exported with a `T`, whose pages
+        // stay.
+        unsafe {
+            let pages = data::<T>((*attachment).dmabuf).pages();
+            table_or_err(map(attachment, pages, dir))
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for `map_dma_buf`.
+    unsafe extern "C" fn vmap_op<T: Pages>(
+        buf: *mut bindings::dma_buf,
+        map: *mut bindings::iosys_map,
+    ) -> c_int {
+        // SAFETY: The core passes a buffer that was exported with a `T`, and a map to be filled in.
+        from_result(|| unsafe {
+            vmap(data::<T>(buf).pages(), &mut *map)?;
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// As for `map_dma_buf`.
+    unsafe extern "C" fn vunmap_op<T: Pages>(
+        buf: *mut bindings::dma_buf,
+        map: *mut bindings::iosys_map,
+    ) {
+        // SAFETY: As above; this is what `vmap_op` has filled in.
+        unsafe { vunmap(data::<T>(buf).pages(), &*map) };
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the core, when the last file descriptor, mapping and importer has gone.
+    unsafe extern "C" fn release_op<T>(buf: *mut bindings::dma_buf) {
+        // SAFETY: The core passes a buffer that was exported with a `T`, for the last time.
+        drop(unsafe { release::<T>(buf) });
+    }
+
+    bindings::dma_buf_ops {
+        map_dma_buf: Some(map_dma_buf::<T>),
+        unmap_dma_buf: Some(unmap),
+        begin_cpu_access: Some(begin_cpu_access),
+        end_cpu_access: Some(end_cpu_access),
+        vmap: Some(vmap_op::<T>),
+        vunmap: Some(vunmap_op::<T>),
+        release: Some(release_op::<T>),
+        ..pin_init::zeroed()
+    }
 }
 
 /// Calls `f` with each attachment of `buf`.

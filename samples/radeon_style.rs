@@ -66,6 +66,7 @@ mod dmabuf;
 mod import;
 mod style;
 
+use dmabuf::Pages;
 use import::{
     Attachment,
     Buf,
@@ -259,7 +260,9 @@ impl Bo {
         drop(reserved);
         Ok(bo)
     }
+}
 
+impl dmabuf::Pages for Bo {
     fn pages(&self) -> &[PageRef<'_>] {
         self.pins.as_ref().map_or(&[], PinArray::pages)
     }
@@ -343,18 +346,11 @@ impl Drop for Handle {
 static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
     attach: Some(attach),
     detach: Some(detach),
-    map_dma_buf: Some(map_dma_buf),
-    unmap_dma_buf: Some(dmabuf::unmap),
-    begin_cpu_access: Some(dmabuf::begin_cpu_access),
-    end_cpu_access: Some(dmabuf::end_cpu_access),
     mmap: Some(mmap),
-    vmap: Some(vmap),
-    vunmap: Some(vunmap),
-    release: Some(release),
-    ..pin_init::zeroed()
+    ..dmabuf::ops::<Bo>()
 };
 
-// What the dma-buf core calls, with buffers that were exported with `OPS`.
+// What the dma-buf core calls beside that, with buffers that were exported with `OPS`.
 
 /// # Safety
 ///
@@ -383,20 +379,6 @@ unsafe extern "C" fn detach(
         .reservation
         .lock()
         .sharers -= 1;
-}
-
-/// # Safety
-///
-/// To be called by the core, under the reservation lock of the buffer.
-unsafe extern "C" fn map_dma_buf(
-    attachment: *mut bindings::dma_buf_attachment,
-    dir: bindings::dma_data_direction,
-) -> *mut bindings::sg_table {
-    // SAFETY: The core passes an attachment of a buffer of ours, which stays pinned.
-    unsafe {
-        let bo = dmabuf::data::<Bo>((*attachment).dmabuf);
-        dmabuf::table_or_err(dmabuf::map(attachment, bo.pages(), dir))
-    }
 }
 
 static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
@@ -454,33 +436,6 @@ unsafe extern "C" fn huge_fault(
 ) -> bindings::vm_fault_t {
     // SAFETY: As in `fault`.
     unsafe { huge_fault_pfns(VmFault::from_raw(vmf), order, pages(vmf), 0) }
-}
-
-/// # Safety
-///
-/// To be called by the core, under the reservation lock of the buffer.
-unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) -> c_int {
-    // SAFETY: The core passes a buffer of ours, and a map to be filled in.
-    from_result(|| unsafe {
-        dmabuf::vmap(dmabuf::data::<Bo>(buf).pages(), &mut *map)?;
-        Ok(0)
-    })
-}
-
-/// # Safety
-///
-/// To be called by the core, under the reservation lock of the buffer.
-unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
-    // SAFETY: The core passes a buffer of ours, and what `vmap` has filled in.
-    unsafe { dmabuf::vunmap(dmabuf::data::<Bo>(buf).pages(), &*map) };
-}
-
-/// # Safety
-///
-/// To be called by the core, when the last file descriptor, mapping and importer has gone.
-unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
-    // SAFETY: The core passes a buffer of ours, for the last time. This unpins.
-    drop(unsafe { dmabuf::release::<Bo>(buf) });
 }
 
 // --- Foreign buffers ----------------------------------------------------------------

@@ -250,33 +250,18 @@ struct Udmabuf {
     pins: PinArray,
 }
 
-static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
-    map_dma_buf: Some(map_dma_buf),
-    unmap_dma_buf: Some(dmabuf::unmap),
-    begin_cpu_access: Some(dmabuf::begin_cpu_access),
-    end_cpu_access: Some(dmabuf::end_cpu_access),
-    mmap: Some(mmap),
-    vmap: Some(vmap),
-    vunmap: Some(vunmap),
-    release: Some(release),
-    ..pin_init::zeroed()
-};
-
-// What the dma-buf core calls, with buffers that were exported with `OPS`.
-
-/// # Safety
-///
-/// To be called by the core, under the reservation lock.
-unsafe extern "C" fn map_dma_buf(
-    attachment: *mut bindings::dma_buf_attachment,
-    dir: bindings::dma_data_direction,
-) -> *mut bindings::sg_table {
-    // SAFETY: The core passes an attachment of a buffer that we exported, which stays pinned.
-    unsafe {
-        let buf = dmabuf::data::<Udmabuf>((*attachment).dmabuf);
-        dmabuf::table_or_err(dmabuf::map(attachment, buf.pins.pages(), dir))
+impl dmabuf::Pages for Udmabuf {
+    fn pages(&self) -> &[PageRef<'_>] {
+        self.pins.pages()
     }
 }
+
+static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
+    mmap: Some(mmap),
+    ..dmabuf::ops::<Udmabuf>()
+};
+
+// What the dma-buf core calls beside that, with buffers that were exported with `OPS`.
 
 static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
     fault: Some(fault),
@@ -334,31 +319,4 @@ unsafe extern "C" fn huge_fault(
 ) -> bindings::vm_fault_t {
     // SAFETY: As in `fault`.
     unsafe { huge_fault_pfns(VmFault::from_raw(vmf), order, pages(vmf), 0) }
-}
-
-/// # Safety
-///
-/// To be called by the core, under the reservation lock.
-unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) -> c_int {
-    // SAFETY: The core passes a buffer of ours, and a map to be filled in.
-    from_result(|| unsafe {
-        dmabuf::vmap(dmabuf::data::<Udmabuf>(buf).pins.pages(), &mut *map)?;
-        Ok(0)
-    })
-}
-
-/// # Safety
-///
-/// To be called by the core, under the reservation lock.
-unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
-    // SAFETY: The core passes a buffer of ours, and what `vmap` has filled in.
-    unsafe { dmabuf::vunmap(dmabuf::data::<Udmabuf>(buf).pins.pages(), &*map) };
-}
-
-/// # Safety
-///
-/// To be called by the core, when the last file descriptor, mapping and importer has gone.
-unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
-    // SAFETY: The core passes a buffer of ours, for the last time. This unpins.
-    drop(unsafe { dmabuf::release::<Udmabuf>(buf) });
 }
