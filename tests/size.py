@@ -28,7 +28,7 @@ DOCUMENT = TOP / "Documentation/code-size.rst"
 SURVEY = TOP / "Documentation/survey.rst"
 DRIVERS = 24  # where the chart ends: so many drivers of Linux 7.3 define dma_buf_ops
 
-# The driver of the kernel that each sample is like. A new sample adds a line.
+# The driver of the kernel that each sample is like. A new sample that has one adds a line.
 MAINLINE = {
     "udmabuf": "drivers/dma-buf/udmabuf.c",
     "heap": "drivers/dma-buf/heaps/system_heap.c",
@@ -128,7 +128,7 @@ class Sample:
 
 def samples(modules) -> list[Sample]:
     found = re.findall(r"^pagekit_(\w+)-y := (samples/.*)", (TOP / "Kbuild").read_text(), re.M)
-    return [Sample(name, objects.split(), modules) for name, objects in found]
+    return [Sample(name, objects.split(), modules) for name, objects in found if name in MAINLINE]
 
 
 # --- The copies --------------------------------------------------------------------
@@ -149,7 +149,7 @@ def copy(sample, modules):
     crate, shims = sample.copy / "samples", sample.copy / "src"
     (crate / "pagekit_view").mkdir(parents=True)
     shims.mkdir()
-    for path in (TOP / "samples").iterdir():
+    for path in filter(Path.is_file, (TOP / "samples").iterdir()):
         (crate / path.name).write_text(as_module(path.read_text()))
     for name in ("view", *sample.helpers):
         (crate / f"pagekit_{name}.rs").write_text(as_module((TOP / f"src/{name}.rs").read_text()))

@@ -161,6 +161,13 @@ pub fn heap_alloc(heap: impl AsFd, arg: &mut HeapAllocation) -> io::Result<Owned
     Ok(unsafe { OwnedFd::from_raw_fd(arg.fd as RawFd) })
 }
 
+/// The ioctl of `samples/template.rs`.
+pub fn template_create(dev: impl AsFd, pages: usize) -> io::Result<OwnedFd> {
+    let create = opcode::none(b'K', 0);
+    // SAFETY: the argument is a number.
+    unsafe { ioctl_for_fd(dev, create, std::ptr::without_provenance(pages)) }
+}
+
 /// `DMA_BUF_IOCTL_SYNC` with any flags.
 pub fn sync(buf: impl AsFd, flags: u64) -> io::Result<()> {
     let arg = DmaBufSync { flags };

@@ -41,6 +41,7 @@ enum Make {
     Udmabuf,
     Object,
     Heap,
+    Template,
     Vgem,
 }
 
@@ -96,6 +97,13 @@ const EXPORTERS: &[Exporter] = &[
         "heap",
         "/dev/dma_heap/pagekit",
         Make::Heap,
+        Pins::Never,
+        &[],
+    ),
+    exporter(
+        "template",
+        "/dev/pagekit-template",
+        Make::Template,
         Pins::Never,
         &[],
     ),
@@ -247,6 +255,10 @@ impl Exporter {
                     heap_flags: 0,
                 };
                 let buf = abi::heap_alloc(open()?, &mut allocation)?;
+                (buf.try_clone()?, Box::new(Mapped::new(buf)?))
+            }
+            Make::Template => {
+                let buf = abi::template_create(open()?, PAGES)?;
                 (buf.try_clone()?, Box::new(Mapped::new(buf)?))
             }
             Make::Vgem => {
