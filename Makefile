@@ -39,6 +39,11 @@ modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug]
 		BITFLAGS="$$BITFLAGS" \
 		$(foreach s,$(SYMBOLS),CONFIG_$s=$(CONFIG_$s)) modules
 
+.PHONY: modules_install
+modules_install: modules ## install the helpers, and what drivers need [SAMPLES="udmabuf ..." | INSTALL_MOD_PATH=]
+	+@env=$$(tests/setup.sh env $(CONFIG)) && eval "$$env" && export KDIR LLVM && \
+	src/install.sh $(OUT) $(SAMPLES)
+
 .PHONY: demo
 demo: ## share a real file through the sample driver in a VM [FILE=path]
 	@tests/run.py demo $${FILE:+"$$FILE"}
