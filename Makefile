@@ -44,6 +44,16 @@ modules_install: modules ## install the helpers, and what drivers need [SAMPLES=
 	+@env=$$(tests/setup.sh env $(CONFIG)) && eval "$$env" && export KDIR LLVM && \
 	src/install.sh $(OUT) $(SAMPLES)
 
+.PHONY: new-driver
+new-driver: ## create a driver of your own, outside of here [NAME= | DIR=../NAME]
+	@tests/setup.sh modules $(CONFIG) >/dev/null
+	@env=$$(tests/setup.sh env $(CONFIG)) && eval "$$env" && export KDIR LLVM && \
+	samples/new-driver.sh "$$NAME" "$${DIR:-../$$NAME}"
+
+.PHONY: try-driver
+try-driver: ## build such a driver, load it in a VM and share a buffer [DIR=]
+	@tests/run.py try-driver "$$DIR"
+
 .PHONY: demo
 demo: ## share a real file through the sample driver in a VM [FILE=path]
 	@tests/run.py demo $${FILE:+"$$FILE"}

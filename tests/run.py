@@ -50,13 +50,13 @@ DEMO_ROOM_MIB = 512
 # What runs where: by level, the parts of guest/test.sh. Time limits are for hardware
 # acceleration (vm.py scales them); the selftests need the 6 GiB.
 PARTS = {
-    ("test", "base"): "kunit user selftest matrix",
+    ("test", "base"): "kunit user selftest template matrix",
     ("test", "swiotlb"): "bounce",
     ("test", "debug"): "kunit smoke matrix leaks",
-    ("full", "base"): "kunit user selftest matrix",
+    ("full", "base"): "kunit user selftest template matrix",
     ("full", "swiotlb"): "bounce",
     ("full", "nocgroup"): "kunit matrix",
-    ("full", "debug"): "kunit user selftest matrix leaks",
+    ("full", "debug"): "kunit user selftest template matrix leaks",
     ("matrix", "base"): "matrix",
     ("matrix", "debug"): "matrix",
 }
@@ -75,6 +75,9 @@ BOOTS = {
 }
 TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "debug": 90}
 FULL_DEBUG_TIMEOUT = 300
+# A driver as a newcomer makes it, and where: beside the root that the helpers are installed in.
+DRIVER = "acme_share"
+DRIVERS = OUT / "drivers"
 # The benchmark's largest objects have 4 GiB.
 BENCH_MEMORY = "6500M"
 BENCH_TIMEOUT = 60
@@ -215,6 +218,47 @@ def mib(path: Path) -> int:
     return (size >> 20) + 1
 
 
+# --- A driver made of the template ---------------------------------------------------
+
+
+def install(config, *targets, **variables):
+    """Build and install with these targets of make, below out/drivers."""
+    call(f"make {targets[-1]}", "make", "--silent", "--no-print-directory", *targets, f"CONFIG={config}",
+         f"INSTALL_MOD_PATH={DRIVERS / 'root'}", *(f"{name}={value}" for name, value in variables.items()))
+
+
+def install_driver(folder, config, built) -> dict:
+    """Build it against helpers that are installed, and install it. Returns what driver.sh wants to know."""
+    install(config, "-C", folder, "modules_install", KDIR=built["KDIR"])
+    shutil.copyfile(folder / "share.py", DRIVERS / "share.py")
+    shutil.copyfile(TESTS / "guest/driver.sh", DRIVERS / "driver.sh")
+    name = next(folder.glob("*.ko")).stem
+    return {"DRIVER": name, "ROOT": DRIVERS / "root", "SHARE": DRIVERS / "share.py", "PYTHON": sys.executable,
+            "DRIVER_SH": DRIVERS / "driver.sh"}
+
+
+def new_driver(config, built) -> dict:
+    """Make one as newcomers do."""
+    shutil.rmtree(DRIVERS, ignore_errors=True)
+    install(config, "modules_install")
+    install(config, "new-driver", NAME=DRIVER, DIR=DRIVERS / DRIVER)
+    return install_driver(DRIVERS / DRIVER, config, built)
+
+
+def try_driver(options) -> int:
+    """Load somebody's in the VM."""
+    config, folder = options.kernel or "base", Path(options.dir).resolve()
+    if not (folder / "share.py").is_file():
+        raise Broken(f"DIR={options.dir}: no driver is there that make new-driver has created")
+    built = set_up(config)
+    install(config, "modules_install")
+    result = run_vm(config, built, "driver", install_driver(folder, config, built))
+    if result.reason:
+        raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
+    print(f"try-driver: ok: {options.dir}")
+    return 0
+
+
 # --- The benchmark ----------------------------------------------------------------
 
 
@@ -279,10 +323,11 @@ def test_vm(level, where) -> list[Case]:
     build_compat()
     if "selftest" in parts:
         build_selftests(Path(built["KDIR"]))
+    driver = new_driver(config, built) if "template" in parts else {}
     timeout = FULL_DEBUG_TIMEOUT if (level, where) == ("full", "debug") else TIMEOUT[where]
     result = run_vm(config, built, "test", name=where, memory="6500M" if "selftest" in parts else "2G",
                     timeout=timeout, append=BOOTS.get(where, (*KUNIT_ON, MOVABLE)),
-                    env={"PARTS": parts, "HEAP": " ".join(load_order(modules_dir(config), HEAP))})
+                    env=driver | {"PARTS": parts, "HEAP": " ".join(load_order(modules_dir(config), HEAP))})
     if (matrix := result.out_dir / "matrix.json").exists():
         shutil.copyfile(matrix, OUT / "matrix.json")
     text = (result.out_dir / "stdout.log").read_text(errors="replace")
@@ -436,6 +481,7 @@ def main() -> int:
     for name, function, text in (("demo", demo, f"share a file, of at most {DEMO_MAX_MIB} MiB"),
                                  ("test", test, "all tests; on the debug kernel the quick ones"),
                                  ("test-full", test, "all tests on both kernels"),
+                                 ("try-driver", try_driver, "a driver made of the template, in the VM"),
                                  ("matrix", matrix, "who shares with whom, and when pages are pinned"),
                                  ("check", check, "the sources, the documents and what the modules link to"),
                                  ("expected", expected, "compare expected.txt with the last run")):
@@ -445,6 +491,8 @@ def main() -> int:
             command.add_argument("--update", action="store_true", help="make the list agree")
         elif function is not check:
             command.add_argument("--kernel", choices=("base", "debug"))
+        if function is try_driver:
+            command.add_argument("dir", help="where make new-driver has created it")
         if function is demo:
             command.add_argument("file", nargs="?", help="default: the kernel image")
     command = commands.add_parser("bench", help="measure the helpers and their peers")

@@ -156,6 +156,13 @@ done
 echo "=="
 check modules.unload rmmod $UNLOAD
 
+# A driver of the template's kind loads helpers, but not those that are loaded.
+case $PARTS in *template*)
+	echo "=="
+	tool sh "$DRIVER_SH"
+	;;
+esac
+
 # A heap can't be removed: it comes last, and alone with what it depends on.
 check heap.load load $HEAP
 check heap.loads_no_pin not loaded pagekit_pin

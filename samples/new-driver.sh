@@ -1,0 +1,43 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# make new-driver: a copy of the template with a name of its own, and the plumbing that it takes.
+#
+#   new-driver.sh <name> <folder>
+#
+# In the environment: what its Makefile is to take for KDIR, LLVM and INSTALL_MOD_PATH.
+
+set -euo pipefail
+
+prefix=${INSTALL_MOD_PATH:+$(realpath -m "$INSTALL_MOD_PATH")}
+samples=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+name=$1 folder=$2
+die() { echo "new-driver: error: $*" >&2; exit 1; }
+
+[[ $name ]] || die "which name? make new-driver NAME=my_driver"
+# A module of the kernel has at most 55 characters, and a crate those of an identifier.
+[[ $name =~ ^[a-z][a-z0-9_]{0,54}$ ]] ||
+	die "NAME=$name: a name has a to z, 0 to 9 and _, begins with a letter and has at most 55 of them"
+case $name in
+alloc | bindings | bitflags | core | ffi | kernel | macros | pin_init | uapi | zerocopy | zerocopy_derive)
+	die "NAME=$name: there is a crate with that name already" ;;
+pagekit_*) die "NAME=$name: pagekit_ is for its own modules" ;;
+esac
+[[ ! -e $folder && ! -L $folder ]] || die "$folder exists already, and stays as it is"
+[[ $folder != *[[:space:]]* ]] || die "DIR=$folder: kbuild takes no path with a space"
+mkdir -p "$(dirname "$folder")"
+
+new=$(mktemp -d "$folder.XXXXXX")
+trap 'rm -rf "$new"' EXIT
+cp "$samples"/template/* "$samples"/dmabuf.rs "$samples"/dmabuf_shim.h "$samples"/../src/shim.h "$new"
+cp "$samples"/template.rs "$new/driver.rs"
+cp "$samples"/template_shim.c "$new/driver_shim.c"
+sed -i -e "s/pagekit_template/$name/g" -e "s/pagekit-template/${name//_/-}/g" \
+	-e 's/The pagekit authors/Its author/' -e 's/"pagekit sample: /"/' \
+	-e 's|"../src/shim.h"|"shim.h"|' \
+	-e "s|^KDIR ?=.*|KDIR ?= $KDIR|" -e "s|^LLVM ?=.*|LLVM ?=${LLVM:+ $LLVM}|" \
+	-e "s|^INSTALL_MOD_PATH ?=.*|INSTALL_MOD_PATH ?=${prefix:+ $prefix}|" "$new"/*
+chmod 755 "$new"
+mv -T "$new" "$folder"
+trap - EXIT
+echo "new-driver: ok: $folder; next: make modules_install, unless done, and make -C $folder"
