@@ -10,6 +10,10 @@ OUT := $(CURDIR)/out/modules-$(if $(KDIR),custom,$(CONFIG))
 SYMBOLS := $(shell sed -n 's/^config //p' Kconfig)
 $(foreach s,$(SYMBOLS),$(eval CONFIG_$s ?= m))
 
+# What modinfo shows of each module. src/Cargo.toml has it; CHANGELOG.md says what changed.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' src/Cargo.toml)
+VERSION_FLAGS := -include $(CURDIR)/src/version.h -DPAGEKIT_VERSION=$(VERSION)
+
 .PHONY: help
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -36,7 +40,7 @@ modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug]
 	@mkdir -p $(OUT)
 	+@env=$$(tests/setup.sh env $(CONFIG)) && eval "$$env" && \
 	$(MAKE) --no-print-directory -C "$$KDIR" M=$(CURDIR) MO=$(OUT) $${LLVM:+LLVM=$$LLVM} \
-		BITFLAGS="$$BITFLAGS" \
+		BITFLAGS="$$BITFLAGS" "CFLAGS_.module-common.o=$(VERSION_FLAGS)" \
 		$(foreach s,$(SYMBOLS),CONFIG_$s=$(CONFIG_$s)) modules
 
 .PHONY: modules_install

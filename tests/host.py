@@ -150,6 +150,19 @@ def lines_of(code) -> set[str]:
     return {re.sub(r"^//[/!] ?(# )?", "", line.strip()).strip() for line in code.splitlines()}
 
 
+def version_cases(modules):
+    """There is one version: that of src/Cargo.toml."""
+    def first(file, pattern):
+        return re.search(pattern, (TOP / file).read_text(), re.M)[1]
+
+    version = first("src/Cargo.toml", r'^version = "(.*)"')
+    shown = {path.name: run("modinfo", "-F", "version", path).stdout.strip() for path in modules.glob("*.ko")}
+    shown |= {"CHANGELOG.md": first("CHANGELOG.md", r"^## ([\d.]+)"),
+              "tests/user/Cargo.toml": first("tests/user/Cargo.toml", r'^version = "(.*)"')}
+    wrong = sorted(f"{name}: {other or 'none'}" for name, other in shown.items() if other != version)
+    yield case("version.agrees", f"not {version}: {', '.join(wrong)}" if wrong else "")
+
+
 # What make new-driver refuses, with a word of what it says.
 NAMES = {
     "": "which name", "7up": "begins with a letter", "Acme": "a to z", "acme-share": "a to z", "a b": "a to z", "../acme": "a to z",
@@ -199,8 +212,17 @@ def docs_cases():
 
 
 def cases(modules, built) -> list[Case]:
-    return [*compile_cases(modules, built), *lock_cases(modules), *panic_cases(modules), *depends_cases(modules),
-            *export_cases(modules), *template_cases(), *size_cases(modules, built["KDIR"]), *docs_cases()]
+    return [
+        *compile_cases(modules, built),
+        *lock_cases(modules),
+        *panic_cases(modules),
+        *depends_cases(modules),
+        *export_cases(modules),
+        *template_cases(),
+        *version_cases(modules),
+        *size_cases(modules, built["KDIR"]),
+        *docs_cases(),
+    ]
 
 
 def style_cases():
