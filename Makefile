@@ -90,6 +90,14 @@ intree: ## place it in a kernel tree, or take it out again KDIR= [UNDO=1 [FORCE=
 patches: ## write what make intree does as a series of patches [KDIR=]
 	@tests/intree.py patches
 
+.PHONY: rustdoc htmldocs rust-analyzer
+rustdoc: ## make the helpers' interfaces HTML, with links into the kernel's
+	@tests/docs.py rustdoc
+htmldocs: ## make Documentation/ HTML
+	@tests/docs.py htmldocs
+rust-analyzer: ## write rust-project.json, for editors
+	@tests/docs.py rust-analyzer
+
 .PHONY: size
 size: ## compare drivers that link the helpers with those that have copies
 	@tests/size.py

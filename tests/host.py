@@ -225,10 +225,21 @@ def cases(modules, built) -> list[Case]:
     ]
 
 
+def tool(name) -> str:
+    """Where the set-up has it."""
+    return run(TESTS / "setup.sh", name, check=True).stdout.strip()
+
+
+def htmldocs_problem(folder) -> str:
+    """Make HTML of the documents. Returns what Sphinx says against them."""
+    return run(tool("sphinx"), "-q", "-E", "-W", "--keep-going", "-b", "html", TOP / "Documentation", folder).stderr.strip()
+
+
 def style_cases():
     """How the sources look to the tools that the kernel uses."""
     tracked = run("git", "ls-files", cwd=TOP, check=True).stdout.split()
     sources = [TOP / name for name in tracked if name.endswith(".rs")]
+    python = [name for name in tracked if name.endswith(".py")]
     yield case("style.rustfmt", run("rustfmt", "--check", "--edition", "2021", "-l", *sources).stdout.strip())
     if shutil.which("shellcheck"):
         found = run("shellcheck", "-x", "tests/setup.sh", ".ci/run", "src/install.sh", "samples/new-driver.sh", cwd=TOP).stdout
@@ -237,6 +248,13 @@ def style_cases():
     else:
         found = "not installed; as root: apt-get install shellcheck"
     yield case("style.shellcheck", found.strip())
+    ruff = tool("ruff")
+    yield case("style.ruff", run(ruff, "check", "--quiet", "--no-cache", "--output-format=concise", "--line-length=132",
+                                 "--select=E,F,W,B,I,UP", "--ignore=F402,B023", *python, cwd=TOP).stdout.strip())
+    bare = [f"{path.relative_to(TOP)}: {found}" for path in sources
+            for found in re.findall(r"#!?\[allow\([^\]]*\]", path.read_text()) if "reason" not in found]
+    yield case("style.allow", "no reason: " + ", ".join(bare) if bare else "")
+    yield case("style.htmldocs", htmldocs_problem(TOP / "out/htmldocs"))
     unsigned = [name for name in tracked if name not in ("COPYING", ".gitignore") and not name.endswith(".lock")
                 and not SPDX.search((TOP / name).read_text()[:300])]
     yield case("style.spdx", ", ".join(unsigned))

@@ -56,11 +56,10 @@ find_tools() {
 }
 
 # A venv can't be moved, nor outlive its Python.
-virtme_ng_stamp() { echo "$virtme_ng $(readlink -f "$virtme_ng/bin/python")"; }
+venv_stamp() { echo "$1 $(readlink -f "$1/bin/python")"; }
+venv_ready() { [[ -x $1/bin/$2 && $(cat "$1/stamp" 2>/dev/null) = "$(venv_stamp "$1")" ]]; }
 
-virtme_ng_ready() {
-	[[ -x $virtme_ng/bin/vng && $(cat "$virtme_ng/stamp" 2>/dev/null) = "$(virtme_ng_stamp)" ]]
-}
+virtme_ng_ready() { venv_ready "$virtme_ng" vng; }
 
 bitflags_note() {
 	local sum
@@ -231,11 +230,12 @@ make_bindgen() {
 	rm -rf "$new"
 }
 
-make_virtme_ng() {
-	rm -rf "$virtme_ng"
-	python3 -m venv "$virtme_ng"
-	"$virtme_ng/bin/pip" install --disable-pip-version-check "virtme-ng==$VIRTME_NG"
-	virtme_ng_stamp >"$virtme_ng/stamp"
+# make_venv <directory> <package==version>
+make_venv() {
+	rm -rf "$1"
+	python3 -m venv "$1"
+	"$1/bin/pip" install --disable-pip-version-check "$2"
+	venv_stamp "$1" >"$1/stamp"
 }
 
 make_bitflags() {

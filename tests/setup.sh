@@ -9,6 +9,7 @@
 #   setup.sh modules base|debug  the same without the virtual machine
 #   setup.sh size base|debug     all, and what counts lines for make size
 #   setup.sh bitflags            get the crate; the last line printed is its lib.rs
+#   setup.sh sphinx|ruff         a tool for documents, or for Python; prints where it is
 #   setup.sh env base|debug      NAME=value lines for a machine that is set up
 #   setup.sh doctor              what is there and what is missing
 #
@@ -161,7 +162,7 @@ set_up() {
 	start_tools
 	wait_steps
 	modules_ready || step bitflags make_bitflags
-	[[ $* != *vm_ready* ]] || virtme_ng_ready || step virtme-ng make_virtme_ng
+	[[ $* != *vm_ready* ]] || virtme_ng_ready || step virtme-ng make_venv "$virtme_ng" "virtme-ng==$VIRTME_NG"
 	if [[ ! $KDIR ]]; then
 		find_tools || die "the set-up did not complete; see $cache/log"
 		kernel_ready "$config" || step "kernel-$config" build_kernel "$config"
@@ -191,6 +192,17 @@ start_tools() {
 		step sources make_sources
 		PAGEKIT_UPDATE=''
 	fi
+}
+
+# venv_tool <package==version> <program>: prints where it is
+venv_tool() {
+	local venv=$cache/tools/${1/==/-}
+	if ! venv_ready "$venv" "$2"; then
+		lock_cache
+		step "$2" make_venv "$venv" "$1"
+		wait_steps
+	fi
+	echo "$venv/bin/$2"
 }
 
 # all <predicate...>
@@ -233,6 +245,8 @@ main() {
 		echo "$KDIR"
 		;;
 	bitflags) set_up_bitflags ;;
+	sphinx) venv_tool "sphinx==$SPHINX" sphinx-build ;;
+	ruff) venv_tool "ruff==$RUFF" ruff ;;
 	doctor) doctor ;;
 	*) usage ;;
 	esac
