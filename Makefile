@@ -8,7 +8,8 @@ OUT := $(CURDIR)/out/modules-$(if $(KDIR),custom,$(CONFIG))
 # kbuild reads no Kconfig outside its own tree, so the symbols go on its command
 # line. All are built, unless chosen otherwise: make modules CONFIG_PAGEKIT_PIN=n
 SYMBOLS := $(shell sed -n 's/^config //p' Kconfig)
-$(foreach s,$(SYMBOLS),$(eval CONFIG_$s ?= m))
+BOOLS := $(shell sed -n '/^config /{s///;h;}; /^\tbool /{x;p;}' Kconfig)
+$(foreach s,$(SYMBOLS),$(eval CONFIG_$s ?= $(if $(filter $s,$(BOOLS)),y,m)))
 
 # What modinfo shows of each module. src/Cargo.toml has it; CHANGELOG.md says what changed.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' src/Cargo.toml)

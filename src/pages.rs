@@ -27,6 +27,9 @@ use pagekit_view::{
     PageVec, //
 };
 
+#[cfg(CONFIG_PAGEKIT_PAGES_C)]
+mod pages_c;
+
 #[allow(
     improper_ctypes,
     reason = "Some configurations have fields of size zero in structs that are only pointed to."

@@ -35,6 +35,9 @@ use pagekit_view::{
     PageVec, //
 };
 
+#[cfg(CONFIG_PAGEKIT_PIN_C)]
+mod pin_c;
+
 #[allow(
     improper_ctypes,
     reason = "Some configurations have fields of size zero in structs that are only pointed to."

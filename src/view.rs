@@ -124,6 +124,25 @@ impl PageVec {
         Ok(Self(ManuallyDrop::new(pages)))
     }
 
+    /// Takes over an array that C has, [`KVVec::from_raw_parts`].
+    ///
+    /// # Safety
+    ///
+    /// `pages` must be memory that `kvfree()` may free, with `len` entries that are what the
+    /// invariants of [`PageRef`] ask for, and with room for `capacity` in all. Nobody else may use it
+    /// while this is in use.
+    #[inline]
+    pub unsafe fn from_raw_parts(
+        pages: *mut *mut bindings::page,
+        len: usize,
+        capacity: usize,
+    ) -> Self {
+        // SAFETY: By the safety requirements of this function.
+        Self(ManuallyDrop::new(unsafe {
+            KVVec::from_raw_parts(pages.cast(), len, capacity)
+        }))
+    }
+
     /// The pages that are there.
     #[inline]
     pub fn pages(&self) -> &[PageRef<'_>] {

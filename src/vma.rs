@@ -40,6 +40,9 @@ use pagekit_view::{
     PageRef, //
 };
 
+#[cfg(CONFIG_PAGEKIT_VMA_C)]
+mod vma_c;
+
 #[allow(
     improper_ctypes,
     reason = "Some configurations have fields of size zero in structs that are only pointed to."

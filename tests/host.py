@@ -3,6 +3,7 @@
 weigh, what the types forbid, what the documents show, and how the sources look.
 """
 
+import itertools
 import os
 import re
 import shlex
@@ -14,8 +15,11 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent
 TOP = TESTS.parent
 HELPERS = ("pagekit_pages", "pagekit_pin", "pagekit_vma")
+HEADER = TOP / "include/pagekit.h"
 FIGURES = TESTS / "figures.txt"
 GROWTH = 1.05
+# What drivers in Rust link to: see Kbuild.
+IN_RUST = re.compile("pagekit_(page_array|pin_array|vma)_")
 SPDX = re.compile(r'SPDX-License-Identifier(: |": ")GPL-2\.0')
 
 
@@ -71,10 +75,24 @@ def export_cases(modules):
     used = {line.split()[-1] for line in run("nm", "-u", *others).stdout.splitlines() if line}
     guide = re.findall(r"(\w+)\(\)", (TOP / "Documentation/porting.rst").read_text())
     documented = tuple(f"_{function}" for function in guide)  # behind a module or type
+    in_c = set()
     for name in HELPERS:
         exported = re.findall(r" __ksymtab_(\S+)", run("nm", modules / f"{name}.ko").stdout)
-        unused = [symbol for symbol in exported if symbol not in used and not symbol.endswith(documented)]
+        in_c |= set(itertools.filterfalse(IN_RUST.match, exported))
+        unused = [symbol for symbol in exported if symbol not in {*used, *guide} and not symbol.endswith(documented)]
         yield case(f"exports.{name}", "nothing" if not exported else f"used by nobody: {', '.join(unused)}" if unused else "")
+    # That they agree otherwise is for the compiler to see.
+    declared = set(re.findall(r"^\w.*?\b(pagekit_\w+)\(", HEADER.read_text(), re.M))
+    yield case("exports.header", f"only one of pagekit.h and the modules has: {', '.join(declared ^ in_c)}"
+               if declared != in_c else "")
+
+
+def plain_helpers(modules) -> Path:
+    """The helpers without what they have for C: what figures are of."""
+    folder = modules.with_name(f"{modules.name}-plain")
+    symbols = " ".join(name.upper() for name in HELPERS)
+    run("make", "--silent", "modules", f"SYMBOLS={symbols}", f"OUT={folder}", cwd=TOP, check=True)
+    return folder
 
 
 def text_of(file) -> int:
@@ -99,8 +117,9 @@ def size_cases(modules, kdir):
     figures = {} if os.environ.get("KDIR") else read_figures().get(key, {})
     if not figures:
         print(f"size: no figures for {os.environ.get('KDIR') or key}, so that the helpers may grow")
+    plain = plain_helpers(modules)
     for name in HELPERS:
-        now, then = text_of(modules / f"{name}.ko"), figures.get(name)
+        now, then = text_of(plain / f"{name}.ko"), figures.get(name)
         grown = then and now > GROWTH * then
         yield case(f"size.{name}", f"{now} bytes of text, not {then}; if it must be: tests/size.py update" if grown else "")
 

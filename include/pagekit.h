@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * pagekit for drivers in C: Documentation/c.rst.
+ *
+ * Each function is one of the helpers' as it is, on plain arrays of pages. What is
+ * said of arrays holds for all: entries are pages that exist, none is NULL.
+ */
+#ifndef PAGEKIT_H
+#define PAGEKIT_H
+
+#include <linux/mm_types.h>
+#include <linux/types.h>
+
+/* --- Held pages: select PAGEKIT_PAGES_C --- */
+
+/**
+ * pagekit_get_pages() - get the array of pages of a shmem file
+ * @file: shmem file, which the caller has open
+ * @pgoff: page offset in the file
+ * @count: number of pages
+ *
+ * As drm_gem_get_pages(), for a part of any shmem file. Holes and swapped-out
+ * pages are filled, pages that were allocated but never written are zeroed.
+ * The mapping is not marked unevictable: that is the driver's to do.
+ *
+ * Lifetime: The array is the caller's, with one reference on each page, until
+ * pagekit_put_pages(). The pages stay allocated. Truncation and hole punching
+ * take them out of the file, or zero them.
+ *
+ * Context: Process context, may sleep. Takes folio locks, and what filling a
+ * shmem file takes. No lock is held on return.
+ *
+ * Return: The array, or ERR_PTR(): -EINVAL if @file is not a shmem file, @count
+ * is 0 or the range reaches past the end of the file; -EIO after a hardware
+ * memory error; -EINTR if a fatal signal is pending; -ENOMEM; -ENOSPC. On any
+ * error no reference is left.
+ */
+struct page **pagekit_get_pages(struct file *file, pgoff_t pgoff, unsigned long count);
+
+/**
+ * pagekit_alloc_pages() - allocate an array of zeroed pages
+ * @count: number of pages
+ * @account: charge the pages to the memory cgroup of the caller
+ * @large: try for large folios, the largest first
+ *
+ * As system_heap_allocate(). In a large folio each page has a reference.
+ *
+ * Lifetime: As for pagekit_get_pages().
+ *
+ * Context: Process context, may sleep.
+ *
+ * Return: The array, or ERR_PTR(): -EINVAL if @count is 0; -EINTR if a fatal
+ * signal is pending; -ENOMEM. On any error no page is left.
+ */
+struct page **pagekit_alloc_pages(unsigned long count, bool account, bool large);
+
+/**
+ * pagekit_put_pages() - release an array of pages, and the pages
+ * @pages: what pagekit_get_pages() or pagekit_alloc_pages() has returned, unchanged
+ * @count: the number of pages that it was made with
+ * @dirty: the pages were written to: they must be saved before they are dropped
+ * @accessed: the pages were used: reclaim should look elsewhere first
+ *
+ * As drm_gem_put_pages(). The array is freed.
+ *
+ * Context: Process context, may sleep. Takes folio locks to mark pages dirty.
+ */
+void pagekit_put_pages(struct page **pages, unsigned long count, bool dirty, bool accessed);
+
+/* --- Pinned pages: select PAGEKIT_PIN_C --- */
+
+/**
+ * pagekit_pin_memfd() - pin pages of a memfd
+ * @pages: array from kvmalloc_array() or the like, with room for @count more
+ * @pinned: how many entries of it are pinned already
+ * @memfd: shmem or hugetlbfs file, which the caller has open
+ * @pgoff: page offset in the file
+ * @count: number of pages
+ *
+ * As memfd_pin_folios(), but has one entry and one pin for each page. Holes and
+ * swapped-out pages are filled, pages that were never written are zeroed.
+ * Ranges may overlap.
+ *
+ * Lifetime: The pages stay where they are until pagekit_unpin(). Truncation and
+ * hole punching take them out of the file all the same.
+ *
+ * Context: Process context, may sleep. Takes folio locks, and what filling the
+ * file takes. The caller may hold the inode lock shared, to keep seals as they
+ * are. Others must stay away from @pages.
+ *
+ * Return: 0, with @pinned + @count entries pinned; -EINVAL if it is no such
+ * file, @count is 0 or the range reaches past the end of the file; -EIO after a
+ * hardware memory error; -EINTR if a fatal signal is pending; -ENOMEM; others
+ * as from memfd_pin_folios(). On any error the first @pinned are as they were,
+ * and no other is pinned.
+ */
+int pagekit_pin_memfd(struct page **pages, unsigned long pinned, struct file *memfd,
+		      pgoff_t pgoff, unsigned long count);
+
+/**
+ * pagekit_pin_user() - pin memory of the current process
+ * @pages: array from kvmalloc_array() or the like, with room for @count more
+ * @pinned: how many entries of it are pinned already
+ * @addr: user address, page aligned
+ * @count: number of pages
+ * @write: pin for writing: private pages are copied first
+ *
+ * As pin_user_pages_fast() with FOLL_LONGTERM, for all pages or none.
+ * RLIMIT_MEMLOCK is the driver's to respect.
+ *
+ * Lifetime: As for pagekit_pin_memfd().
+ *
+ * Context: Process context, may sleep. Takes the mmap lock for reading. Others
+ * must stay away from @pages.
+ *
+ * Return: 0, with @pinned + @count entries pinned; -EINVAL if @addr is not page
+ * aligned, @count is 0 or the range wraps around; -EFAULT if it is not mapped,
+ * not user memory, not to be written to or there is no process; -EINTR if a
+ * fatal signal is pending; -ENOMEM; others as from pin_user_pages_fast(). On any
+ * error the first @pinned are as they were, and no other is pinned.
+ */
+int pagekit_pin_user(struct page **pages, unsigned long pinned, unsigned long addr,
+		     unsigned long count, bool write);
+
+/**
+ * pagekit_unpin() - unpin all pages of an array
+ * @pages: array whose entries pagekit_pin_memfd() and pagekit_pin_user() have pinned, or NULL
+ * @count: how many there are
+ * @dirty: the pages may have been written to, by a device or through a mapping
+ *
+ * As unpin_user_pages_dirty_lock(). The array stays the caller's, to be freed.
+ *
+ * Context: Process context, may sleep. Takes folio locks to mark pages dirty.
+ */
+void pagekit_unpin(struct page **pages, unsigned long count, bool dirty);
+
+/* --- Mappings: select PAGEKIT_VMA_C --- */
+
+/**
+ * DOC: mappings
+ *
+ * A mapping has a base, and shows at page offset pgoff the page pgoff - base of
+ * the array. That is 0 for a dma-buf, and drm_vma_node_start() for a GEM object.
+ *
+ * A VMA is for PFNs, or for referenced pages: functions for the one refuse the
+ * other, and all refuse private mappings that can be written to.
+ */
+
+/**
+ * pagekit_setup_pfns() - set a VMA up to show PFNs on fault
+ * @vma: what the mmap operation was passed
+ * @count: number of pages of the array
+ * @base: page offset of its first page
+ *
+ * Sets VM_PFNMAP, VM_DONTEXPAND and VM_DONTDUMP. The fault operation of the VMA
+ * must call pagekit_fault_pfns(), and may have pagekit_huge_fault_pfns().
+ * The caller must not make the VMA a mixed mapping (VM_MIXEDMAP) afterwards.
+ *
+ * Context: The mmap operation, under the mmap lock held for writing. Doesn't
+ * sleep.
+ *
+ * Return: 0; -EINVAL if the window is not wholly within the array, or the VMA is
+ * a private mapping that can be written to, or a mixed mapping already.
+ */
+int pagekit_setup_pfns(struct vm_area_struct *vma, unsigned long count, unsigned long base);
+
+/**
+ * pagekit_map_pfns() - map the PFNs of all pages that a VMA shows
+ * @vma: what the mmap operation was passed
+ * @pages: the array
+ * @count: number of its pages
+ * @base: page offset of its first page
+ *
+ * As pagekit_setup_pfns(), and maps at once. If the VMA has an operation for
+ * huge faults already, blocks that can be huge pages are left to that.
+ *
+ * Lifetime: The mapping holds no references. Each page must stay allocated until
+ * it is gone: until the file that was mapped is released.
+ *
+ * Context: The mmap operation, under the mmap lock held for writing. May sleep.
+ *
+ * Return: 0; -EINVAL as from pagekit_setup_pfns(); -ENOMEM. An error must be
+ * that of the mmap operation: the kernel unmaps what was mapped, then.
+ */
+int pagekit_map_pfns(struct vm_area_struct *vma, struct page **pages, unsigned long count,
+		     unsigned long base);
+
+/**
+ * pagekit_fault_pfns() - map PFNs for a fault
+ * @vmf: what the fault operation was passed
+ * @pages: the array, or NULL if there is none at present
+ * @count: number of its pages
+ * @base: page offset of its first page
+ *
+ * Maps the faulting page and what else of the array the same page table reaches.
+ *
+ * Lifetime: The mapping holds no references. Each page must stay allocated, and
+ * in the same place of the array, until the file that was mapped is released or
+ * the driver has zapped the mapping.
+ *
+ * Context: The fault operation. May sleep. To revoke mappings, hold a lock of
+ * the driver's around both this and unmap_mapping_range().
+ *
+ * Return: VM_FAULT_NOPAGE; VM_FAULT_SIGBUS if the address is outside of the
+ * array or the VMA isn't one for PFNs; VM_FAULT_OOM.
+ */
+vm_fault_t pagekit_fault_pfns(struct vm_fault *vmf, struct page **pages, unsigned long count,
+			      unsigned long base);
+
+/**
+ * pagekit_huge_fault_pfns() - map a huge page of PFNs for a fault
+ * @vmf: what the huge_fault operation was passed
+ * @order: what it was passed, too
+ * @pages: the array, or NULL if there is none at present
+ * @count: number of its pages
+ * @base: page offset of its first page
+ *
+ * Maps the block of PMD_SIZE around the faulting address as one, if the VMA and
+ * the array have all of it and its pages are contiguous and aligned.
+ *
+ * Lifetime: As for pagekit_fault_pfns().
+ *
+ * Context: The huge_fault operation, of a VMA whose fault operation calls
+ * pagekit_fault_pfns(). Otherwise as for that.
+ *
+ * Return: As pagekit_fault_pfns(); VM_FAULT_FALLBACK for other orders and blocks.
+ */
+vm_fault_t pagekit_huge_fault_pfns(struct vm_fault *vmf, unsigned int order,
+				   struct page **pages, unsigned long count, unsigned long base);
+
+/**
+ * pagekit_setup_pages() - set a VMA up to show referenced pages on fault
+ * @vma: what the mmap operation was passed
+ * @count: number of pages of the array
+ * @base: page offset of its first page
+ *
+ * Sets VM_DONTEXPAND and VM_DONTDUMP. The fault operation of the VMA must call
+ * pagekit_fault_pages(), and may have pagekit_huge_fault_pages().
+ *
+ * Context: The mmap operation, under the mmap lock held for writing. Doesn't
+ * sleep.
+ *
+ * Return: 0; -EINVAL if the window is not wholly within the array, or the VMA is
+ * a private mapping that can be written to, or one for PFNs already.
+ */
+int pagekit_setup_pages(struct vm_area_struct *vma, unsigned long count, unsigned long base);
+
+/**
+ * pagekit_map_pages() - map all pages that a VMA shows, with references
+ * @vma: what the mmap operation was passed
+ * @pages: the array: no pages of files or processes
+ * @count: number of its pages
+ * @base: page offset of its first page
+ *
+ * Sets VM_MIXEDMAP, VM_DONTEXPAND and VM_DONTDUMP.
+ *
+ * Lifetime: The mapping has references of its own.
+ *
+ * Context: The mmap operation, under the mmap lock held for writing. May sleep.
+ *
+ * Return: 0; -EINVAL as from pagekit_setup_pages(), or for pages that can't be
+ * mapped so; -EBUSY if something is mapped there; -ENOMEM. An error must be that
+ * of the mmap operation: the kernel unmaps what was mapped, then.
+ */
+int pagekit_map_pages(struct vm_area_struct *vma, struct page **pages, unsigned long count,
+		      unsigned long base);
+
+/**
+ * pagekit_fault_pages() - map referenced pages for a fault
+ * @vmf: what the fault operation was passed
+ * @pages: the array, or NULL if there is none at present
+ * @count: number of its pages
+ * @base: page offset of its first page
+ *
+ * Maps the faulting page and what else of the array the same page table reaches.
+ *
+ * Lifetime: The mapping has references of its own.
+ *
+ * Context: The fault operation. May sleep.
+ *
+ * Return: VM_FAULT_NOPAGE; VM_FAULT_SIGBUS if the address is outside of the
+ * array, the VMA is one for PFNs, or the page is one that pagekit_map_pages()
+ * refuses; VM_FAULT_OOM.
+ */
+vm_fault_t pagekit_fault_pages(struct vm_fault *vmf, struct page **pages, unsigned long count,
+			       unsigned long base);
+
+/**
+ * pagekit_huge_fault_pages() - map a huge page and take a reference for a fault
+ * @vmf: what the huge_fault operation was passed
+ * @order: what it was passed, too
+ * @pages: the array, or NULL if there is none at present
+ * @count: number of its pages
+ * @base: page offset of its first page
+ *
+ * Maps the block of PMD_SIZE around the faulting address as one, if the VMA and
+ * the array have all of it and its pages are those of one folio. Only in VMAs
+ * that pagekit_setup_pages() has set up.
+ *
+ * Lifetime: The mapping has a reference of its own.
+ *
+ * Context: The huge_fault operation, of a VMA whose fault operation calls
+ * pagekit_fault_pages(). The driver must hold a lock of its own around both: the
+ * kernel takes it for a bug if a huge page appears while pages are inserted.
+ *
+ * Return: As pagekit_fault_pages(); VM_FAULT_FALLBACK for other orders, blocks
+ * and VMAs.
+ */
+vm_fault_t pagekit_huge_fault_pages(struct vm_fault *vmf, unsigned int order,
+				    struct page **pages, unsigned long count,
+				    unsigned long base);
+
+#endif

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * KUnit suite pagekit_c: what pagekit.h adds to the helpers. That arguments and
+ * errors arrive, and that arrays are what C takes them for; the rest is tested in
+ * Rust.
+ */
+#include <kunit/test.h>
+#include <linux/mman.h>
+#include <linux/module.h>
+#include <linux/sizes.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include <pagekit.h>
+
+#include "fixture.h"
+
+/* Page i of the file begins with i + 1. */
+static struct file *filled(struct kunit *test, unsigned long count)
+{
+	struct file *file = fixture_shmem(count << PAGE_SHIFT, NULL);
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
+	/* As in fixture.rs: pages that tests hold can be pinned all the same, and drained. */
+	fixture_set_movable(file, false);
+	fixture_stay();
+	for (u8 i = 0; i < count; i++) {
+		loff_t pos = i * PAGE_SIZE;
+		u8 value = i + 1;
+
+		KUNIT_ASSERT_EQ(test, kernel_write(file, &value, 1, &pos), 1);
+	}
+	return file;
+}
+
+static int first_byte(struct page *page)
+{
+	return *(u8 *)page_address(page);
+}
+
+static int refs(struct page *page)
+{
+	fixture_drain();
+	return fixture_refs(page);
+}
+
+static void pages_get_and_put(struct kunit *test)
+{
+	struct file *file = filled(test, 8);
+	struct page **pages = pagekit_get_pages(file, 2, 4);
+	struct page *page;
+	int held;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, pages);
+	for (int i = 0; i < 4; i++)
+		KUNIT_EXPECT_EQ(test, first_byte(pages[i]), i + 3);
+
+	page = pages[3];
+	held = refs(page);
+	fixture_clear_dirty(page);
+	pagekit_put_pages(pages, 4, false, true);
+	KUNIT_EXPECT_EQ(test, refs(page), held - 1);
+	KUNIT_EXPECT_FALSE(test, fixture_dirty(page));
+	KUNIT_EXPECT_TRUE(test, fixture_referenced(page));
+
+	pages = pagekit_get_pages(file, 5, 1);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, pages);
+	pagekit_put_pages(pages, 1, true, false);
+	KUNIT_EXPECT_TRUE(test, fixture_dirty(page));
+	KUNIT_EXPECT_EQ(test, refs(page), held - 1);
+
+	KUNIT_EXPECT_EQ(test, PTR_ERR(pagekit_get_pages(file, 6, 3)), -EINVAL);
+	fput(file);
+}
+
+static void pages_alloc(struct kunit *test)
+{
+	struct page **pages = pagekit_alloc_pages(700, true, false);
+	struct page *page;
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, pages);
+	for (int i = 0; i < 700; i++) {
+		KUNIT_EXPECT_EQ(test, fixture_nr(pages[i]), 1);
+		KUNIT_EXPECT_NULL(test, memchr_inv(page_address(pages[i]), 0, PAGE_SIZE));
+		KUNIT_EXPECT_EQ(test, !!page_memcg_check(pages[i]), !mem_cgroup_disabled());
+	}
+	page = pages[699];
+	get_page(page);
+	pagekit_put_pages(pages, 700, false, false);
+	KUNIT_EXPECT_EQ(test, fixture_refs(page), 1);
+	put_page(page);
+
+	pages = pagekit_alloc_pages(700, false, true);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, pages);
+	KUNIT_EXPECT_GT(test, fixture_nr(pages[0]), 1);
+	KUNIT_EXPECT_NULL(test, page_memcg_check(pages[0]));
+	pagekit_put_pages(pages, 700, false, false);
+
+	KUNIT_EXPECT_EQ(test, PTR_ERR(pagekit_alloc_pages(0, false, false)), -EINVAL);
+}
+
+static void pin_memfd(struct kunit *test)
+{
+	struct file *file = filled(test, 8);
+	struct page **pages = kvmalloc_array(5, sizeof(*pages), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, pages);
+	for (int dirty = 0; dirty < 2; dirty++) {
+		KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(pages, 0, file, 4, 3), 0);
+		KUNIT_EXPECT_EQ(test, pagekit_pin_memfd(pages, 3, file, 7, 2), -EINVAL);
+		KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(pages, 3, file, 0, 2), 0);
+		for (int i = 0; i < 5; i++) {
+			KUNIT_EXPECT_EQ(test, first_byte(pages[i]), i < 3 ? i + 5 : i - 2);
+			KUNIT_EXPECT_TRUE(test, fixture_maybe_pinned(pages[i]));
+			fixture_clear_dirty(pages[i]);
+		}
+		pagekit_unpin(pages, 5, dirty);
+		/* The file still has them. */
+		for (int i = 0; i < 5; i++) {
+			KUNIT_EXPECT_FALSE(test, fixture_maybe_pinned(pages[i]));
+			KUNIT_EXPECT_EQ(test, fixture_dirty(pages[i]), dirty);
+		}
+	}
+	kvfree(pages);
+	pagekit_unpin(NULL, 0, true);
+	fput(file);
+}
+
+static unsigned long map(struct kunit *test, struct file *file, unsigned long at,
+			 unsigned long count, unsigned long prot, unsigned long flags)
+{
+	unsigned long addr;
+
+	fixture_stay();
+	KUNIT_ASSERT_EQ(test, kunit_attach_mm(), 0);
+	addr = vm_mmap(file, at, count << PAGE_SHIFT, prot, flags, 0);
+	KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(addr));
+	return addr;
+}
+
+static void pin_user(struct kunit *test)
+{
+	unsigned long addr = map(test, NULL, 0, 4, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS);
+	unsigned long fixed = map(test, NULL, 0, 1, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS);
+	struct page **pages = kvmalloc_array(4, sizeof(*pages), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, pages);
+	KUNIT_ASSERT_EQ(test, pagekit_pin_user(pages, 0, addr + PAGE_SIZE, 3, true), 0);
+	KUNIT_EXPECT_EQ(test, pagekit_pin_user(pages, 3, addr + 1, 1, true), -EINVAL);
+	KUNIT_EXPECT_EQ(test, pagekit_pin_user(pages, 3, fixed, 1, true), -EFAULT);
+	KUNIT_ASSERT_EQ(test, pagekit_pin_user(pages, 3, fixed, 1, false), 0);
+	for (int i = 0; i < 3; i++) {
+		u8 __user *byte = (u8 __user *)(addr + (i + 1) * PAGE_SIZE);
+
+		KUNIT_EXPECT_EQ(test, put_user(i + 7, byte), 0);
+		KUNIT_EXPECT_EQ(test, first_byte(pages[i]), i + 7);
+		KUNIT_EXPECT_TRUE(test, fixture_maybe_pinned(pages[i]));
+		get_page(pages[i]);
+	}
+	pagekit_unpin(pages, 4, false);
+	for (int i = 0; i < 3; i++) {
+		KUNIT_EXPECT_FALSE(test, fixture_maybe_pinned(pages[i]));
+		put_page(pages[i]);
+	}
+	kvfree(pages);
+}
+
+/* A driver that maps huge pages and a few more, at this page offset. */
+#define COUNT	(PMD_SIZE / PAGE_SIZE + 3)
+#define BASE	2
+
+struct way {
+	const char *name;
+	bool pages, eager, huge;
+};
+
+static const struct way ways[] = {
+	{ "pfns_on_fault" },
+	{ "pfns_eagerly", .eager = true },
+	{ "pfns_huge", .huge = true },
+	{ "pages_on_fault", .pages = true },
+	{ "pages_eagerly", .pages = true, .eager = true },
+	{ "pages_huge", .pages = true, .huge = true },
+};
+
+struct object {
+	const struct way *way;
+	struct page **pages;
+};
+
+static vm_fault_t fault(struct vm_fault *vmf)
+{
+	struct object *object = vmf->vma->vm_private_data;
+
+	return object->way->pages ? pagekit_fault_pages(vmf, object->pages, COUNT, BASE) :
+				    pagekit_fault_pfns(vmf, object->pages, COUNT, BASE);
+}
+
+static vm_fault_t huge_fault(struct vm_fault *vmf, unsigned int order)
+{
+	struct object *object = vmf->vma->vm_private_data;
+
+	return object->way->pages ?
+		pagekit_huge_fault_pages(vmf, order, object->pages, COUNT, BASE) :
+		pagekit_huge_fault_pfns(vmf, order, object->pages, COUNT, BASE);
+}
+
+static const struct vm_operations_struct ops = { .fault = fault };
+static const struct vm_operations_struct huge_ops = { .fault = fault, .huge_fault = huge_fault };
+static const struct vm_operations_struct no_ops = {};
+
+static int mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct object *object = file->private_data;
+	const struct way *way = object->way;
+
+	/* What userspace takes for the start is the object's. */
+	vma->vm_pgoff += BASE;
+	vma->vm_private_data = object;
+	vma->vm_ops = way->eager ? &no_ops : way->huge ? &huge_ops : &ops;
+	if (way->eager)
+		return way->pages ? pagekit_map_pages(vma, object->pages, COUNT, BASE) :
+				    pagekit_map_pfns(vma, object->pages, COUNT, BASE);
+	return way->pages ? pagekit_setup_pages(vma, COUNT, BASE) :
+			    pagekit_setup_pfns(vma, COUNT, BASE);
+}
+
+static const struct file_operations fops = { .mmap = mmap };
+
+static void vma_maps(struct kunit *test)
+{
+	struct object object = { .way = test->param_value };
+	u8 __user *at = (u8 __user *)SZ_512M;
+	unsigned long too_many;
+	struct file *file;
+	u8 value;
+
+	object.pages = pagekit_alloc_pages(COUNT, false, true);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, object.pages);
+	for (int i = 0; i < COUNT; i++)
+		*(u8 *)page_address(object.pages[i]) = i;
+	file = anon_inode_getfile("pagekit-kunit", &fops, &object, O_RDWR);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
+
+	map(test, file, (unsigned long)at, COUNT, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED);
+	KUNIT_EXPECT_EQ(test, fixture_advise_huge((unsigned long)at), 0);
+	for (int i = 0; i < COUNT; i++) {
+		KUNIT_EXPECT_EQ(test, get_user(value, at + i * PAGE_SIZE), 0);
+		KUNIT_EXPECT_EQ(test, value, (u8)i);
+		KUNIT_EXPECT_EQ(test, put_user(i + 1, at + i * PAGE_SIZE), 0);
+		KUNIT_EXPECT_EQ(test, first_byte(object.pages[i]), (u8)(i + 1));
+	}
+	KUNIT_EXPECT_EQ(test, fixture_is_huge((unsigned long)at), object.way->huge);
+	vm_munmap((unsigned long)at, COUNT << PAGE_SHIFT);
+
+	too_many = vm_mmap(file, 0, (COUNT + 1) << PAGE_SHIFT, PROT_READ, MAP_SHARED, 0);
+	KUNIT_EXPECT_EQ(test, (long)too_many, -EINVAL);
+	__fput_sync(file);
+	pagekit_put_pages(object.pages, COUNT, false, false);
+}
+
+/* Whoever has no pages at present passes none. */
+static void vma_without_pages(struct kunit *test)
+{
+	struct object object = { .way = &ways[0] };
+	u8 __user *at = (u8 __user *)SZ_512M;
+	struct file *file;
+	u8 value;
+
+	file = anon_inode_getfile("pagekit-kunit", &fops, &object, O_RDWR);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
+	map(test, file, (unsigned long)at, COUNT, PROT_READ, MAP_SHARED | MAP_FIXED);
+	KUNIT_EXPECT_EQ(test, get_user(value, at), -EFAULT);
+	vm_munmap((unsigned long)at, COUNT << PAGE_SHIFT);
+	__fput_sync(file);
+}
+
+static void name_of(const struct way *way, char *name)
+{
+	strscpy(name, way->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(ways, ways, name_of);
+
+static struct kunit_case cases[] = {
+	KUNIT_CASE(pages_get_and_put),
+	KUNIT_CASE(pages_alloc),
+	KUNIT_CASE(pin_memfd),
+	KUNIT_CASE(pin_user),
+	KUNIT_CASE_PARAM(vma_maps, ways_gen_params),
+	KUNIT_CASE(vma_without_pages),
+	{}
+};
+
+static struct kunit_suite suite = {
+	.name = "pagekit_c",
+	.test_cases = cases,
+};
+
+kunit_test_suite(suite);
+
+MODULE_DESCRIPTION("KUnit tests of pagekit.h");
+MODULE_AUTHOR("The pagekit authors");
+MODULE_LICENSE("GPL");
