@@ -26,6 +26,8 @@ OUT = vm.OUT
 WORK = OUT / "size"
 DOCUMENT = TOP / "Documentation/code-size.rst"
 SURVEY = TOP / "Documentation/survey.rst"
+# The sample in C. It doesn't link to the helpers as they are for Rust, of which all figures are.
+C_SAMPLE = "cdmabuf"
 DRIVERS = 24  # where the chart ends: so many drivers of Linux 7.3 define dma_buf_ops
 
 # The driver of the kernel that each sample is like. A new sample that has one adds a line.

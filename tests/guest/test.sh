@@ -137,7 +137,7 @@ for part in $PARTS; do
 		user_memory || broken "no memory for user space"
 		;;
 	user | smoke | bounce)
-		for kind in udmabuf i915 nouveau radeon; do
+		for kind in udmabuf cdmabuf i915 nouveau radeon; do
 			cases $part $kind /dev/pagekit-$kind
 		done
 		[ $part = bounce ] || nodes $part

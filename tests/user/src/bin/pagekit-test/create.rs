@@ -51,7 +51,10 @@ fn size(env: &Env) -> Result<()> {
     let fd = buf.as_raw_fd();
     ensure!(abi::fdinfo(fd, "size")? == (7 * PAGE).to_string());
     let name = abi::fdinfo(fd, "exp_name")?;
-    ensure!(name.contains("udmabuf"), "exporter is called {name}");
+    // That of the module, as the device is called in all cases.
+    let device = env.device.file_name().context("no device")?;
+    let module = device.to_string_lossy().replace('-', "_");
+    ensure!(name == module, "exporter is called {name}, not {module}");
     // Nothing but the end can be sought.
     for pos in [
         SeekFrom::Start(1),

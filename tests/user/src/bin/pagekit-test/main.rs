@@ -30,19 +30,8 @@ use env::{Body, Case, Env, Group};
 
 /// A new sample adds itself here.
 const GROUPS: &[Group] = &[
-    Group {
-        name: "udmabuf",
-        fill: |env, id, pages| Ok(env.buffer(id, pages)?.1),
-        tables: &[
-            create::CASES,
-            mapping::CASES,
-            memory::CASES,
-            device::CASES,
-            sharing::CASES,
-            sharing::OF_MEMFDS,
-            errors::CASES,
-        ],
-    },
+    udmabuf("udmabuf"),
+    udmabuf("cdmabuf"),
     Group {
         name: "heap",
         fill: heap::filled,
@@ -85,6 +74,23 @@ const GROUPS: &[Group] = &[
     node("map-huge-pages", nodes::HUGE_REFERENCED),
     node("map-eager-pages", nodes::REFERENCED),
 ];
+
+/// A driver with the interface of mainline's udmabuf.
+const fn udmabuf(name: &'static str) -> Group {
+    Group {
+        name,
+        fill: |env, id, pages| Ok(env.buffer(id, pages)?.1),
+        tables: &[
+            create::CASES,
+            mapping::CASES,
+            memory::CASES,
+            device::CASES,
+            sharing::CASES,
+            sharing::OF_MEMFDS,
+            errors::CASES,
+        ],
+    }
+}
 
 /// A driver of `pagekit_style.h`.
 const fn style(name: &'static str, tables: &'static [&'static [Case]]) -> Group {
