@@ -4,6 +4,7 @@ weigh, what the types forbid, what the documents show, and how the sources look.
 """
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,8 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+import vm
 
 TESTS = Path(__file__).resolve().parent
 TOP = TESTS.parent
@@ -47,6 +50,23 @@ def compiler(kdir) -> str:
     """The one of C and the one of Rust."""
     text = Path(kdir, "include/config/auto.conf").read_text()
     return ", ".join(sorted(re.findall(r'^CONFIG_(?:RUSTC|CC)_VERSION_TEXT="?(.*?)"?$', text, re.M)))
+
+
+def kbuild(built, folder, *targets, rustflags="") -> str:
+    """Build in a folder of its own. Returns what the compilers said."""
+    llvm = [f"LLVM={built['LLVM']}"] if "LLVM" in built else []
+    env = os.environ | {name: built[name] for name in ("PATH", "RUST_LIB_SRC", "LIBCLANG_PATH") if name in built}
+    result = run("make", "-C", built["KDIR"], f"M={folder}", *llvm, f"KRUSTFLAGS={rustflags}", *targets, env=env)
+    if result.returncode:
+        said = "\n".join(json.loads(line)["rendered"] if line.startswith("{") else line
+                         for line in result.stderr.split("\n"))
+        raise vm.Error(f"{os.path.relpath(folder)} does not build:\n{said[max(said.find('error'), 0):][:3000]}")
+    return result.stderr
+
+
+def source_of(kdir) -> Path:
+    """The kernel's source, if it was built elsewhere. cloc wants no links."""
+    return (Path(kdir, "source") if Path(kdir, "source").exists() else Path(kdir)).resolve()
 
 
 def depends(module: Path) -> list[str]:

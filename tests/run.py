@@ -22,6 +22,7 @@ from pathlib import Path
 
 import bench
 import chart
+import convert
 import host
 import intree_check
 import vm
@@ -53,10 +54,10 @@ PARTS = {
     ("test", "base"): "kunit user selftest template matrix",
     ("test", "swiotlb"): "bounce",
     ("test", "debug"): "kunit smoke matrix leaks",
-    ("full", "base"): "kunit user selftest template matrix",
+    ("full", "base"): "kunit user selftest converted template matrix",
     ("full", "swiotlb"): "bounce",
     ("full", "nocgroup"): "kunit matrix",
-    ("full", "debug"): "kunit user selftest template matrix leaks",
+    ("full", "debug"): "kunit user selftest converted template matrix leaks",
     ("matrix", "base"): "matrix",
     ("matrix", "debug"): "matrix",
 }
@@ -152,6 +153,12 @@ def build_compat():
     call("building the 32-bit program", "cc", "-m32", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding",
          "-fno-stack-protector", "-fno-pie", "-no-pie", "-nostdlib", "-static",
          "-idirafter", Path("/usr/include", multiarch), TESTS / "user/compat.c", "-o", BIN / "pagekit-compat")
+
+
+def build_converted(config, built) -> Path:
+    """The kernel tree's udmabuf driver, converted to pagekit.h."""
+    print(f"{config}: converting the kernel's udmabuf driver", flush=True)
+    return convert.build(built, modules_dir(config)) / f"{convert.AFTER}.ko"
 
 
 def run_vm(config, built, script, env, modules=None, order=None, name=None, **options) -> vm.Result:
@@ -318,8 +325,8 @@ def parse_tap(text, where) -> list[Case]:
 
 def test_vm(level, where) -> list[Case]:
     config = "base" if where in BOOTS else where
-    built = set_up(config)
     parts = PARTS[level, where]
+    built = set_up(config, "convert" if "converted" in parts else "kernel")
     build_compat()
     if "selftest" in parts:
         build_selftests(Path(built["KDIR"]))
@@ -327,7 +334,9 @@ def test_vm(level, where) -> list[Case]:
     timeout = FULL_DEBUG_TIMEOUT if (level, where) == ("full", "debug") else TIMEOUT[where]
     result = run_vm(config, built, "test", name=where, memory="6500M" if "selftest" in parts else "2G",
                     timeout=timeout, append=BOOTS.get(where, (*KUNIT_ON, MOVABLE)),
-                    env=driver | {"PARTS": parts, "HEAP": " ".join(load_order(modules_dir(config), HEAP))})
+                    env=driver | {
+                        "PARTS": parts, "HEAP": " ".join(load_order(modules_dir(config), HEAP)),
+                        "CONVERTED": build_converted(config, built) if "converted" in parts else ""})
     if (matrix := result.out_dir / "matrix.json").exists():
         shutil.copyfile(matrix, OUT / "matrix.json")
     text = (result.out_dir / "stdout.log").read_text(errors="replace")

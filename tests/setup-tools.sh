@@ -78,6 +78,7 @@ find_bitflags() {
 modules_ready() { have make cc modinfo && find_bitflags; }
 vm_ready() { have qemu-system-x86_64 python3 && virtme_ng_ready; }
 size_ready() { have size cloc; }
+convert_ready() { have spatch; }
 
 # --- Requirements -------------------------------------------------------------
 
@@ -129,6 +130,7 @@ size_requirements() {
 	requirement size - package:binutils path_of size
 	requirement cloc - package:cloc path_of cloc
 }
+convert_requirements() { requirement spatch - package:coccinelle path_of spatch; }
 
 # Packages for building a kernel
 kernel_requirements() {

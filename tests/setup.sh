@@ -7,7 +7,8 @@
 #
 #   setup.sh kernel base|debug   set up all; the last line printed is the build dir
 #   setup.sh modules base|debug  the same without the virtual machine
-#   setup.sh size base|debug     all, and what counts lines for make size
+#   setup.sh convert base|debug  all, and what converts a driver of the kernel's to C
+#   setup.sh size base|debug     the same, and what counts lines for make size
 #   setup.sh bitflags            get the crate; the last line printed is its lib.rs
 #   setup.sh sphinx|ruff         a tool for documents, or for Python; prints where it is
 #   setup.sh env base|debug      NAME=value lines for a machine that is set up
@@ -233,13 +234,14 @@ usage() { sed -n 's/^#   \(setup.sh .*\)/usage: tests\/\1/p' "${BASH_SOURCE[0]}"
 
 main() {
 	case ${1:-} in
-	kernel | modules | size | env)
+	kernel | modules | convert | size | env)
 		(($# == 2)) || usage
 		[[ $2 && -f $here/config/$2.config ]] || die "CONFIG=$2: tests/config has no such kernel"
 		case $1 in
 		kernel) set_up "$2" modules_ready vm_ready ;;
 		modules) set_up "$2" modules_ready ;;
-		size) set_up "$2" modules_ready vm_ready size_ready ;;
+		convert) set_up "$2" modules_ready vm_ready convert_ready ;;
+		size) set_up "$2" modules_ready vm_ready convert_ready size_ready ;;
 		env) print_env "$2"; exit ;;
 		esac
 		echo "$KDIR"

@@ -20,7 +20,7 @@ import host
 import run
 import vm
 from chart import line, text
-from host import HELPERS, TOP
+from host import HELPERS, TOP, kbuild, source_of
 
 OUT = vm.OUT
 WORK = OUT / "size"
@@ -56,18 +56,6 @@ UNITS = ("text", "rodata", "data", "total", "loaded", "lines")
 
 
 # --- Building and counting ---------------------------------------------------------
-
-
-def kbuild(built, folder, *targets, rustflags="") -> str:
-    """Build in a folder of its own. Returns what the compilers said."""
-    llvm = [f"LLVM={built['LLVM']}"] if "LLVM" in built else []
-    env = os.environ | {name: built[name] for name in ("PATH", "RUST_LIB_SRC", "LIBCLANG_PATH") if name in built}
-    result = host.run("make", "-C", built["KDIR"], f"M={folder}", *llvm, f"KRUSTFLAGS={rustflags}", *targets, env=env)
-    if result.returncode:
-        said = "\n".join(json.loads(line)["rendered"] if line.startswith("{") else line
-                         for line in result.stderr.split("\n"))
-        raise run.Broken(f"{os.path.relpath(folder)} does not build:\n{said[max(said.find('error'), 0):][:3000]}")
-    return result.stderr
 
 
 def sections(file) -> dict[str, int]:
@@ -241,11 +229,6 @@ def build_copies(built, modules, drivers):
 # --- The kernel's drivers ----------------------------------------------------------
 
 
-def source_of(kdir) -> Path:
-    """The kernel's source, if it was built elsewhere. cloc wants no links."""
-    return (Path(kdir, "source") if Path(kdir, "source").exists() else Path(kdir)).resolve()
-
-
 def mainline(built, files) -> dict[str, dict]:
     """Drivers of the kernel as it has built them. Where they are switched off, they are compiled
     alone with the kernel's flags, if that can be done."""
@@ -261,7 +244,7 @@ def mainline(built, files) -> dict[str, dict]:
             include = [f"-I $(srctree)/{parent}/{name}" for parent in list(Path(file).parents)[:3]
                        for name in (".", "include", "include/nvkm")]
             (folder / "Kbuild").write_text(f"obj-m := {alone.stem}.o\nccflags-y := {' '.join(NUMBERS + include)}\n")
-            with contextlib.suppress(run.Broken):
+            with contextlib.suppress(vm.Error):
                 kbuild(built, folder, f"{alone.stem}.o")
         made = next(filter(Path.exists, (here, alone.with_suffix(".o"))), None)
         found[file] = {"file": file, "text": None} | (bytes_of(made) if made else {}) | {

@@ -68,12 +68,10 @@ user_memory() {
 	echo 1000 >/proc/sys/vm/watermark_scale_factor
 }
 
-# The kernel tree's selftest opens /dev/udmabuf, where mainline's driver sits. The
-# last two of its cases take 1100 huge pages.
+# selftest_udmabuf <device>: the kernel tree's selftest opens /dev/udmabuf, where
+# mainline's driver sits. The last two of its cases take 1100 huge pages.
 selftest_udmabuf() {
-	name=pagekit-selftest
-	rmmod pagekit_udmabuf && insmod "$MODDIR/pagekit_udmabuf.ko" name=$name || return
-	mount --bind /dev/$name /dev/udmabuf || return
+	mount --bind "$1" /dev/udmabuf || return
 	echo 1100 >/proc/sys/vm/nr_hugepages
 	[ "$(cat /proc/sys/vm/nr_hugepages)" -ge 1100 ] || echo "# not enough huge pages"
 	tool "$BIN/udmabuf-selftest" </dev/null
@@ -144,11 +142,18 @@ for part in $PARTS; do
 		;;
 	selftest)
 		echo "== selftest-udmabuf"
-		selftest_udmabuf || broken "no device for the selftest"
+		rmmod pagekit_udmabuf && insmod "$MODDIR/pagekit_udmabuf.ko" name=pagekit-selftest &&
+			selftest_udmabuf /dev/pagekit-selftest || broken "no device for the selftest"
 		for node in /dev/pagekit-map-*pfns; do
 			echo "== selftest-pfnmap-${node#/dev/pagekit-map-}"
 			tool "$BIN/pfnmap-selftest" -- "$node" </dev/null
 		done
+		;;
+	converted)
+		echo "== selftest-udmabuf-converted"
+		insmod "$CONVERTED" && selftest_udmabuf /dev/udmabuf-converted ||
+			broken "no converted device for the selftest"
+		rmmod udmabuf_converted
 		;;
 	esac
 done
