@@ -16,6 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import convert
 import host
 import run
 import vm
@@ -306,20 +307,21 @@ def smoke(built, kind, modules) -> tuple[list[str], dict[str, int]]:
     return sorted(case.name for case in cases), {name: int(size) for name, size in loaded}
 
 
-def load(built, modules, drivers) -> tuple[dict, dict]:
+def load(built, modules, plain, drivers) -> tuple[dict, dict]:
     """How large the modules are when loaded, linked and with copies."""
-    folder = WORK / "modules"
-    folder.mkdir()
+    linked, folder = WORK / "linked", WORK / "modules"
+    linked.mkdir()
     run.build_compat()
-    for path in modules.glob("*.ko"):
-        if not path.stem.endswith("_kunit"):
-            shutil.copy(path, folder)  # what tests mappings needs the helpers, too
+    for path in [*modules.glob("*.ko"), *plain.glob("*.ko")]:
+        if not path.stem.endswith(("_kunit", C_SAMPLE)):
+            shutil.copy(path, linked)
+    shutil.copytree(linked, folder)  # what tests mappings needs the helpers, too
     for sample in drivers:
         made = sample.copy / sample.ko.name
         if others := host.depends(made):
             raise run.Broken(f"{os.path.relpath(made)} still links to {', '.join(others)}")
         shutil.copy(made, folder)
-    cases, linked = smoke(built, "linked", modules)
+    cases, linked = smoke(built, "linked", linked)
     others, duplicated = smoke(built, "duplicated", folder)
     if cases != others:
         raise run.Broken(f"the smoke test ran other cases on the copies: {set(cases) ^ set(others)}")
@@ -329,15 +331,34 @@ def load(built, modules, drivers) -> tuple[dict, dict]:
 # --- Results -----------------------------------------------------------------------
 
 
+def in_c(built, modules, plain) -> tuple[list[dict], list[dict]]:
+    """What helpers have more with their functions for C, and drivers in C that call those."""
+    folder = convert.build(built, modules)
+    sources = {name: TOP / f"src/{name.removeprefix('pagekit_')}_c.rs" for name in HELPERS}
+    objects = [("cdmabuf.c", "in C, its object", TOP / f"samples/{C_SAMPLE}.c", modules / f"samples/{C_SAMPLE}.o"),
+               *(("udmabuf.c", kind, folder / f"{name}.c", folder / f"{name}.o") for kind, name in
+                 (("mainline's, as a module", convert.BEFORE), ("converted to pagekit.h", convert.AFTER)))]
+    lines = lines_of([*sources.values(), *(source for _, _, source, _ in objects)])
+    interfaces = []
+    for name, source in sources.items():
+        less = bytes_of(plain / f"{name}.ko")
+        more = {unit: size - less[unit] for unit, size in bytes_of(modules / f"{name}.ko").items()}
+        interfaces.append({"name": name} | more | {"lines": lines[source]})
+    return interfaces, [{"name": name, "kind": kind} | bytes_of(made) | {"lines": lines[source]}
+                        for name, kind, source, made in objects]
+
+
 def measure() -> dict:
     built = run.set_up("base", "size")
     modules = run.modules_dir("base")
+    plain = host.plain_helpers(modules)
     drivers = samples(modules)
     print("size: building copies", flush=True)
     build_copies(built, modules, drivers)
     kernel = mainline(built, [*(MAINLINE[s.name] for s in drivers if s.name in MAINLINE), *SHARED])
     have_for = variants(built, modules)
-    linked, duplicated = load(built, modules, drivers)
+    interfaces, c_drivers = in_c(built, modules, plain)
+    linked, duplicated = load(built, modules, plain, drivers)
 
     sources = {name: [TOP / f"src/{name.removeprefix('pagekit_')}{end}" for end in (".rs", "_shim.c")]
                for name in HELPERS}
@@ -360,14 +381,14 @@ def measure() -> dict:
             "mainline": kernel.get(MAINLINE.get(s.name))})
     helpers = []
     for name in HELPERS:
-        file = modules / f"{name}.ko"
+        file = plain / f"{name}.ko"
         text_for = {purpose: sum(size for section, size in sections(file).items() if re.fullmatch(pattern, section))
                     for purpose, pattern in PURPOSES.items()}
         helpers.append({"name": name} | bytes_of(file) | {"loaded": linked[name], "lines": count(sources[name]),
                                                           "text_for": text_for})
     found = {"kernel": host.release(built["KDIR"]), "compiler": host.compiler(built["KDIR"]), "drivers": rows,
              "helpers": helpers, "helpers_shared_lines": count(sources["shared"]), "helpers_have_for": have_for,
-             "mainline_shared": [kernel[file] for file in SHARED]}
+             "mainline_shared": [kernel[file] for file in SHARED], "c_interfaces": interfaces, "c_drivers": c_drivers}
     return found | {"break_even_drivers": totals(found, "text")[2],
                     "break_even_drivers_loaded": totals(found, "loaded")[2]}
 
@@ -402,6 +423,8 @@ def table(found) -> str:
     out += [row("shared", Path(m["file"]).name + "*" * m["alone"], m) for m in found["mainline_shared"]]
     out += ["", *(row(h["name"], "", h) for h in helpers), row("what they share", "", {"lines": shared})]
     out.append(row("all helpers", "", {unit: sum(h[unit] for h in helpers) + shared * (unit == "lines") for unit in UNITS}))
+    out += ["", *(row(h["name"], "more with its C interface", h) for h in found["c_interfaces"])]
+    out += [row(d["name"], d["kind"], d) for d in found["c_drivers"]]
     parts = {"driver": "driver", "uses": "of it uses", "plumbing": "plumbing", "shims": "shims", "copied": "copied"}
     out += ["", counts("lines of code", parts.values())]
     out += [counts(d["name"], (d["parts"][part] for part in parts)) for d in found["drivers"]]
