@@ -10,6 +10,8 @@ FIGURES = Path(__file__).resolve().parent / "bench" / "figures.json"
 DOCUMENT = FIGURES.parents[2] / "Documentation" / "performance.rst"
 MARK = ".. What make bench says. \"tests/run.py bench --update\" puts it here.\n\n::\n\n"
 OURS, FLOOR = "pagekit", "floor"
+# Mainline's udmabuf, converted to pagekit.h: no peer either.
+CONVERTED, ORIGINAL = "converted", "udmabuf"
 HEADLINE = (64 << 20) // 4096  # pages of the objects in the table
 # A case that is that much worse than its figure fails the gate.
 SLACK = 0.05
@@ -66,7 +68,7 @@ def same(rows, row) -> list:
 
 
 def best_peer(rows, row):
-    peers = [r for r in same(rows, row) if r["impl"] not in (OURS, FLOOR) and "total" in r]
+    peers = [r for r in same(rows, row) if r["impl"] not in (OURS, FLOOR, CONVERTED) and "total" in r]
     return min(peers, key=lambda r: r["total"], default=None)
 
 
@@ -113,6 +115,16 @@ def by_size(run) -> list[str]:
     return lines
 
 
+def by_conversion(run) -> list[str]:
+    """What a driver of mainline's costs before and after its conversion."""
+    lines = ["", f"{'udmabuf, converted to C helpers':34} {'before':>8} {'after':>8}"]
+    for head in headlines(run):
+        totals = {r["impl"]: r["total"] for r in same(run["rows"], head) if "total" in r}
+        if CONVERTED in totals and ORIGINAL in totals:
+            lines.append(f"{head['case']:28} {head['backing']:5} {totals[ORIGINAL]:8.2f} {totals[CONVERTED]:8.2f}")
+    return lines if len(lines) > 2 else []
+
+
 def table(run) -> list[str]:
     lines = [f"Linux {run['kernel']}, instructions per page (memory: bytes per page)", "",
              f"{'case':18} {'pages':5} {'ours':>8} {'peer':>8} {'':16} {'ratio':>5} {'goal':>6}  met?"]
@@ -133,7 +145,7 @@ def table(run) -> list[str]:
         if "error" in row and row["impl"] != OURS:
             failed += 1
             lines.append(f"{row['case']:18} {row['backing']:5} {row['impl']} at {row['pages']} pages failed: {row['error']}")
-    return lines + by_size(run) + ["", f"{met} goals met, {missed} missed, {failed} measurements failed"]
+    return lines + by_size(run) + by_conversion(run) + ["", f"{met} goals met, {missed} missed, {failed} measurements failed"]
 
 
 # --- The gate ----------------------------------------------------------------------

@@ -269,10 +269,10 @@ def try_driver(options) -> int:
 # --- The benchmark ----------------------------------------------------------------
 
 
-def measure(*args, **options) -> dict:
-    built = set_up("base")
-    result = run_vm("base", built, "bench", env={"ARGS": " ".join(args), "HEAP": HEAP}, icount=True, memory=BENCH_MEMORY,
-                    timeout=BENCH_TIMEOUT, **options)
+def measure(*args, ours=False) -> dict:
+    built = set_up("base", "kernel" if ours else "convert")
+    env = {"ARGS": " ".join(args), "HEAP": HEAP, "CONVERTED": "" if ours else build_converted("base", built)}
+    result = run_vm("base", built, "bench", env=env, icount=True, memory=BENCH_MEMORY, timeout=BENCH_TIMEOUT)
     if result.reason:
         raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
     return bench.read(result.out_dir)
@@ -294,7 +294,7 @@ def run_bench(options) -> int:
 
 
 def test_bench(_level, where) -> list[Case]:
-    run = measure("--ours", "--mib", "64")
+    run = measure("--ours", "--mib", "64", ours=True)
     return [Case(where, f"bench.{name}", ok, words) for name, ok, words in bench.gate(run)]
 
 

@@ -100,9 +100,11 @@ struct Case {
     makers: &'static [(&'static str, Maker)],
 }
 
-const UDMABUF: [(&str, Maker); 3] = [
+const UDMABUF: [(&str, Maker); 4] = [
     ("pagekit", Udmabuf("/dev/pagekit-udmabuf")),
     ("udmabuf", Udmabuf("/dev/udmabuf")),
+    // Mainline's, converted to pagekit.h.
+    ("converted", Udmabuf("/dev/udmabuf-converted")),
     ("floor", Peer(12, 12)),
 ];
 
@@ -536,7 +538,7 @@ fn run(args: &Args) -> Result<()> {
     if args.wants(MEMORY) {
         for huge in [false, true] {
             let backing = Backing::new(Of::Memfd, huge, MEMORY_MIB * MIB)?;
-            args.each(MEMORY, &UDMABUF[..2], &backing, |maker| {
+            args.each(MEMORY, &UDMABUF[..3], &backing, |maker| {
                 memory(maker, &backing)
             })?;
         }
