@@ -4,6 +4,7 @@
 
 pub mod abi;
 pub mod drm;
+pub mod fds;
 pub mod importer;
 pub mod kernel;
 pub mod map;

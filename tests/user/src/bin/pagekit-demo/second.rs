@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The second process: gets the dma-buf over a Unix socket and answers through it.
 
-use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_READ, SYNC_WRITE};
+use pagekit_user::fds;
 use pagekit_user::map::Mapping;
 use pagekit_user::process::Child;
 use pagekit_user::PAGE;
-use rustix::net::{
-    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
 
 use super::{checksum, hex, zeros, Sum};
 
@@ -73,37 +69,24 @@ impl Second {
     }
 }
 
+/// The length of what the buffer holds, and its checksum.
+const MESSAGE: usize = 8 + size_of::<Sum>();
+
 fn send(socket: &UnixStream, buf: BorrowedFd<'_>, len: usize, sum: &Sum) -> Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [buf];
-    ensure!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    let len = (len as u64).to_ne_bytes();
-    let data = [IoSlice::new(&len), IoSlice::new(sum)];
-    let sent = sendmsg(socket, &data, &mut control, SendFlags::empty())?;
-    ensure!(sent == 8 + sum.len(), "only {sent} bytes went out");
+    let data = [&(len as u64).to_ne_bytes()[..], sum].concat();
+    let sent = fds::send(socket, buf, &data)?;
+    ensure!(sent == MESSAGE, "only {sent} bytes went out");
     Ok(())
 }
 
 fn receive(socket: &UnixStream) -> Result<(OwnedFd, usize, Sum)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let (mut len, mut sum) = ([0; 8], Sum::default());
-    let mut data = [IoSliceMut::new(&mut len), IoSliceMut::new(&mut sum)];
-    let got = recvmsg(socket, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    ensure!(
-        got.bytes == 8 + sum.len(),
-        "only {} bytes came in",
-        got.bytes
-    );
-    let buf = control
-        .drain()
-        .find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        })
-        .context("no file descriptor came in")?;
-    Ok((buf, u64::from_ne_bytes(len) as usize, sum))
+    let mut data = [0; MESSAGE];
+    let (got, buf) = fds::receive(socket, &mut data)?;
+    ensure!(got == MESSAGE, "only {got} bytes came in");
+    let buf = buf.context("no file descriptor came in")?;
+    let (len, sum) = data.split_at(8);
+    let len = u64::from_ne_bytes(len.try_into()?) as usize;
+    Ok((buf, len, sum.try_into()?))
 }
 
 /// In the second process.
