@@ -75,6 +75,10 @@ test-full: ## run all of them on the debug kernel too
 matrix: ## share buffers of each exporter with each importer, and show when pages are pinned
 	@tests/run.py matrix
 
+.PHONY: soak
+soak: ## have threads race for long on the debug kernel [SECONDS=60]
+	@tests/run.py soak $(SECONDS)
+
 .PHONY: bench
 bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
 	@tests/run.py bench $(CASE)

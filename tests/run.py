@@ -53,14 +53,17 @@ DEMO_ROOM_MIB = 512
 PARTS = {
     ("test", "base"): "kunit user selftest template matrix",
     ("test", "swiotlb"): "bounce",
-    ("test", "debug"): "kunit smoke matrix leaks",
+    ("test", "debug"): "kunit smoke matrix races leaks",
     ("full", "base"): "kunit user selftest converted template matrix",
     ("full", "swiotlb"): "bounce",
     ("full", "nocgroup"): "kunit matrix",
-    ("full", "debug"): "kunit user selftest converted template matrix leaks",
+    ("full", "debug"): "kunit user selftest converted template matrix races leaks",
+    ("soak", "debug"): "races leaks",
     ("matrix", "base"): "matrix",
     ("matrix", "debug"): "matrix",
 }
+# How long each race lasts, by level; in a soak as long as people like.
+RACE_SECONDS = {"test": 1, "full": 5}
 # What an importer does, and in which order.
 STEPS = ("create", "attach", "map", "unmap", "close")
 # A kernel may have KUnit switched off: suites load, run nothing and say ok.
@@ -79,6 +82,8 @@ FULL_DEBUG_TIMEOUT = 300
 # A driver as a newcomer makes it, and where: beside the root that the helpers are installed in.
 DRIVER = "acme_share"
 DRIVERS = OUT / "drivers"
+# What a race takes before and after its time.
+RACE_OVERHEAD = 5
 # The benchmark's largest objects have 4 GiB.
 BENCH_MEMORY = "6500M"
 BENCH_TIMEOUT = 60
@@ -323,7 +328,27 @@ def parse_tap(text, where) -> list[Case]:
     return cases
 
 
-def test_vm(level, where) -> list[Case]:
+def race_rows(text) -> list[dict]:
+    """What races say of themselves before their result: how long, and the rounds of each side."""
+    rows, seconds, sides = [], 0, Counter()
+    for line in text.splitlines():
+        if said := re.match(r"# raced ([\d.]+) s: (.*)", line):
+            seconds += float(said[1])
+            for name, n in re.findall(r"(\S.*?)=(\d+)", said[2]):
+                sides[name] += int(n)
+        elif (match := TAP.match(line)) and match[3] in races():
+            rows.append({"race": match[3].removeprefix("races."), "ok": not match[1], "seconds": round(seconds, 1),
+                         "rounds": sides.total(), "sides": dict(sides)})
+            seconds, sides = 0, Counter()
+    return rows
+
+
+def races() -> list[str]:
+    return [name for name in read_expected() if name.startswith("races.") and name != "races.unload"]
+
+
+def test_vm(level, where, seconds=0) -> list[Case]:
+    seconds = seconds or RACE_SECONDS.get(level, 0)
     config = "base" if where in BOOTS else where
     parts = PARTS[level, where]
     built = set_up(config, "convert" if "converted" in parts else "kernel")
@@ -332,14 +357,21 @@ def test_vm(level, where) -> list[Case]:
         build_selftests(Path(built["KDIR"]))
     driver = new_driver(config, built) if "template" in parts else {}
     timeout = FULL_DEBUG_TIMEOUT if (level, where) == ("full", "debug") else TIMEOUT[where]
+    if "races" in parts:
+        timeout += len(races()) * (seconds + RACE_OVERHEAD)
+    # There, races find all memory alike: two that pin a movable page at once can be refused.
+    append = () if level == "soak" else BOOTS.get(where, (*KUNIT_ON, MOVABLE))
     result = run_vm(config, built, "test", name=where, memory="6500M" if "selftest" in parts else "2G",
-                    timeout=timeout, append=BOOTS.get(where, (*KUNIT_ON, MOVABLE)),
+                    timeout=timeout, append=append,
                     env=driver | {
                         "PARTS": parts, "HEAP": " ".join(load_order(modules_dir(config), HEAP)),
-                        "CONVERTED": build_converted(config, built) if "converted" in parts else ""})
+                        "CONVERTED": build_converted(config, built) if "converted" in parts else "",
+                        "RACE_SECONDS": seconds})
     if (matrix := result.out_dir / "matrix.json").exists():
         shutil.copyfile(matrix, OUT / "matrix.json")
     text = (result.out_dir / "stdout.log").read_text(errors="replace")
+    if "races" in parts:
+        (OUT / "races.json").write_text(json.dumps({"rows": race_rows(text)}, indent=1) + "\n")
     broken = re.findall(r"^# broken: (.*)", text, re.M) if result.status else []
     detail = "; ".join([result.reason, *broken, f"logs in {os.path.relpath(result.out_dir)}"]) if result.reason else ""
     return [Case(where, "vm.clean", not result.reason, detail), *parse_tap(text, where)]
@@ -406,6 +438,21 @@ def matrix(options) -> int:
     for case in failed:
         print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
     print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+def soak(options) -> int:
+    """Each race for long, on the debug kernel."""
+    cases = test_vm("soak", "debug", options.seconds)
+    ran = {case.name for case in cases}
+    failed = [case for case in cases if not case.ok]
+    failed += [Case("debug", name, False, "did not run") for name in races() if name not in ran]
+    for case in failed:
+        print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
+    rows = json.loads((OUT / "races.json").read_text())["rows"]
+    print(f"soak: {len(rows)} races, {sum(row['seconds'] for row in rows):.0f} s, "
+          f"{sum(row['rounds'] for row in rows)} rounds: {f'{len(failed)} failed' if failed else 'all well'}; "
+          "see out/races.json")
     return 1 if failed else 0
 
 
@@ -492,12 +539,15 @@ def main() -> int:
                                  ("test-full", test, "all tests on both kernels"),
                                  ("try-driver", try_driver, "a driver made of the template, in the VM"),
                                  ("matrix", matrix, "who shares with whom, and when pages are pinned"),
+                                 ("soak", soak, "races between threads, each for long, on the debug kernel"),
                                  ("check", check, "the sources, the documents and what the modules link to"),
                                  ("expected", expected, "compare expected.txt with the last run")):
         command = commands.add_parser(name, help=text)
         command.set_defaults(run=function, level="full" if name == "test-full" else "test")
         if function is expected:
             command.add_argument("--update", action="store_true", help="make the list agree")
+        elif function is soak:
+            command.add_argument("seconds", type=float, nargs="?", default=60, help="for each race; default: 60")
         elif function is not check:
             command.add_argument("--kernel", choices=("base", "debug"))
         if function is try_driver:

@@ -182,7 +182,7 @@ for part in $PARTS; do
 		echo "== selftest-heaps"
 		selftest_heaps || broken "no heap for the selftest"
 		;;
-	matrix)
+	matrix | races)
 		again=
 		for module in $MODULES; do
 			loaded "$module" && continue
@@ -190,11 +190,15 @@ for part in $PARTS; do
 			again="$module $again"
 		done
 		echo "=="
-		# Mainline's driver syncs in other directions than it maps, which would be reported.
-		without=
-		[ ! -e /sys/kernel/debug/dma-api ] || without=mainline-udmabuf
-		tool "$BIN/pagekit-matrix" "$OUT/matrix.json" $without
-		check matrix.unload rmmod $again
+		if [ "$part" = races ]; then
+			tool "$BIN/pagekit-test" --group races --seconds "$RACE_SECONDS"
+		else
+			# Mainline's driver syncs in other directions than it maps, which would be reported.
+			without=
+			[ ! -e /sys/kernel/debug/dma-api ] || without=mainline-udmabuf
+			tool "$BIN/pagekit-matrix" "$OUT/matrix.json" $without
+		fi
+		check "$part.unload" rmmod $again
 		;;
 	esac
 done

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, UdmabufCreate, UdmabufCreateItem};
@@ -70,6 +71,8 @@ pub struct Env {
     pub fill: Fill,
     pub list_limit: usize,
     pub size_limit_mb: u64,
+    /// How long a race lasts.
+    pub time: Duration,
 }
 
 impl Env {
@@ -80,6 +83,7 @@ impl Env {
             fill,
             list_limit: 1024,
             size_limit_mb: i32::MAX as u64,
+            time: Duration::from_secs(1),
         }
     }
 

@@ -65,7 +65,7 @@ pub fn filled(env: &Env, id: u8, pages: usize) -> Result<OwnedFd> {
     Ok(buf)
 }
 
-fn pages_of(env: &Env, pages: usize) -> Result<OwnedFd> {
+pub fn pages_of(env: &Env, pages: usize) -> Result<OwnedFd> {
     sized(env, (pages * PAGE) as u64)?.context("DMA_HEAP_IOCTL_ALLOC")
 }
 

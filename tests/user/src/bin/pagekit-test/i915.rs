@@ -258,20 +258,26 @@ fn wedged_until_reset(env: &Env) -> Result<()> {
 
 extern "C" fn nothing(_signal: libc::c_int) {}
 
-/// SIGALRM in a while, which does nothing but end or restart a system call.
-fn alarm(milliseconds: i64, flags: libc::c_int) -> Result<()> {
+/// A signal that does nothing but end or restart a system call.
+pub fn on_signal(signal: libc::c_int, flags: libc::c_int) -> Result<()> {
     // SAFETY: plain numbers, which may be zero.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
     action.sa_flags = flags;
-    // SAFETY: as above.
+    // SAFETY: `nothing` may be called at any time. What was set before is of no interest.
+    let ret = unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
+    ensure!(ret == 0, "no handler");
+    Ok(())
+}
+
+/// Such a signal in a while.
+fn alarm(milliseconds: i64, flags: libc::c_int) -> Result<()> {
+    on_signal(libc::SIGALRM, flags)?;
+    // SAFETY: plain numbers, which may be zero.
     let mut timer: libc::itimerval = unsafe { std::mem::zeroed() };
     timer.it_value.tv_usec = milliseconds * 1000;
-    // SAFETY: `nothing` may be called at any time. What was set before is of no interest.
-    let ret = unsafe {
-        libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut())
-            | libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut())
-    };
+    // SAFETY: the timer is valid. What was set before is of no interest.
+    let ret = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
     ensure!(ret == 0, "no alarm");
     Ok(())
 }

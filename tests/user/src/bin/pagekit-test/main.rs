@@ -13,6 +13,7 @@ mod memory;
 mod nodes;
 mod nouveau;
 mod peer;
+mod races;
 mod radeon;
 mod sharing;
 mod style;
@@ -73,6 +74,11 @@ const GROUPS: &[Group] = &[
     node("map-pages", nodes::REFERENCED),
     node("map-huge-pages", nodes::HUGE_REFERENCED),
     node("map-eager-pages", nodes::REFERENCED),
+    Group {
+        name: "races",
+        fill: |_, _, _| bail!("races are between all kinds"),
+        tables: races::TABLES,
+    },
 ];
 
 /// A driver with the interface of mainline's udmabuf.
@@ -121,6 +127,7 @@ Runs the cases whose name contains a FILTER (default: all).
   --peer              DEV is mainline's: what it is known to fail must fail
   --list-limit N      list_limit DEV's module was loaded with, unless in sysfs
   --size-limit-mb N   size_limit_mb, likewise
+  --seconds N         how long a race lasts, at least (default: 1)
   --timeout SECONDS   for each case (default: 120)";
 
 struct Args {
@@ -158,6 +165,9 @@ fn parse_args() -> Result<Args> {
             Long("peer") => args.peer = true,
             Long("list-limit") => args.env.list_limit = parser.value()?.parse()?,
             Long("size-limit-mb") => args.env.size_limit_mb = parser.value()?.parse()?,
+            Long("seconds") => {
+                args.env.time = Duration::try_from_secs_f64(parser.value()?.parse()?)?;
+            }
             Long("timeout") => args.timeout = Duration::from_secs(parser.value()?.parse()?),
             Long("help") => {
                 println!("{USAGE}");
@@ -168,7 +178,7 @@ fn parse_args() -> Result<Args> {
         }
     }
     ensure!(
-        args.list || !args.env.device.as_os_str().is_empty(),
+        args.list || args.group.name == "races" || !args.env.device.as_os_str().is_empty(),
         "no --device given"
     );
     Ok(args)
@@ -212,7 +222,7 @@ fn run(args: &Args) -> Result<bool> {
             true => peer::known_failure(name),
             false => None,
         };
-        let outcome = run_case(case, &args.env, args.timeout, &mut log)?;
+        let outcome = run_case(case, &args.env, args.timeout + args.env.time, &mut log)?;
         let (ok, reason) = match (outcome, known) {
             (None, None) => (true, String::new()),
             (None, Some(_)) => (false, "passes: take it off the peer's list".to_owned()),

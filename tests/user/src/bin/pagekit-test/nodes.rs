@@ -5,6 +5,7 @@
 mod file;
 mod gup;
 mod huge;
+pub mod races;
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};

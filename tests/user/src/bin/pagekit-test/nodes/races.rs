@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Mappings change while they fault, for each kind of mapping.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::Arc;
+
+use anyhow::{ensure, Context, Result};
+use pagekit_user::kernel::Setting;
+use pagekit_user::map::{last_errno, Mapping};
+use pagekit_user::PAGE;
+use rustix::io::{self, Errno};
+use rustix::mm::{Advice, MprotectFlags};
+use rustix::pipe::pipe;
+
+use super::{old, see_all, touch, Node, KINDS, PAGES};
+use crate::env::{Case, Env};
+use crate::memory::HUGE_PAGES;
+use crate::races::memory::{truncates, unsealed};
+use crate::races::{allow, at, race, see_map, side};
+
+pub const CASES: &[Case] = &[
+    Case::new("vma_fault", vma_fault),
+    Case::new("same_page", same_page),
+    Case::new("truncate_get", truncate_get),
+];
+
+const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+/// Of that kind: the cases' own device is none.
+fn node(name: &str) -> Result<Node> {
+    Node::open(&at(name.trim_start_matches("pagekit-"))?)
+}
+
+/// Memory that may be gone is accessed by the kernel, for whom that is an error and no signal.
+struct Pipe {
+    from: OwnedFd,
+    to: OwnedFd,
+}
+
+impl Pipe {
+    fn new() -> Result<Self> {
+        let (from, to) = pipe()?;
+        Ok(Self { from, to })
+    }
+
+    /// The word at `addr`. [`None`] if it can't be read.
+    fn load(&self, addr: usize) -> Result<Option<u64>> {
+        // SAFETY: the kernel reads what is there, or says that nothing is.
+        let n = unsafe { libc::write(self.to.as_raw_fd(), addr as *const _, 8) };
+        if n < 0 {
+            ensure!(last_errno() == Errno::FAULT, "write: {:?}", last_errno());
+            return Ok(None);
+        }
+        let mut word = [0; 8];
+        io::read(&self.from, &mut word)?;
+        Ok(Some(u64::from_ne_bytes(word)))
+    }
+
+    /// Whether `word` could be written to `addr`.
+    fn store(&self, addr: usize, word: u64) -> Result<bool> {
+        io::write(&self.to, &word.to_ne_bytes())?;
+        // SAFETY: what `addr` is a mapping of has this very word there, or is not accessible.
+        let n = unsafe { libc::read(self.from.as_raw_fd(), addr as *mut _, 8) };
+        if n < 0 {
+            ensure!(last_errno() == Errno::FAULT, "read: {:?}", last_errno());
+            io::read(&self.from, &mut [0; 8])?;
+        }
+        Ok(n == 8)
+    }
+}
+
+/// Access, while the mapping is protected, moved, cut, shrunk, dropped and made again.
+fn vma_fault(env: &Env) -> Result<()> {
+    const NONE: MprotectFlags = MprotectFlags::empty();
+    const RW: MprotectFlags = MprotectFlags::READ.union(MprotectFlags::WRITE);
+    let _always = Setting::set(THP, "always")?;
+    for kind in &KINDS {
+        let node = node(kind.node)?;
+        let mut map = Some(node.map(0, PAGES)?);
+        let place = AtomicUsize::new(map.as_ref().map_or(0, |map| map.at(0) as usize));
+        // Odd while something else may get to where it was.
+        let epoch = AtomicUsize::new(0);
+        let (pipe, mut page) = (Pipe::new()?, 0);
+        let read = || {
+            page = (page + 61) % PAGES;
+            let before = epoch.load(Ordering::SeqCst);
+            let word = pipe.load(place.load(Ordering::SeqCst) + page * PAGE)?;
+            let same = before % 2 == 0 && epoch.load(Ordering::SeqCst) == before;
+            let Some(word) = word.filter(|_| same) else {
+                return Ok(false);
+            };
+            ensure!(word == old(page).word(), "page {page}: {word:x}");
+            Ok(true)
+        };
+        let (other, mut at) = (Pipe::new()?, 0);
+        // In a mapping that changes, too, but not its place: what is written must get there.
+        let stays = node.map(0, PAGES)?;
+        let write = || {
+            at = (at + 67) % PAGES;
+            other.store(stays.at(at * PAGE) as usize, old(at).word())
+        };
+        let settle = |at: *mut u8| {
+            place.store(at as usize, Ordering::SeqCst);
+            epoch.fetch_add(1, Ordering::SeqCst);
+        };
+        let mut round = 0;
+        let change = || {
+            round += 1;
+            let (first, count) = (round * 37 % HUGE_PAGES, 1 + round * 101 % (PAGES / 2));
+            let (start, len) = (first * PAGE, count * PAGE);
+            let mut now = map.take().context("no mapping")?;
+            match round % 4 {
+                0 => {
+                    now.protect(start, len, NONE)?;
+                    now.protect(start, len, RW)?;
+                }
+                1 => {
+                    stays.protect(start, len, MprotectFlags::READ)?;
+                    stays.protect(start, len, RW)?;
+                    if !kind.eager {
+                        // PFNs refuse that.
+                        allow(stays.advise(Advice::LinuxDontNeed), &[Errno::INVAL])?;
+                    }
+                }
+                2 => {
+                    // Where huge pages fit, and where they don't.
+                    now.move_to(Node::place(round / 4 % 2, PAGES)?)?;
+                    epoch.fetch_add(1, Ordering::SeqCst);
+                    settle(now.at(0));
+                }
+                _ => {
+                    epoch.fetch_add(1, Ordering::SeqCst);
+                    match round / 4 % 3 {
+                        0 => now.resize(len)?,
+                        1 => drop(now.cut_out(start, len)?),
+                        _ => drop(now),
+                    }
+                    now = node.map(0, PAGES)?;
+                    settle(now.at(0));
+                }
+            }
+            map = Some(now);
+            Ok(true)
+        };
+        let sides = vec![
+            side("read", read),
+            side("change", change),
+            side("write", write),
+        ];
+        race(env.time / KINDS.len() as u32, sides).context(kind.node)?;
+        see_all(&node.map(0, PAGES)?, 0)?;
+    }
+    Ok(())
+}
+
+/// Two threads touch the same page of a mapping at the same time, for the first time.
+fn same_page(env: &Env) -> Result<()> {
+    let _always = Setting::set(THP, "always")?;
+    for kind in KINDS.iter().filter(|kind| !kind.eager) {
+        let node = node(kind.node)?;
+        let (give, take) = sync_channel::<Arc<Mapping>>(0);
+        let ready = AtomicUsize::new(0);
+        let both = |map: &Mapping, round: usize| -> Result<()> {
+            ready.fetch_add(1, Ordering::SeqCst);
+            while ready.load(Ordering::SeqCst) < 2 * round {
+                std::hint::spin_loop();
+            }
+            // In one block and in another, and then all.
+            touch(map, round * 37 % PAGES);
+            touch(map, round * 411 % PAGES);
+            see_all(map, 0)
+        };
+        let both = &both;
+        let (mut ours, mut theirs) = (0, 0);
+        let one = {
+            let node = &node;
+            move || {
+                let map = Arc::new(node.map(0, PAGES)?);
+                // The other one may be gone.
+                if give.send(map.clone()).is_err() {
+                    return Ok(false);
+                }
+                ours += 1;
+                both(&map, ours).map(|()| true)
+            }
+        };
+        let other = move || {
+            let Ok(map) = take.recv() else {
+                return Ok(false);
+            };
+            theirs += 1;
+            both(&map, theirs).map(|()| true)
+        };
+        let sides = vec![side("one", one), side("other", other)];
+        race(env.time / 4, sides).context(kind.node)?;
+    }
+    Ok(())
+}
+
+/// The file is truncated while its pages are looked up, and while they are shown.
+fn truncate_get(env: &Env) -> Result<()> {
+    const COUNT: usize = 64;
+    for name in ["map-pfns", "map-eager-pfns"] {
+        let memfd = unsealed(COUNT)?;
+        let get = |first: usize, count: usize| {
+            let memfd = &memfd;
+            move || {
+                let node = node(name)?;
+                let shown = node.show_file(memfd.as_fd(), first, count);
+                if allow(shown, &[Errno::INVAL])?.is_none() {
+                    return Ok(false);
+                }
+                see_map(&node.map(0, count)?, first, true)?;
+                Ok(true)
+            }
+        };
+        let sides = vec![
+            side("get", get(0, COUNT)),
+            truncates(&memfd, COUNT),
+            side("get part", get(7, 16)),
+        ];
+        race(env.time / 2, sides).context(name)?;
+    }
+    Ok(())
+}
+
+/// Opens a node with pages of a file, and maps it.
+pub fn open_and_map(env: &Env) -> Result<()> {
+    let node = Node::open(env)?;
+    see_all(&node.map(0, PAGES)?, 0)
+}

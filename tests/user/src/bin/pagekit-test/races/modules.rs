@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Modules are unloaded while their devices are opened: never under whoever has a file, a buffer or a
+//! mapping of theirs.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use pagekit_user::map::Mapping;
+use pagekit_user::PAGE;
+use rustix::io::{self, Errno};
+use rustix::system::{delete_module, finit_module};
+
+use super::{at, race, side, PAGES};
+use crate::env::{Case, Env};
+
+pub const CASES: &[Case] = &[Case::new("open_unload", open_unload)];
+
+/// Groups of devices, and their modules.
+const MODULES: [(&str, &str); 5] = [
+    ("udmabuf", "pagekit_udmabuf"),
+    ("i915", "pagekit_i915_style"),
+    ("nouveau", "pagekit_nouveau_style"),
+    ("radeon", "pagekit_radeon_style"),
+    ("map-huge-pages", "pagekit_mapper"),
+];
+
+/// What somebody has of a device.
+enum Thing {
+    File(#[expect(dead_code)] File),
+    Buffer(#[expect(dead_code)] OwnedFd),
+    Mapping(Mapping),
+}
+
+impl Thing {
+    /// One thing after the other, or nothing if the device is away.
+    fn of(device: &Env, round: u64) -> Result<Option<Self>> {
+        let file = match File::options().read(true).write(true).open(&device.device) {
+            Err(e) => {
+                let gone = [Errno::NOENT, Errno::NODEV, Errno::NXIO];
+                let error = Errno::from_io_error(&e).context("no errno")?;
+                ensure!(gone.contains(&error), "open: {error:?}");
+                return Ok(None);
+            }
+            Ok(file) => file,
+        };
+        // The file that is open keeps the module until there is something else that does.
+        Ok(Some(match round % 3 {
+            0 => Self::File(file),
+            1 if !device.device.ends_with("pagekit-map-huge-pages") => {
+                Self::Buffer(device.filled(1, PAGES)?)
+            }
+            _ if device.device.ends_with("pagekit-map-huge-pages") => {
+                Self::Mapping(Mapping::shared(&file, 0, PAGES * PAGE)?)
+            }
+            _ => {
+                let buf = device.filled(1, PAGES)?;
+                Self::Mapping(Mapping::shared(&buf, 0, PAGES * PAGE)?)
+            }
+        }))
+    }
+
+    fn look(&self) {
+        if let Self::Mapping(map) = self {
+            map.touch();
+        }
+    }
+}
+
+fn remove(module: &CString) -> io::Result<()> {
+    delete_module(module, libc::O_NONBLOCK)
+}
+
+fn open_unload(env: &Env) -> Result<()> {
+    let dir = PathBuf::from(std::env::var_os("MODDIR").context("no MODDIR is given")?);
+    for (group, module) in MODULES {
+        let device = at(group)?;
+        let name = CString::new(module)?;
+        let file = File::open(dir.join(format!("{module}.ko"))).context(module)?;
+        let load = || finit_module(&file, c"", 0);
+
+        // Odd while there is something of the device, and how often unloading was refused then.
+        let (epoch, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+        let mut round = 0;
+        let hold = || {
+            let Some(thing) = Thing::of(&device, round)? else {
+                return Ok(false);
+            };
+            round += 1;
+            let before = refused.load(Ordering::SeqCst);
+            epoch.fetch_add(1, Ordering::SeqCst);
+            let mut counts = false;
+            for _ in 0..100 {
+                thing.look();
+                counts = refused.load(Ordering::SeqCst) > before;
+                if counts {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            epoch.fetch_add(1, Ordering::SeqCst);
+            drop(thing);
+            std::thread::sleep(Duration::from_micros(round % 8 * 100));
+            Ok(counts)
+        };
+        let mut times = 0;
+        let unload = || {
+            let before = epoch.load(Ordering::SeqCst);
+            let result = remove(&name);
+            let held = before % 2 == 1 && before == epoch.load(Ordering::SeqCst);
+            match result {
+                Ok(()) => {
+                    load().context("insmod")?;
+                    ensure!(!held, "unloaded while it was in use");
+                    times += 1;
+                    std::thread::sleep(Duration::from_millis(times % 5));
+                    Ok(true)
+                }
+                Err(Errno::WOULDBLOCK | Errno::BUSY) => {
+                    refused.fetch_add(u64::from(held), Ordering::SeqCst);
+                    Ok(false)
+                }
+                Err(error) => Err(error).context("rmmod"),
+            }
+        };
+        let sides = vec![side("hold", hold), side("unload", unload)];
+        race(env.time / MODULES.len() as u32, sides).context(module)?;
+        remove(&name).with_context(|| format!("unloading {module} in the end"))?;
+        load().with_context(|| format!("loading {module} again"))?;
+    }
+    Ok(())
+}
