@@ -46,6 +46,21 @@ extern "C" {
         table: *mut bindings::sg_table,
         dir: bindings::dma_data_direction,
     );
+    fn pagekit_dmabuf_assert_held(resv: *mut bindings::dma_resv);
+}
+
+/// `dma_resv_assert_held()`: warns where lockdep can tell that the caller doesn't hold the
+/// reservation lock of `buf`.
+///
+/// # Safety
+///
+/// `buf` must be a buffer.
+#[inline]
+pub(crate) unsafe fn assert_held(buf: *mut bindings::dma_buf) {
+    if cfg!(CONFIG_LOCKDEP) {
+        // SAFETY: As the caller promises.
+        unsafe { pagekit_dmabuf_assert_held((*buf).resv) };
+    }
 }
 
 /// `dma_buf_export()`. The buffer owns `data` from here on, and gives it to `ops.release`.
@@ -235,7 +250,10 @@ pub(crate) unsafe fn map(
 ) -> Result<*mut bindings::sg_table> {
     // SAFETY: The caller promises that only this file uses `priv`, which is null or a mapping, and
     // holds the lock.
-    let attachment = unsafe { &mut *attachment };
+    let attachment = unsafe {
+        assert_held((*attachment).dmabuf);
+        &mut *attachment
+    };
     let mut mapping = KBox::write(
         KBox::new_uninit(GFP_KERNEL)?,
         Mapping {
@@ -268,6 +286,7 @@ pub(crate) unsafe extern "C" fn unmap(
 ) {
     // SAFETY: As the caller promises: the table is the first field of a mapping in the list.
     unsafe {
+        assert_held((*attachment).dmabuf);
         bindings::dma_unmap_sgtable((*attachment).dev, table, dir, 0);
         let mut link = (&raw mut (*attachment).priv_).cast::<*mut Mapping>();
         while *link != table.cast() {
@@ -516,6 +535,7 @@ pub(crate) unsafe fn for_each_attachment(
 ) {
     // SAFETY: The lock that the caller holds is that of the list, whose elements are attachments.
     unsafe {
+        assert_held(buf);
         let head = &raw mut (*buf).attachments;
         let mut node = (*head).next;
         while node != head {

@@ -4,6 +4,7 @@
  * includes that file has a copy.
  */
 #include <linux/dma-mapping.h>
+#include <linux/dma-resv.h>
 
 #include "../src/shim.h"
 
@@ -13,3 +14,6 @@ SHIM(void, pagekit_dmabuf_for_cpu, (struct device *dev, struct sg_table *sgt,
 SHIM(void, pagekit_dmabuf_for_device, (struct device *dev, struct sg_table *sgt,
 				       enum dma_data_direction dir),
      dma_sync_sgtable_for_device(dev, sgt, dir))
+#ifdef CONFIG_LOCKDEP
+SHIM(void, pagekit_dmabuf_assert_held, (struct dma_resv *resv), ({ dma_resv_assert_held(resv); }))
+#endif

@@ -388,6 +388,19 @@ impl<'a> Own<'a> {
         Self(buf, PhantomData)
     }
 
+    /// In an operation that the core calls under the reservation lock.
+    ///
+    /// # Safety
+    ///
+    /// As the type invariants.
+    unsafe fn reserved(buf: *mut bindings::dma_buf) -> Self {
+        // SAFETY: As the caller promises.
+        unsafe {
+            dmabuf::assert_held(buf);
+            Self::new(buf)
+        }
+    }
+
     fn bo(self) -> &'a Bo {
         // SAFETY: By the type invariants.
         unsafe { dmabuf::data(self.0) }
@@ -623,7 +636,7 @@ static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
 /// To be called by the core, under the reservation lock.
 unsafe extern "C" fn pin(attachment: *mut bindings::dma_buf_attachment) -> c_int {
     // SAFETY: The core passes an attachment of a buffer of ours.
-    let own = unsafe { Own::new((*attachment).dmabuf) };
+    let own = unsafe { Own::reserved((*attachment).dmabuf) };
     from_result(|| {
         let mut objects = own.bo().device.lock_interruptible()?;
         own.pin(&mut objects)?;
@@ -637,7 +650,7 @@ unsafe extern "C" fn pin(attachment: *mut bindings::dma_buf_attachment) -> c_int
 /// To be called by the core, under the reservation lock.
 unsafe extern "C" fn unpin(attachment: *mut bindings::dma_buf_attachment) {
     // SAFETY: As above.
-    let own = unsafe { Own::new((*attachment).dmabuf) };
+    let own = unsafe { Own::reserved((*attachment).dmabuf) };
     let mut objects = own.bo().device.lock.lock();
     own.backing(&mut objects).fixed -= 1;
     own.unpin(&mut objects);
@@ -651,7 +664,7 @@ unsafe extern "C" fn map_dma_buf(
     dir: bindings::dma_data_direction,
 ) -> *mut bindings::sg_table {
     // SAFETY: The core passes an attachment of a buffer of ours.
-    let own = unsafe { Own::new((*attachment).dmabuf) };
+    let own = unsafe { Own::reserved((*attachment).dmabuf) };
     let map = || {
         let mut objects = own.bo().device.lock_interruptible()?;
         let pages = own.pin(&mut objects)?;
@@ -672,7 +685,7 @@ unsafe extern "C" fn unmap_dma_buf(
     // SAFETY: The core passes what `map_dma_buf` has returned for this attachment.
     let own = unsafe {
         dmabuf::unmap(attachment, table, dir);
-        Own::new((*attachment).dmabuf)
+        Own::reserved((*attachment).dmabuf)
     };
     own.unpin(&mut own.bo().device.lock.lock());
 }
@@ -768,7 +781,7 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
 /// To be called by the core, under the reservation lock.
 unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) -> c_int {
     // SAFETY: The core passes a buffer of ours.
-    let own = unsafe { Own::new(buf) };
+    let own = unsafe { Own::reserved(buf) };
     from_result(|| {
         // The core warns of errors, so none that can be avoided: it doesn't take a device that
         // works.
@@ -785,7 +798,7 @@ unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys
 /// To be called by the core, under the reservation lock.
 unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
     // SAFETY: The core passes a buffer of ours.
-    let own = unsafe { Own::new(buf) };
+    let own = unsafe { Own::reserved(buf) };
     let mut objects = own.bo().device.lock.lock();
     // SAFETY: The core passes what `vmap` has filled in, of the pages that have been pinned since.
     unsafe { dmabuf::vunmap(own.backing(&mut objects).pages.as_slice(), &*map) };

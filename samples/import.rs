@@ -6,7 +6,10 @@
 
 #![allow(dead_code, reason = "No driver needs all of it.")]
 
-use crate::dmabuf::into_fd;
+use crate::dmabuf::{
+    self,
+    into_fd, //
+};
 use core::{
     marker::PhantomData,
     ptr::{
@@ -221,6 +224,8 @@ impl<'a> Attachment<'a> {
         &self,
         dir: bindings::dma_data_direction,
     ) -> Result<*mut bindings::sg_table> {
+        // SAFETY: This owns a reference on the buffer.
+        unsafe { dmabuf::assert_held(self.buf.as_ptr()) };
         // SAFETY: It is attached. As the caller promises.
         let table = from_err_ptr(unsafe { bindings::dma_buf_map_attachment(self.as_ptr(), dir) })?;
         // SAFETY: This owns a reference on the buffer.

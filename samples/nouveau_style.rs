@@ -192,7 +192,10 @@ unsafe impl Send for Bo {}
 /// It must be reserved while the result is used.
 unsafe fn bo<'a>(buf: *mut bindings::dma_buf) -> &'a mut Bo {
     // SAFETY: Who holds the reservation lock is the only user.
-    unsafe { &mut *dmabuf::data::<UnsafeCell<Bo>>(buf).get() }
+    unsafe {
+        dmabuf::assert_held(buf);
+        &mut *dmabuf::data::<UnsafeCell<Bo>>(buf).get()
+    }
 }
 
 /// An object that an open file has.
@@ -425,6 +428,8 @@ impl Mapping {
     ///
     /// `attachment` must be the one of this mapping, and the buffer reserved.
     unsafe fn again(&self, attachment: &Attachment<'_>) -> Result {
+        // SAFETY: It is attached to a buffer.
+        unsafe { dmabuf::assert_held(attachment.buf().as_ptr()) };
         if let Some(dir) = self.wanted.get().filter(|_| self.table.get().is_null()) {
             // SAFETY: As the caller promises. `Import` unmaps it before it detaches.
             self.table.set(unsafe { attachment.map(dir) }?);
@@ -438,6 +443,8 @@ impl Mapping {
     ///
     /// `attachment` must be the one of this mapping, and the buffer reserved.
     unsafe fn undo(&self, attachment: *mut bindings::dma_buf_attachment) {
+        // SAFETY: It is attached to a buffer.
+        unsafe { dmabuf::assert_held((*attachment).dmabuf) };
         let table = self.table.replace(null_mut());
         if let Some(dir) = self.wanted.get().filter(|_| !table.is_null()) {
             // SAFETY: It was mapped so, for this attachment, and the buffer is reserved.

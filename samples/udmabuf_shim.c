@@ -24,10 +24,11 @@ int pagekit_udmabuf_size_limit_mb = INT_MAX;
 module_param_named(size_limit_mb, pagekit_udmabuf_size_limit_mb, int, 0644);
 MODULE_PARM_DESC(size_limit_mb, "Max size of a dmabuf, in megabytes. Default is INT_MAX.");
 
-/* As memfd_file_seals_ptr() in mm/memfd.c, which is static. */
+/* As memfd_file_seals_ptr() in mm/memfd.c, which is static. The inode must be locked. */
 const unsigned int *pagekit_udmabuf_seals(struct file *file);
 const unsigned int *pagekit_udmabuf_seals(struct file *file)
 {
+	lockdep_assert_held(&file_inode(file)->i_rwsem);
 	if (shmem_file(file))
 		return &SHMEM_I(file_inode(file))->seals;
 #ifdef CONFIG_HUGETLBFS
