@@ -23,6 +23,7 @@ use kernel::{
 };
 use pagekit_view::{
     range,
+    runs,
     PageRef,
     PageVec, //
 };
@@ -404,9 +405,18 @@ impl PageArray {
         Ok(())
     }
 
+    /// Whether the entries follow each other as the type invariants say.
+    fn is_ordered(&self) -> bool {
+        let mut pairs = self.pages().windows(2);
+        // SAFETY: There is a reference on each page.
+        let rest = |page: &PageRef<'_>| unsafe { pagekit_pages_rest(page.as_ptr()) };
+        pairs.all(|pair| rest(&pair[0]) == 1 || runs(pair).count() == 1)
+    }
+
     #[export_name = "pagekit_page_array_release"]
     #[inline(never)]
     fn release(&mut self, marks: Marks) {
+        debug_assert!(self.is_ordered());
         let dirty = marks.contains(Marks::DIRTY);
         let mut rest = self.pages.pages();
         while let Some(first) = rest.first() {

@@ -31,6 +31,7 @@ use kernel::{
 };
 use pagekit_view::{
     range,
+    runs,
     PageRef,
     PageVec, //
 };
@@ -61,6 +62,9 @@ extern "C" {
     fn pagekit_pin_put_small(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
     fn pagekit_pin_put(folio: *mut bindings::folio);
     fn pagekit_pin_yield() -> bool;
+
+    // Only where there are debug assertions.
+    fn pagekit_pin_is_pinned(page: *mut bindings::page) -> bool;
 }
 
 /// How pages are pinned.
@@ -339,8 +343,20 @@ impl PinArray {
         Ok(())
     }
 
+    /// Whether the entries are as the type invariants say, as far as pages tell.
+    fn is_sound(&self) -> bool {
+        let mut pairs = self.pages().windows(2);
+        // SAFETY: The pages exist.
+        let pinned = |page: &PageRef<'_>| unsafe { pagekit_pin_is_pinned(page.as_ptr()) };
+        // SAFETY: As above.
+        let rest = |page: &PageRef<'_>| unsafe { pagekit_pin_rest(page.as_ptr()) };
+        self.pages().iter().all(pinned)
+            && (!self.ordered || pairs.all(|pair| rest(&pair[0]) == 1 || runs(pair).count() == 1))
+    }
+
     /// Unpins and forgets the entries from `start` on.
     fn unpin_from(&mut self, start: usize, dirty: bool) {
+        debug_assert!(self.is_sound());
         let mut rest = self.pages().get(start..).unwrap_or_default();
         while let Some(first) = rest.first() {
             // SAFETY: By the type invariants we own a pin for each entry, `truncate` below forgets

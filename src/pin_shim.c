@@ -21,5 +21,9 @@ SHIM(unsigned long, pagekit_pin_put_small,
 SHIM(void, pagekit_pin_put, (struct folio *folio), folio_put(folio))
 SHIM(bool, pagekit_pin_yield, (void), (cond_resched(), fatal_signal_pending(current)))
 
+#ifdef CONFIG_RUST_DEBUG_ASSERTIONS
+SHIM(bool, pagekit_pin_is_pinned, (struct page *page), folio_maybe_dma_pinned(page_folio(page)))
+#endif
+
 #include "pagekit_pin_exports.h"
 HELPER("Pinned pages for dma-buf drivers");

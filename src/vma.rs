@@ -71,10 +71,16 @@ extern "C" {
     ) -> bindings::vm_fault_t;
     fn pagekit_vma_page_to_pfn(page: *mut bindings::page) -> usize;
     fn pagekit_vma_has_owner(pages: *const PageRef<'_>, count: usize) -> bool;
+
+    // Only where there are debug assertions.
+    fn pagekit_vma_assert_mmap(vma: *mut bindings::vm_area_struct);
+    fn pagekit_vma_assert_fault(vmf: *mut bindings::vm_fault);
 }
 
 /// Order of a huge page, C's `PMD_ORDER`.
 const PMD_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
+/// What a VMA is one of at the most.
+const KINDS: vm_flags_t = flags::PFNMAP | flags::MIXEDMAP;
 /// What one fault fills at the most: the reach of one page table, C's `PMD_SIZE`.
 const BLOCK: usize = 1 << bindings::PMD_SHIFT;
 
@@ -127,6 +133,10 @@ impl VmFault {
         base: usize,
         pfns: bool,
     ) -> Option<Block<'p, 'a>> {
+        if cfg!(debug_assertions) {
+            // SAFETY: By the type invariants, the fault is being handled.
+            unsafe { pagekit_vma_assert_fault(self.0.get()) };
+        }
         let (vma, pgoff) = (self.vma(), self.fault().pgoff);
         // What it must have, of what it may have.
         let (must, may) = if pfns {
@@ -232,6 +242,10 @@ fn has_huge_fault(vma: &VmaRef) -> bool {
 
 /// Checks that `vma` may show its window of an array of `len` pages, and returns that.
 fn window(vma: &VmaNew, len: usize, base: usize, other: vm_flags_t) -> Result<Range<usize>> {
+    if cfg!(debug_assertions) {
+        // SAFETY: The VMA is valid.
+        unsafe { pagekit_vma_assert_mmap(vma.as_ptr()) };
+    }
     // SAFETY: `vma` is locked, so that this is no data race.
     let pgoff = unsafe { (*vma.as_ptr()).vm_pgoff };
     let count = vma.end().wrapping_sub(vma.start()) >> PAGE_SHIFT;
@@ -252,6 +266,8 @@ fn is_cow(vma: &VmaRef) -> bool {
 ///
 /// `VM_PFNMAP` and `VM_MIXEDMAP` must not meet, nor `VM_PFNMAP` a COW mapping.
 unsafe fn set_flags(vma: &VmaNew, flags: vm_flags_t) {
+    debug_assert!((vma.flags() | flags) & KINDS != KINDS);
+    debug_assert!(flags & KINDS != flags::PFNMAP || !is_cow(vma));
     // SAFETY: The VMA is being set up, so nobody else sees it.
     unsafe { (*vma.as_ptr()).__bindgen_anon_2.vm_flags |= flags };
 }
@@ -477,6 +493,7 @@ pub unsafe fn huge_fault_pfns(
 ///
 /// `vma` must be for PFNs, `block` in it, and its pages must outlive their mapping.
 unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
+    debug_assert!(vma.flags() & KINDS == flags::PFNMAP);
     // SAFETY: As the caller promises. The VMA is locked.
     to_result(unsafe {
         pagekit_vma_fill_pfns(

@@ -109,5 +109,12 @@ SHIM(vm_fault_t, pagekit_vma_insert_page,
      (struct vm_area_struct *vma, unsigned long addr, struct page *page),
      vmf_insert_page_mkwrite(&(struct vm_fault){ .vma = vma, .address = addr }, page, false))
 SHIM(unsigned long, pagekit_vma_page_to_pfn, (struct page *page), page_to_pfn(page))
+
+#ifdef CONFIG_RUST_DEBUG_ASSERTIONS
+SHIM(void, pagekit_vma_assert_mmap, (struct vm_area_struct *vma),
+     mmap_assert_write_locked(vma->vm_mm))
+SHIM(void, pagekit_vma_assert_fault, (struct vm_fault *vmf), assert_fault_locked(vmf))
+#endif
+
 #include "pagekit_vma_exports.h"
 HELPER("Page arrays mapped into VMAs for dma-buf drivers");
