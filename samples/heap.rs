@@ -59,6 +59,7 @@ extern "C" {
     static mem_accounting: bool;
 
     // See heap_shim.c.
+    static pagekit_heap_size_limit_mb: c_int;
     fn pagekit_heap_add() -> c_int;
     fn pagekit_heap_ram_pages() -> c_ulong;
 }
@@ -92,6 +93,12 @@ unsafe extern "C" fn pagekit_heap_allocate(
 
 fn allocate(len: usize, fd_flags: u32) -> Result<*mut bindings::dma_buf> {
     let count = len >> PAGE_SHIFT;
+    // SAFETY: The parameter is an int that may be written to at any time.
+    let limit_mb = unsafe { (&raw const pagekit_heap_size_limit_mb).read_volatile() };
+    // A negative limit is none, as for mainline's udmabuf.
+    if len as u64 > (limit_mb as u64) << 20 {
+        return Err(EINVAL);
+    }
     // What can't be had is refused before other processes are killed for it.
     // SAFETY: Plain call.
     if count > unsafe { pagekit_heap_ram_pages() } {

@@ -38,7 +38,10 @@ struct pagekit_create {
 	__u32 reserved;
 };
 
-/* Makes the file a new object: ENOMEM if it is larger than memory. */
+/*
+ * Makes the file a new object: EINVAL if it is larger than the driver's parameter
+ * size_limit_mb allows, ENOMEM if it is larger than memory.
+ */
 #define PAGEKIT_CREATE	_IOW('K', 0x00, struct pagekit_create)
 
 /* Makes the file an object of the dma-buf with this file descriptor. */

@@ -48,7 +48,8 @@ use kernel::{
     reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
-    // Static inlines, see style_shim.h.
+    // A module parameter and static inlines, see style_shim.h.
+    static pagekit_style_size_limit_mb: c_int;
     fn pagekit_style_ram_pages() -> c_ulong;
     fn pagekit_style_shmem(size: bindings::loff_t) -> *mut bindings::file;
     fn pagekit_style_copy_from(
@@ -90,14 +91,19 @@ pub(crate) struct Create {
 unsafe impl FromBytes for Create {}
 
 impl Create {
-    /// The number of pages, if no other flags are set than those that the driver knows.
+    /// The number of pages, if they are no more than the driver's parameter allows and no other flags
+    /// are set than those that it knows.
     pub(crate) fn pages(&self, known: u32) -> Result<usize> {
         // A file can't be larger.
         let pages = bindings::loff_t::try_from(self.size)? as usize >> PAGE_SHIFT;
+        // SAFETY: The parameter is an int that may be written to at any time.
+        let limit_mb = unsafe { (&raw const pagekit_style_size_limit_mb).read_volatile() };
         if self.flags & !known != 0
             || self.address != 0 && self.flags & CREATE_USERPTR == 0
             || self.size % PAGE_SIZE as u64 != 0
             || pages == 0
+            // A negative limit is none, as for mainline's udmabuf.
+            || pages as u64 > ((limit_mb as u64) << 20) >> PAGE_SHIFT
         {
             return Err(EINVAL);
         }

@@ -2,10 +2,16 @@
 /* The same for style.rs, and for what it uses. */
 #include <linux/iosys-map.h>
 #include <linux/mm.h>
+#include <linux/moduleparam.h>
 #include <linux/shmem_fs.h>
 
 #include "dmabuf_shim.h"
 #include "import_shim.h"
+
+extern int pagekit_style_size_limit_mb;
+int pagekit_style_size_limit_mb = INT_MAX;
+module_param_named(size_limit_mb, pagekit_style_size_limit_mb, int, 0644);
+MODULE_PARM_DESC(size_limit_mb, "Max size of an object, in megabytes. Default is INT_MAX.");
 
 SHIM(unsigned long, pagekit_style_ram_pages, (void), totalram_pages())
 SHIM(struct file *, pagekit_style_shmem, (loff_t size),
