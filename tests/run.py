@@ -51,13 +51,13 @@ DEMO_ROOM_MIB = 512
 # What runs where: by level, the parts of guest/test.sh. Time limits are for hardware
 # acceleration (vm.py scales them); the selftests need the 6 GiB.
 PARTS = {
-    ("test", "base"): "kunit user selftest template matrix",
+    ("test", "base"): "kunit user inputs selftest template matrix",
     ("test", "swiotlb"): "bounce",
     ("test", "debug"): "kunit smoke matrix races leaks",
-    ("full", "base"): "kunit user selftest converted template matrix",
+    ("full", "base"): "kunit user inputs selftest converted template matrix",
     ("full", "swiotlb"): "bounce",
     ("full", "nocgroup"): "kunit matrix",
-    ("full", "debug"): "kunit user selftest converted template matrix races leaks",
+    ("full", "debug"): "kunit user inputs selftest converted template matrix races leaks",
     ("soak", "debug"): "races leaks",
     ("matrix", "base"): "matrix",
     ("matrix", "debug"): "matrix",
@@ -84,6 +84,8 @@ DRIVER = "acme_share"
 DRIVERS = OUT / "drivers"
 # What a race takes before and after its time.
 RACE_OVERHEAD = 5
+# How many checks the table of bad inputs must reach: rows that reach the same one count once.
+INPUT_CHECKS = 120
 # The benchmark's largest objects have 4 GiB.
 BENCH_MEMORY = "6500M"
 BENCH_TIMEOUT = 60
@@ -369,12 +371,18 @@ def test_vm(level, where, seconds=0) -> list[Case]:
                         "RACE_SECONDS": seconds})
     if (matrix := result.out_dir / "matrix.json").exists():
         shutil.copyfile(matrix, OUT / "matrix.json")
+    cases = []
+    if (inputs := result.out_dir / "inputs").exists():
+        rows = [json.loads(line) for line in inputs.read_text().splitlines()]
+        (OUT / "inputs.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        checks = len({row["check"] for row in rows})
+        cases.append(Case(where, "inputs.checks", checks >= INPUT_CHECKS, f"{checks} different ones"))
     text = (result.out_dir / "stdout.log").read_text(errors="replace")
     if "races" in parts:
         (OUT / "races.json").write_text(json.dumps({"rows": race_rows(text)}, indent=1) + "\n")
     broken = re.findall(r"^# broken: (.*)", text, re.M) if result.status else []
     detail = "; ".join([result.reason, *broken, f"logs in {os.path.relpath(result.out_dir)}"]) if result.reason else ""
-    return [Case(where, "vm.clean", not result.reason, detail), *parse_tap(text, where)]
+    return [Case(where, "vm.clean", not result.reason, detail), *cases, *parse_tap(text, where)]
 
 
 def test_host(_level, _host) -> list[Case]:

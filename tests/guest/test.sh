@@ -94,6 +94,7 @@ cases() {
 	user) which_cases= ;;
 	smoke) which_cases=--smoke ;;
 	bounce) which_cases="device charge" ;;
+	inputs) which_cases="--inputs $OUT/inputs" ;;
 	esac
 	echo "=="
 	tool "$BIN/pagekit-test" --group "$2" --device "$3" $which_cases
@@ -134,12 +135,15 @@ for part in $PARTS; do
 		done
 		user_memory || broken "no memory for user space"
 		;;
-	user | smoke | bounce)
+	user | smoke | bounce | inputs)
 		for kind in udmabuf cdmabuf i915 nouveau radeon; do
 			# make size loads what is in Rust only.
 			[ ! -e /dev/pagekit-$kind ] || cases $part $kind /dev/pagekit-$kind
 		done
 		[ $part = bounce ] || nodes $part
+		[ $part = inputs ] || continue
+		cases $part importer /dev/pagekit-importer
+		cases $part parameters /dev/pagekit-udmabuf
 		;;
 	selftest)
 		echo "== selftest-udmabuf"
@@ -175,7 +179,7 @@ check heap.loads_no_pin not loaded pagekit_pin
 load pagekit_importer || broken "pagekit_importer does not load again"
 for part in $PARTS; do
 	case $part in
-	user | smoke | bounce)
+	user | smoke | bounce | inputs)
 		cases $part heap /dev/dma_heap/pagekit
 		;;
 	selftest)

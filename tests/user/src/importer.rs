@@ -2,7 +2,7 @@
 //! The test importer of `tests/importer.c`, which gets at a dma-buf as a device would.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
 use anyhow::{Context, Result};
@@ -14,36 +14,36 @@ use crate::abi;
 const DEVICE: &str = "/dev/pagekit-importer";
 
 /// C: `IMPORTER_DYNAMIC`.
-const DYNAMIC: u32 = 1;
+pub const DYNAMIC: u32 = 1;
 /// C: `IMPORTER_WRITE`, `IMPORTER_VMAP`.
-const WRITE: u32 = 1;
-const VMAP: u32 = 2;
+pub const WRITE: u32 = 1;
+pub const VMAP: u32 = 2;
 
 /// C: `IMPORTER_ATTACH`, and so on.
-const ATTACH: Opcode = opcode::write::<Attach>(b'P', 1);
-const DETACH: Opcode = opcode::none(b'P', 2);
-const MAP: Opcode = opcode::write::<u32>(b'P', 3);
-const UNMAP: Opcode = opcode::none(b'P', 4);
-const ACCESS: Opcode = opcode::write::<Access>(b'P', 5);
-const MOVES: Opcode = opcode::none(b'P', 6);
-const TWICE: Opcode = opcode::none(b'P', 7);
-const MOVE: Opcode = opcode::none(b'P', 8);
+pub const ATTACH: Opcode = opcode::write::<Attach>(b'P', 1);
+pub const DETACH: Opcode = opcode::none(b'P', 2);
+pub const MAP: Opcode = opcode::write::<u32>(b'P', 3);
+pub const UNMAP: Opcode = opcode::none(b'P', 4);
+pub const ACCESS: Opcode = opcode::write::<Access>(b'P', 5);
+pub const MOVES: Opcode = opcode::none(b'P', 6);
+pub const TWICE: Opcode = opcode::none(b'P', 7);
+pub const MOVE: Opcode = opcode::none(b'P', 8);
 
 /// C: `struct importer_attach`.
 #[repr(C)]
-struct Attach {
-    fd: i32,
-    flags: u32,
+pub struct Attach {
+    pub fd: i32,
+    pub flags: u32,
 }
 
 /// C: `struct importer_access`.
 #[repr(C)]
-struct Access {
-    flags: u32,
-    reserved: u32,
-    offset: u64,
-    len: u64,
-    user: u64,
+pub struct Access {
+    pub flags: u32,
+    pub reserved: u32,
+    pub offset: u64,
+    pub len: u64,
+    pub user: u64,
 }
 
 /// Which way the importer goes.
@@ -114,6 +114,12 @@ impl Importer {
             attachment.map(Dir::FromDevice)?;
         }
         attachment.write(way, offset, from)
+    }
+}
+
+impl AsFd for Importer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

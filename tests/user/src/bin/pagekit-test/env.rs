@@ -13,20 +13,15 @@ use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, UdmabufCreate, UdmabufCreateItem};
 use pagekit_user::map::Mapping;
 use pagekit_user::{kernel, PAGE};
-use rustix::io::{self, Errno};
+use rustix::io;
 
-pub enum Body {
-    /// Must return Ok.
-    Works(fn(&Env) -> Result<()>),
-    /// Must prepare well, then make one call that fails with this error.
-    Fails(Errno, fn(&Env) -> Result<io::Result<OwnedFd>>),
-}
+use crate::inputs::Row;
 
 pub struct Case {
     pub name: &'static str,
     /// Quick and basic enough for a kernel with debugging under emulation.
     pub smoke: bool,
-    pub body: Body,
+    pub body: fn(&Env) -> Result<()>,
 }
 
 impl Case {
@@ -34,19 +29,7 @@ impl Case {
         Self {
             name,
             smoke: false,
-            body: Body::Works(body),
-        }
-    }
-
-    pub const fn fails(
-        name: &'static str,
-        errno: Errno,
-        body: fn(&Env) -> Result<io::Result<OwnedFd>>,
-    ) -> Self {
-        Self {
-            name,
-            smoke: false,
-            body: Body::Fails(errno, body),
+            body,
         }
     }
 
@@ -64,6 +47,8 @@ pub struct Group {
     pub name: &'static str,
     pub fill: Fill,
     pub tables: &'static [&'static [Case]],
+    /// What it must refuse.
+    pub inputs: &'static [&'static [&'static [Row]]],
 }
 
 pub struct Env {

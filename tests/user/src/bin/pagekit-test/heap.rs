@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::abi::{self, HeapAllocation, DMA_HEAP_IOCTL_ALLOC};
+use pagekit_user::abi::{self, HeapAllocation};
 use pagekit_user::importer::{Dir, Importer, Kind};
 use pagekit_user::kernel::{stay_on_this_cpu, Cgroup};
 use pagekit_user::map::{Mapping, RW};
@@ -27,30 +27,6 @@ pub const CASES: &[Case] = &[
     Case::new("charge", charge).smoke(),
     Case::new("charge_limit", charge_limit).smoke(),
     Case::new("killed_while_allocating", killed_while_allocating).smoke(),
-    Case::fails("err_len_zero", Errno::INVAL, |env| sized(env, 0)).smoke(),
-    Case::fails("err_len_max", Errno::INVAL, |env| sized(env, u64::MAX)),
-    Case::fails("err_len_huge", Errno::NOMEM, |env| sized(env, 1 << 62)).smoke(),
-    Case::fails("err_more_than_memory", Errno::NOMEM, |env| {
-        sized(env, kernel::memory("MemTotal")? + PAGE as u64)
-    })
-    .smoke(),
-    Case::fails("err_fd_given", Errno::INVAL, |env| {
-        with(env, |allocation| allocation.fd = 1)
-    }),
-    Case::fails("err_fd_flags", Errno::INVAL, |env| {
-        with(env, |allocation| {
-            allocation.fd_flags |= OFlags::APPEND.bits()
-        })
-    })
-    .smoke(),
-    Case::fails("err_heap_flags", Errno::INVAL, |env| {
-        with(env, |allocation| allocation.heap_flags = 1)
-    })
-    .smoke(),
-    Case::fails("err_null", Errno::FAULT, |env| {
-        // SAFETY: the kernel can't write there.
-        Ok(unsafe { abi::ioctl_for_fd(env.open()?, DMA_HEAP_IOCTL_ALLOC, std::ptr::null()) })
-    }),
 ];
 
 const RDWR: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC);

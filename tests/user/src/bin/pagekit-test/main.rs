@@ -5,9 +5,9 @@
 mod create;
 mod device;
 mod env;
-mod errors;
 mod heap;
 mod i915;
+mod inputs;
 mod mapping;
 mod memory;
 mod nodes;
@@ -18,6 +18,8 @@ mod radeon;
 mod sharing;
 mod style;
 
+use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,7 +29,8 @@ use lexopt::prelude::*;
 use pagekit_user::kernel;
 use pagekit_user::process::{Child, End};
 
-use env::{Body, Case, Env, Group};
+use env::{Case, Env, Group};
+use inputs::Row;
 
 /// A new sample adds itself here.
 const GROUPS: &[Group] = &[
@@ -37,6 +40,7 @@ const GROUPS: &[Group] = &[
         name: "heap",
         fill: heap::filled,
         tables: &[heap::CASES, mapping::CASES, device::CASES, sharing::CASES],
+        inputs: &[inputs::heap::ROWS, inputs::buffer::ROWS],
     },
     style(
         "i915",
@@ -46,6 +50,11 @@ const GROUPS: &[Group] = &[
             device::CASES,
             sharing::CASES,
             i915::CASES,
+        ],
+        &[
+            inputs::style::ROWS,
+            inputs::style::I915,
+            inputs::buffer::ROWS,
         ],
     ),
     style(
@@ -57,6 +66,11 @@ const GROUPS: &[Group] = &[
             sharing::CASES,
             nouveau::CASES,
         ],
+        &[
+            inputs::style::ROWS,
+            inputs::style::NOUVEAU,
+            inputs::buffer::ROWS,
+        ],
     ),
     style(
         "radeon",
@@ -67,19 +81,45 @@ const GROUPS: &[Group] = &[
             sharing::CASES,
             radeon::CASES,
         ],
+        &[
+            inputs::style::ROWS,
+            inputs::style::RADEON,
+            inputs::buffer::ROWS,
+        ],
     ),
-    node("map-pfns", nodes::PFNS),
-    node("map-huge-pfns", nodes::HUGE_PFNS),
-    node("map-eager-pfns", nodes::PFNS),
-    node("map-pages", nodes::REFERENCED),
-    node("map-huge-pages", nodes::HUGE_REFERENCED),
-    node("map-eager-pages", nodes::REFERENCED),
+    node(
+        "map-pfns",
+        nodes::PFNS,
+        &[
+            inputs::mapper::ROWS,
+            inputs::mapper::PFNS,
+            inputs::mapper::FILE,
+        ],
+    ),
+    node("map-huge-pfns", nodes::HUGE_PFNS, PFN_INPUTS),
+    node("map-eager-pfns", nodes::PFNS, PFN_INPUTS),
+    node("map-pages", nodes::REFERENCED, PAGE_INPUTS),
+    node("map-huge-pages", nodes::HUGE_REFERENCED, PAGE_INPUTS),
+    node(
+        "map-eager-pages",
+        nodes::REFERENCED,
+        &[inputs::mapper::ROWS, inputs::mapper::EAGER],
+    ),
+    node("importer", &[], &[inputs::importer::ROWS]),
+    node("parameters", &[], &[inputs::parameters::ROWS]),
     Group {
         name: "races",
         fill: |_, _, _| bail!("races are between all kinds"),
         tables: races::TABLES,
+        inputs: &[],
     },
 ];
+
+const PFN_INPUTS: Inputs = &[inputs::mapper::ROWS, inputs::mapper::PFNS];
+const PAGE_INPUTS: Inputs = &[inputs::mapper::ROWS, inputs::mapper::FAULTS];
+
+type Tables = &'static [&'static [Case]];
+type Inputs = &'static [&'static [&'static [Row]]];
 
 /// A driver with the interface of mainline's udmabuf.
 const fn udmabuf(name: &'static str) -> Group {
@@ -93,26 +133,28 @@ const fn udmabuf(name: &'static str) -> Group {
             device::CASES,
             sharing::CASES,
             sharing::OF_MEMFDS,
-            errors::CASES,
         ],
+        inputs: &[inputs::udmabuf::ROWS, inputs::buffer::ROWS],
     }
 }
 
 /// A driver of `pagekit_style.h`.
-const fn style(name: &'static str, tables: &'static [&'static [Case]]) -> Group {
+const fn style(name: &'static str, tables: Tables, inputs: Inputs) -> Group {
     Group {
         name,
         fill: |env, id, pages| Ok(style::written(env, id, pages)?.export()?),
         tables,
+        inputs,
     }
 }
 
-/// A test node: its files come with pages.
-const fn node(name: &'static str, tables: &'static [&'static [Case]]) -> Group {
+/// A device that makes no buffers. The files of a test node come with pages.
+const fn node(name: &'static str, tables: Tables, inputs: Inputs) -> Group {
     Group {
         name,
-        fill: |_, _, _| bail!("a node makes no buffers"),
+        fill: |_, _, _| bail!("this device makes no buffers"),
         tables,
+        inputs,
     }
 }
 
@@ -123,6 +165,7 @@ Runs the cases whose name contains a FILTER (default: all).
 
   --group NAME        the kind of device (default: udmabuf)
   --smoke             only a few quick cases
+  --inputs FILE       what DEV must refuse instead, and append to FILE what was seen
   --list              print the names of the cases and exit
   --peer              DEV is mainline's: what it is known to fail must fail
   --list-limit N      list_limit DEV's module was loaded with, unless in sysfs
@@ -134,6 +177,7 @@ struct Args {
     env: Env,
     group: &'static Group,
     smoke: bool,
+    inputs: Option<PathBuf>,
     list: bool,
     peer: bool,
     timeout: Duration,
@@ -145,6 +189,7 @@ fn parse_args() -> Result<Args> {
         env: Env::new(GROUPS[0].fill),
         group: &GROUPS[0],
         smoke: false,
+        inputs: None,
         list: false,
         peer: false,
         timeout: Duration::from_secs(120),
@@ -161,6 +206,7 @@ fn parse_args() -> Result<Args> {
                 args.env.fill = args.group.fill;
             }
             Long("smoke") => args.smoke = true,
+            Long("inputs") => args.inputs = Some(PathBuf::from(parser.value()?)),
             Long("list") => args.list = true,
             Long("peer") => args.peer = true,
             Long("list-limit") => args.env.list_limit = parser.value()?.parse()?,
@@ -195,34 +241,69 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is run.
+enum Test {
+    Case(&'static Case),
+    Row(&'static Row),
+}
+
+impl Test {
+    fn run(&self, env: &Env) -> Result<()> {
+        match self {
+            Self::Case(case) => (case.body)(env),
+            Self::Row(row) => row.run(env),
+        }
+    }
+}
+
+fn tests(args: &Args) -> Vec<(String, Test)> {
+    let Group {
+        name,
+        tables,
+        inputs,
+        ..
+    } = args.group;
+    let tests: Vec<_> = match args.inputs {
+        Some(_) => inputs
+            .iter()
+            .flat_map(|tables| tables.iter())
+            .flat_map(|rows| rows.iter())
+            .map(|row| (format!("inputs.{name}.{}", row.name), Test::Row(row)))
+            .collect(),
+        None => tables
+            .iter()
+            .flat_map(|table| table.iter())
+            .filter(|case| case.smoke || !args.smoke)
+            .map(|case| (format!("{name}.{}", case.name), Test::Case(case)))
+            .collect(),
+    };
+    let wanted = |name: &str| {
+        let mut filters = args.filters.iter();
+        args.filters.is_empty() || filters.any(|filter| name.contains(filter))
+    };
+    let tests = tests.into_iter();
+    tests.filter(|(name, _)| wanted(name)).collect()
+}
+
 fn run(args: &Args) -> Result<bool> {
-    let cases: Vec<(String, &Case)> = args
-        .group
-        .tables
-        .iter()
-        .flat_map(|table| table.iter())
-        .filter(|case| case.smoke || !args.smoke)
-        .map(|case| (format!("{}.{}", args.group.name, case.name), case))
-        .filter(|(name, _)| {
-            let mut filters = args.filters.iter();
-            args.filters.is_empty() || filters.any(|filter| name.contains(filter))
-        })
-        .collect();
-    ensure!(!cases.is_empty(), "no case matches {:?}", args.filters);
+    let tests = tests(args);
+    ensure!(!tests.is_empty(), "no case matches {:?}", args.filters);
     if args.list {
-        cases.iter().for_each(|(name, _)| println!("{name}"));
+        tests.iter().for_each(|(name, _)| println!("{name}"));
         return Ok(true);
     }
-
     let mut log = kernel::Log::follow()?;
-    let mut failed = 0;
-    println!("1..{}", cases.len());
-    for (number, (name, case)) in (1..).zip(&cases) {
+    let (mut failed, mut seen) = (0, String::new());
+    println!("1..{}", tests.len());
+    for (number, (name, test)) in (1..).zip(&tests) {
         let known = match args.peer {
             true => peer::known_failure(name),
             false => None,
         };
-        let outcome = run_case(case, &args.env, args.timeout + args.env.time, &mut log)?;
+        let outcome = run_test(test, &args.env, args.timeout + args.env.time, &mut log)?;
+        if let Test::Row(row) = test {
+            seen += &row.json(args.group.name, outcome.is_none());
+        }
         let (ok, reason) = match (outcome, known) {
             (None, None) => (true, String::new()),
             (None, Some(_)) => (false, "passes: take it off the peer's list".to_owned()),
@@ -237,13 +318,18 @@ fn run(args: &Args) -> Result<bool> {
             reason.replace('\n', " ")
         );
     }
-    println!("# {} passed, {failed} failed", cases.len() as i32 - failed);
+    println!("# {} passed, {failed} failed", tests.len() as i32 - failed);
+    if let Some(path) = &args.inputs {
+        // At the end: the file system may pin what it writes.
+        let mut file = File::options().create(true).append(true).open(path)?;
+        file.write_all(seen.as_bytes())?;
+    }
     Ok(failed == 0)
 }
 
-/// Runs one case in a child. Returns why it failed, if it did.
-fn run_case(
-    case: &Case,
+/// Runs it in a child. Returns why it failed, if it did.
+fn run_test(
+    test: &Test,
     env: &Env,
     timeout: Duration,
     log: &mut kernel::Log,
@@ -251,13 +337,7 @@ fn run_case(
     let before = held()?;
     let end = Child::spawn_group(|| {
         let open = open_files()?;
-        match case.body {
-            Body::Works(body) => body(env)?,
-            Body::Fails(errno, body) => match body(env)? {
-                Ok(_) => bail!("succeeds, should be {errno:?}"),
-                Err(error) => ensure!(error == errno, "is {error:?}, should be {errno:?}"),
-            },
-        }
+        test.run(env)?;
         let (open, now) = (open, open_files()?);
         ensure!(now == open, "{open} files were open before, {now} after");
         let now = held()?;

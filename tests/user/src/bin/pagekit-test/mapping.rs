@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_READ, SYNC_RW, SYNC_START, SYNC_WRITE};
 use pagekit_user::kernel::{Zram, ZRAM};
-use pagekit_user::map::{last_errno, Mapping, RW};
+use pagekit_user::map::{last_errno, Mapping};
 use pagekit_user::process::{signal_of, Child};
 use pagekit_user::{kernel, PAGE};
 use rustix::io::{self, Errno};
@@ -20,8 +20,6 @@ use crate::env::{check_file, check_pages, peek, Case, Content, Env};
 
 pub const CASES: &[Case] = &[
     Case::new("map_offsets", map_offsets).smoke(),
-    Case::new("map_past_end", map_past_end).smoke(),
-    Case::new("map_private", map_private).smoke(),
     Case::new("map_read_only", map_read_only),
     Case::new("map_write_first", map_write_first),
     Case::new("split_mprotect", split_mprotect).smoke(),
@@ -36,7 +34,6 @@ pub const CASES: &[Case] = &[
     Case::new("gup_process_vm", gup_process_vm),
     Case::new("gup_o_direct", gup_o_direct),
     Case::new("sync", sync).smoke(),
-    Case::new("sync_errors", sync_errors),
 ];
 
 fn map_offsets(env: &Env) -> Result<()> {
@@ -44,28 +41,6 @@ fn map_offsets(env: &Env) -> Result<()> {
     for (first, pages) in [(10, 1), (10, 12), (1, 31), (31, 1), (16, 16)] {
         let map = Mapping::shared(&buf, first * PAGE, pages * PAGE)?;
         check_file(&map, 1, first).with_context(|| format!("mapped at page {first}"))?;
-    }
-    Ok(())
-}
-
-fn map_past_end(env: &Env) -> Result<()> {
-    let buf = env.filled(1, 8)?;
-    for (first, pages) in [(0, 9), (7, 2), (8, 1), (1 << 20, 1), (1 << 50, 1)] {
-        let result = Mapping::shared(&buf, first * PAGE, pages * PAGE);
-        ensure!(
-            matches!(result, Err(Errno::INVAL | Errno::OVERFLOW)),
-            "page {first}+{pages}: {result:?}"
-        );
-    }
-    Ok(())
-}
-
-/// A private mapping would copy on write.
-fn map_private(env: &Env) -> Result<()> {
-    let buf = env.filled(1, 4)?;
-    for prot in [ProtFlags::READ, RW] {
-        let result = Mapping::new(&buf, 0, PAGE, prot, MapFlags::PRIVATE);
-        ensure!(matches!(result, Err(Errno::INVAL)), "{prot:?}: {result:?}");
     }
     Ok(())
 }
@@ -331,18 +306,5 @@ fn sync(env: &Env) -> Result<()> {
     let before = kernel::buffers()?;
     drop(buf);
     ensure!(kernel::buffers()? == before - 1, "not released");
-    Ok(())
-}
-
-fn sync_errors(env: &Env) -> Result<()> {
-    let buf = env.filled(1, 8)?;
-    for (what, flags) in [
-        ("no direction", SYNC_START),
-        ("unknown flag", SYNC_START | SYNC_RW | 8),
-        ("unknown high flag", SYNC_START | SYNC_RW | 1 << 40),
-    ] {
-        let result = abi::sync(&buf, flags);
-        ensure!(result == Err(Errno::INVAL), "{what}: {result:?}");
-    }
     Ok(())
 }

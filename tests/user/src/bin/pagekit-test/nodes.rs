@@ -30,8 +30,6 @@ pub const HUGE_REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES, huge::
 const CASES: &[Case] = &[
     Case::new("offsets", offsets).smoke(),
     Case::new("faults", faults).smoke(),
-    Case::new("past_end", past_end),
-    Case::new("private", private),
     Case::new("read_only", read_only),
     Case::new("split_mprotect", split_mprotect).smoke(),
     Case::new("split_munmap", split_munmap),
@@ -68,7 +66,7 @@ const KINDS: [Kind; 6] = [
 ];
 
 /// How many pages the nodes have: two huge ones, and a rest that is no power of two.
-const PAGES: usize = 2 * HUGE_PAGES + 37;
+pub const PAGES: usize = 2 * HUGE_PAGES + 37;
 /// What splits cut out: beginning and end are in different huge pages, in the middle of them.
 const PART: (usize, usize) = (100, 700);
 const HUGE_SIZE: usize = HUGE_PAGES * PAGE;
@@ -76,14 +74,14 @@ const HUGE_SIZE: usize = HUGE_PAGES * PAGE;
 const UPPER_SIZE: usize = 1 << 30;
 
 /// C: `SHOW_FILE` of `tests/mapper.rs`.
-const SHOW_FILE: Opcode = opcode::write::<FileRange>(b'P', 3);
+pub const SHOW_FILE: Opcode = opcode::write::<FileRange>(b'P', 3);
 
 /// Its argument.
 #[repr(C)]
-struct FileRange {
-    memfd: u32,
-    count: u32,
-    pgoff: u64,
+pub struct FileRange {
+    pub memfd: u32,
+    pub count: u32,
+    pub pgoff: u64,
 }
 
 /// An open file of a node.
@@ -233,33 +231,6 @@ fn faults(env: &Env) -> Result<()> {
         "{reading} faults for reading, {writing} for writing"
     );
     see(&node.map(0, PAGES)?, new)
-}
-
-fn past_end(env: &Env) -> Result<()> {
-    let node = Node::open(env)?;
-    for (first, count) in [
-        (0, PAGES + 1),
-        (PAGES - 1, 2),
-        (PAGES, 1),
-        (1 << 20, 1),
-        (1 << 50, 1),
-    ] {
-        let result = Mapping::shared(&node.file, first * PAGE, count * PAGE);
-        ensure!(
-            matches!(result, Err(Errno::INVAL | Errno::OVERFLOW)),
-            "page {first}+{count}: {result:?}"
-        );
-    }
-    Ok(())
-}
-
-fn private(env: &Env) -> Result<()> {
-    let node = Node::open(env)?;
-    for prot in [ProtFlags::READ, RW] {
-        let result = node.map_with(0, PAGES, prot, MapFlags::PRIVATE);
-        ensure!(matches!(result, Err(Errno::INVAL)), "{prot:?}: {result:?}");
-    }
-    Ok(())
 }
 
 fn read_only(env: &Env) -> Result<()> {

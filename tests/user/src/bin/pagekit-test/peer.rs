@@ -4,6 +4,7 @@
 const STALE: &str = "shows memory that was never zeroed";
 const LOST: &str = "loses what was written when the file is read";
 const FOLIO: &str = "pins folios, not pages";
+const PRIVATE: &str = "maps privately for reading";
 const OOM: &str = "allocates until the OOM killer comes";
 
 const KNOWN_FAILURES: &[(&str, &str)] = &[
@@ -17,9 +18,11 @@ const KNOWN_FAILURES: &[(&str, &str)] = &[
     ("udmabuf.dirty_on_release", "never marks pages dirty"),
     ("udmabuf.folios_64k_pins", FOLIO),
     ("udmabuf.folios_2m_pins", FOLIO),
-    ("heap.err_len_huge", OOM),
-    ("heap.err_more_than_memory", OOM),
-    ("heap.map_private", "maps privately for reading"),
+    ("inputs.heap.len_huge", OOM),
+    ("inputs.heap.len_sign", OOM),
+    ("inputs.heap.more_than_memory", OOM),
+    ("inputs.heap.map_private_read", PRIVATE),
+    ("inputs.heap.read_only_private", PRIVATE),
 ];
 
 /// Why mainline fails this case, if it does.

@@ -4,19 +4,16 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use pagekit_user::map::Mapping;
 use pagekit_user::process::Child;
-use pagekit_user::style::{
-    Create, Object, ACCESS_NOWAIT, CREATE_SHMEM_MMAP, CREATE_USERPTR, MAP_READ,
-};
+use pagekit_user::style::{Create, Object, ACCESS_NOWAIT, CREATE_USERPTR, MAP_READ};
 use pagekit_user::{kernel, PAGE};
 use rustix::io::{self, Errno};
-use rustix::mm::MprotectFlags;
 use rustix::process::{setrlimit, Resource, Rlimit};
 
 use crate::env::{Case, Content, Env};
-use crate::style::{check, fill, pins_from_creation, vmaps, written, ODD_SIZE};
+use crate::style::{check, fill, pins_from_creation, vmaps, ODD_SIZE};
 
 pub const CASES: &[Case] = &[
     Case::new("pins", pins_from_creation).smoke(),
@@ -24,10 +21,8 @@ pub const CASES: &[Case] = &[
     Case::new("kernel_map_is_not_kept", kernel_map_is_not_kept),
     Case::new("nowait", nowait).smoke(),
     Case::new("userptr", userptr).smoke(),
-    Case::new("userptr_errors", userptr_errors).smoke(),
     Case::new("userptr_memlock", userptr_memlock).smoke(),
     Case::new("userptr_outlives_process", userptr_outlives_process).smoke(),
-    Case::new("not_its_own", not_its_own),
 ];
 
 /// Files that have the object, and devices attached to it.
@@ -134,39 +129,6 @@ fn userptr(env: &Env) -> Result<()> {
     Ok(())
 }
 
-fn userptr_errors(env: &Env) -> Result<()> {
-    let locks = locked()?;
-    let memory = Mapping::anonymous(4 * PAGE)?;
-    memory.protect(2 * PAGE, PAGE, MprotectFlags::READ)?;
-    let at = memory.at(0) as usize;
-    let (memory, tail) = memory.cut_out(3 * PAGE, PAGE)?;
-    ensure!(tail.is_empty());
-    for (address, pages, want) in [
-        (at + 1, 1, Errno::INVAL),
-        (usize::MAX & !(PAGE - 1), 2, Errno::INVAL),
-        (at, 3, Errno::FAULT),
-        (at + 2 * PAGE, 1, Errno::FAULT),
-        (at + 3 * PAGE, 1, Errno::FAULT),
-        (0, 1, Errno::FAULT),
-        (1 << 63, 1, Errno::FAULT),
-    ] {
-        let object = Object::open(&env.device)?;
-        let result = object.create(&Create {
-            size: (pages * PAGE) as u64,
-            address: address as u64,
-            flags: CREATE_USERPTR,
-            reserved: 0,
-        });
-        ensure!(
-            result == Err(want),
-            "{pages} pages at {address:x}: {result:?}"
-        );
-    }
-    ensure!(locked()? == locks, "{} locked", locked()?);
-    drop(memory);
-    Ok(())
-}
-
 /// The limit counts for who has no CAP_IPC_LOCK.
 fn userptr_memlock(env: &Env) -> Result<()> {
     let files = [(); 3].map(|()| Object::open(&env.device));
@@ -223,18 +185,5 @@ fn userptr_outlives_process(env: &Env) -> Result<()> {
     .join("child")?;
     check(&object, 1, 8)?;
     ensure!(object.info()?.pinned == 8);
-    Ok(())
-}
-
-fn not_its_own(env: &Env) -> Result<()> {
-    let result = Object::with(&env.device, 1, CREATE_SHMEM_MMAP, 0);
-    let error = result.err().and_then(|e| e.downcast::<Errno>().ok());
-    ensure!(error == Some(Errno::INVAL), "{error:?}");
-    let object = written(env, 1, 1)?;
-    for result in [object.wedge(0), object.reset(), object.shrink(0).map(drop)] {
-        if result != Err(Errno::NOTTY) {
-            bail!("{result:?}");
-        }
-    }
     Ok(())
 }

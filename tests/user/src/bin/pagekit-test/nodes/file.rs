@@ -2,25 +2,20 @@
 //! Pages of a file, and what becomes of them under a mapping.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::kernel::ZramSwap;
 use pagekit_user::map::Mapping;
 use pagekit_user::{abi, PAGE};
 use rustix::fs::{fallocate, FallocateFlags, MemfdFlags, SealFlags};
-use rustix::io::{self, Errno};
-use rustix::ioctl::opcode;
+use rustix::io::Errno;
 
-use super::{ends_with, new, old, put, see, see_all, touch, FileRange, Node, SHOW_FILE};
+use super::{ends_with, new, old, put, see, see_all, touch, Node};
 use crate::env::{fill, read_page, written, Case, Content, Env};
 use crate::memory::{allocate, evict, HUGE_PAGES};
 
 /// For all kinds.
-pub const CASES: &[Case] = &[
-    Case::new("file_pages", file_pages).smoke(),
-    Case::new("ioctl_errors", ioctl_errors),
-];
+pub const CASES: &[Case] = &[Case::new("file_pages", file_pages).smoke()];
 
 /// For those that map PFNs: pages of a file can be mapped in no other way.
 pub const PFN_CASES: &[Case] = &[
@@ -59,44 +54,6 @@ fn file_pages(env: &Env) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn ioctl_errors(env: &Env) -> Result<()> {
-    let (memfd, node) = (written(1, 16)?, Node::open(env)?);
-    let is = |what: &str, result: io::Result<()>, want: Errno| {
-        ensure!(result == Err(want), "{what}: {result:?}, not {want:?}");
-        Ok(())
-    };
-    for (code, want) in [
-        (SHOW_FILE, Errno::FAULT),
-        (opcode::write::<FileRange>(b'P', 4), Errno::NOTTY),
-        (opcode::write::<u32>(b'P', 3), Errno::NOTTY),
-    ] {
-        // SAFETY: the kernel reads at null.
-        let result = unsafe { abi::ioctl(&node.file, code, std::ptr::null()) };
-        is("null", result.map(drop), want)?;
-    }
-    let closed: OwnedFd = memfd.try_clone()?.into();
-    let range = FileRange {
-        memfd: closed.as_raw_fd() as u32,
-        count: 1,
-        pgoff: 0,
-    };
-    drop(closed);
-    // SAFETY: the kernel reads `range`.
-    let result = unsafe { abi::ioctl(&node.file, SHOW_FILE, (&raw const range).cast()) };
-    is("closed", result.map(drop), Errno::BADF)?;
-    is("a node", node.show_file(&node.file, 0, 1), Errno::INVAL)?;
-    for (pgoff, count) in [(0, 0), (0, 17), (16, 1), (1 << 60, 1)] {
-        is("range", node.show_file(&memfd, pgoff, count), Errno::INVAL)?;
-    }
-    // None of these counted.
-    node.show_file(&memfd, 0, 16)?;
-    is("again", node.show_file(&memfd, 0, 16), Errno::BUSY)?;
-    let node = Node::open(env)?;
-    let map = node.map(0, 1)?;
-    is("mapped", node.show_file(&memfd, 0, 16), Errno::BUSY)?;
-    see_all(&map, 0)
 }
 
 fn punch(memfd: &File, first: usize, count: usize) -> Result<()> {
