@@ -179,6 +179,18 @@ impl Drop for Cgroup {
     }
 }
 
+/// A number in hexadecimal that may be an address of the kernel: in the upper half, and no small
+/// negative number.
+pub fn address_in(text: &str) -> Option<&str> {
+    let words = text.split(|c: char| !c.is_ascii_hexdigit() && c != 'x');
+    words.into_iter().find(|word| {
+        let digits = word.strip_prefix("0x").unwrap_or(word);
+        digits.len() == 16
+            && u64::from_str_radix(digits, 16)
+                .is_ok_and(|n| (0xffff_8000 << 32..!0xffff).contains(&n))
+    })
+}
+
 /// Reads what the kernel says, to notice when it complains.
 pub struct Log(File);
 
@@ -194,7 +206,8 @@ impl Log {
         Ok(Self(file))
     }
 
-    /// The first complaint since the last call.
+    /// The first complaint since the last call, or the first line that tells where the kernel has
+    /// something.
     pub fn complaint(&mut self) -> Result<Option<String>> {
         const COMPLAINTS: [&str; 9] = [
             "WARNING: ",
@@ -215,7 +228,8 @@ impl Log {
                 Ok(len) => {
                     let text = String::from_utf8_lossy(&record[..len]);
                     let text = text.split_once(';').map_or("", |(_, text)| text);
-                    if found.is_none() && COMPLAINTS.iter().any(|c| text.starts_with(c)) {
+                    let complains = COMPLAINTS.iter().any(|c| text.starts_with(c));
+                    if found.is_none() && (complains || address_in(text).is_some()) {
                         found = text.lines().next().map(str::to_owned);
                     }
                 }

@@ -8,6 +8,7 @@ mod env;
 mod heap;
 mod i915;
 mod inputs;
+mod isolation;
 mod mapping;
 mod memory;
 mod nodes;
@@ -39,7 +40,14 @@ const GROUPS: &[Group] = &[
     Group {
         name: "heap",
         fill: heap::filled,
-        tables: &[heap::CASES, mapping::CASES, device::CASES, sharing::CASES],
+        tables: &[
+            heap::CASES,
+            mapping::CASES,
+            device::CASES,
+            sharing::CASES,
+            isolation::CASES,
+            isolation::HEAP,
+        ],
         inputs: &[inputs::heap::ROWS, inputs::buffer::ROWS],
     },
     style(
@@ -50,6 +58,9 @@ const GROUPS: &[Group] = &[
             device::CASES,
             sharing::CASES,
             i915::CASES,
+            isolation::CASES,
+            isolation::STYLE,
+            isolation::I915,
         ],
         &[
             inputs::style::ROWS,
@@ -65,6 +76,8 @@ const GROUPS: &[Group] = &[
             device::CASES,
             sharing::CASES,
             nouveau::CASES,
+            isolation::CASES,
+            isolation::STYLE,
         ],
         &[
             inputs::style::ROWS,
@@ -80,6 +93,8 @@ const GROUPS: &[Group] = &[
             device::CASES,
             sharing::CASES,
             radeon::CASES,
+            isolation::CASES,
+            isolation::STYLE,
         ],
         &[
             inputs::style::ROWS,
@@ -133,6 +148,8 @@ const fn udmabuf(name: &'static str) -> Group {
             device::CASES,
             sharing::CASES,
             sharing::OF_MEMFDS,
+            isolation::CASES,
+            isolation::UDMABUF,
         ],
         inputs: &[inputs::udmabuf::ROWS, inputs::buffer::ROWS],
     }

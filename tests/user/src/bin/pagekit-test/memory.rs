@@ -82,7 +82,7 @@ fn coherent(env: &Env) -> Result<()> {
 
 /// Leaves free memory that isn't zero, where the next file with such folios will get
 /// its own from.
-fn dirty_free_memory(kib: usize) -> Result<()> {
+pub fn dirty_free_memory(kib: usize) -> Result<()> {
     const SIZE: usize = 96 << 20;
     ensure!(
         kernel::memory("MemAvailable")? > 2 * SIZE as u64,
@@ -97,7 +97,7 @@ fn dirty_free_memory(kib: usize) -> Result<()> {
 }
 
 /// A memfd of `size` bytes made of folios of `kib`, allocated and not yet written.
-fn allocated(kib: usize, size: usize) -> Result<File> {
+pub fn allocated(kib: usize, size: usize) -> Result<File> {
     let memfd = abi::memfd(0)?;
     allocate(&memfd, kib, size)?;
     Ok(memfd)

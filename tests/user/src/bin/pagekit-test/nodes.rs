@@ -19,13 +19,21 @@ use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use crate::env::{Case, Content, Env};
-use crate::memory::HUGE_PAGES;
+use crate::isolation::NODE;
+use crate::memory::{dirty_free_memory, HUGE_PAGES};
 
 /// The cases for each kind.
-pub const PFNS: &[&[Case]] = &[CASES, gup::CASES, file::CASES, file::PFN_CASES];
-pub const HUGE_PFNS: &[&[Case]] = &[CASES, gup::CASES, file::CASES, file::PFN_CASES, huge::CASES];
-pub const REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES];
-pub const HUGE_REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES, huge::CASES];
+pub const PFNS: &[&[Case]] = &[CASES, gup::CASES, file::CASES, file::PFN_CASES, NODE];
+pub const HUGE_PFNS: &[&[Case]] = &[
+    CASES,
+    gup::CASES,
+    file::CASES,
+    file::PFN_CASES,
+    huge::CASES,
+    NODE,
+];
+pub const REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES, NODE];
+pub const HUGE_REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES, huge::CASES, NODE];
 
 const CASES: &[Case] = &[
     Case::new("offsets", offsets).smoke(),
@@ -41,6 +49,7 @@ const CASES: &[Case] = &[
     Case::new("populate", populate),
     Case::new("outlives_file", outlives_file),
     Case::new("charged", charged),
+    Case::new("fresh_not_stale", fresh_not_stale),
 ];
 
 /// What the kinds allow.
@@ -434,4 +443,17 @@ fn charged(env: &Env) -> Result<()> {
     .join("child");
     std::fs::remove_dir(GROUP).context(GROUP)?;
     result
+}
+
+/// Behind the word that each page begins with there are zeros, whosever memory it was.
+fn fresh_not_stale(env: &Env) -> Result<()> {
+    for kib in [4, 2048] {
+        dirty_free_memory(kib)?;
+        let map = Node::open(env)?.map(0, PAGES)?;
+        for page in 0..PAGES {
+            let rest = &map.page(page)[8..];
+            ensure!(rest.iter().all(|&byte| byte == 0), "page {page}, {kib}");
+        }
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@ const STALE: &str = "shows memory that was never zeroed";
 const LOST: &str = "loses what was written when the file is read";
 const FOLIO: &str = "pins folios, not pages";
 const PRIVATE: &str = "maps privately for reading";
+const WARNS: &str = "warns of what can't be allocated";
 const OOM: &str = "allocates until the OOM killer comes";
 
 const KNOWN_FAILURES: &[(&str, &str)] = &[
@@ -18,6 +19,10 @@ const KNOWN_FAILURES: &[(&str, &str)] = &[
     ("udmabuf.dirty_on_release", "never marks pages dirty"),
     ("udmabuf.folios_64k_pins", FOLIO),
     ("udmabuf.folios_2m_pins", FOLIO),
+    ("udmabuf.fresh_not_stale", STALE),
+    ("udmabuf.punched_meanwhile", STALE),
+    ("heap.read_only", PRIVATE),
+    ("inputs.udmabuf.size_memory", WARNS),
     ("inputs.heap.len_huge", OOM),
     ("inputs.heap.len_sign", OOM),
     ("inputs.heap.more_than_memory", OOM),

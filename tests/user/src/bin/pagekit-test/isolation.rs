@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What nobody gets to see or to do: memory of others, writing to what is to be read only, addresses
+//! of the kernel, and memory that nobody is charged for.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use pagekit_user::abi;
+use pagekit_user::drm::Card;
+use pagekit_user::importer::{Dir, Importer, Kind, Through};
+use pagekit_user::kernel::address_in;
+use pagekit_user::map::{Mapping, RW};
+use pagekit_user::process::signal_of;
+use pagekit_user::style::{self, Info, Object, CREATE_SHMEM_MMAP};
+use pagekit_user::PAGE;
+use rustix::fs::{fallocate, FallocateFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+
+use crate::env::{check_pages, Case, Content, Env};
+use crate::inputs::heap::read_only;
+use crate::mapping::process_vm;
+use crate::memory::{allocated, dirty_free_memory};
+
+/// For any exporter.
+pub const CASES: &[Case] = &[
+    Case::new("node_mode", node_mode).smoke(),
+    Case::new("no_addresses", no_addresses).smoke(),
+];
+
+/// For any device.
+pub const NODE: &[Case] = &[Case::new("node_mode", node_mode)];
+
+pub const UDMABUF: &[Case] = &[
+    Case::new("fresh_not_stale", |env| {
+        never_written(|pages| {
+            let memfd = abi::memfd((pages * PAGE) as u64)?;
+            env.export(&memfd, 0, pages)
+        })
+    }),
+    Case::new("partly_written_4k", |env| partly_written(env, 4)),
+    Case::new("partly_written_64k", |env| partly_written(env, 64)),
+    Case::new("partly_written_2m", |env| partly_written(env, 2048)),
+    Case::new("punched_meanwhile", punched_meanwhile).smoke(),
+];
+
+pub const HEAP: &[Case] = &[
+    Case::new("fresh_not_stale", |env| {
+        never_written(|pages| {
+            let mut allocation = abi::HeapAllocation {
+                len: (pages * PAGE) as u64,
+                fd: 0,
+                fd_flags: (OFlags::RDWR | OFlags::CLOEXEC).bits(),
+                heap_flags: 0,
+            };
+            Ok(abi::heap_alloc(env.open()?, &mut allocation)?)
+        })
+    }),
+    Case::new("read_only", stays_read_only).smoke(),
+];
+
+/// For the drivers of `pagekit_style.h`.
+pub const STYLE: &[Case] = &[
+    Case::new("fresh_not_stale", |env| {
+        never_written(|pages| Ok(Object::new(&env.device, pages)?.export()?))
+    }),
+    Case::new("info_is_whole", info_is_whole).smoke(),
+];
+
+pub const I915: &[Case] = &[
+    Case::new("shrunk_not_stale", shrunk_not_stale).smoke(),
+    Case::new("removed_not_stale", removed_not_stale).smoke(),
+];
+
+// --- Memory of others ---------------------------------------------------------------
+
+/// All ways to a buffer show zeros, or what `want` says.
+fn all_see(
+    make: impl Fn() -> Result<OwnedFd>,
+    pages: usize,
+    want: fn(usize) -> Content,
+) -> Result<()> {
+    // Each with a buffer of its own: the first look may be what makes the pages.
+    check_pages(&Mapping::shared(make()?, 0, pages * PAGE)?, want).context("mapped")?;
+    for way in [Through::Dma, Through::Vmap] {
+        let mut bytes = vec![1; pages * PAGE];
+        Importer::open()?.read(make()?, way, 0, &mut bytes)?;
+        for (page, bytes) in bytes.chunks_exact(PAGE).enumerate() {
+            let seen = want(page).check(bytes.try_into()?);
+            seen.with_context(|| format!("page {page}, {way:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Buffers that nobody has written to, in memory that others had.
+fn never_written(make: impl Fn(usize) -> Result<OwnedFd>) -> Result<()> {
+    const PAGES: usize = (4 << 20) / PAGE;
+    let make = || {
+        dirty_free_memory(4)?;
+        make(PAGES)
+    };
+    all_see(make, PAGES, |_| Content::Zero)
+}
+
+/// A page is written, and the rest of its folio never was.
+fn partly_written(env: &Env, kib: usize) -> Result<()> {
+    const SIZE: usize = 4 << 20;
+    let want = |page| match page % 512 {
+        100 => Content::Page(1, page),
+        _ => Content::Zero,
+    };
+    let make = || {
+        dirty_free_memory(kib)?;
+        let memfd = allocated(kib, SIZE)?;
+        for page in (0..SIZE / PAGE).filter(|page| page % 512 == 100) {
+            memfd.write_all_at(&want(page).bytes(), (page * PAGE) as u64)?;
+        }
+        env.export(&memfd, 0, SIZE / PAGE)
+    };
+    all_see(make, SIZE / PAGE, want)
+}
+
+/// Pages leave the file, and others come that were never written, while it is exported.
+fn punched_meanwhile(env: &Env) -> Result<()> {
+    const PAGES: usize = 64;
+    let size = (PAGES * PAGE) as u64;
+    let memfd = abi::memfd(size)?;
+    let (end, done) = (
+        Instant::now() + Duration::from_secs(2),
+        AtomicBool::new(false),
+    );
+    let punches = || -> Result<()> {
+        while !done.load(Ordering::Relaxed) {
+            fallocate(
+                &memfd,
+                FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                0,
+                size,
+            )?;
+            // What is free now was somebody's.
+            let other = Mapping::anonymous(PAGES * PAGE)?;
+            for page in 0..PAGES {
+                other.write(page * PAGE, &[0xa5; PAGE]);
+            }
+            drop(other);
+            fallocate(&memfd, FallocateFlags::empty(), 0, size)?;
+        }
+        Ok(())
+    };
+    let exports = || -> Result<()> {
+        while Instant::now() < end {
+            let buf = env.export(&memfd, 0, PAGES)?;
+            check_pages(&Mapping::shared(&buf, 0, PAGES * PAGE)?, |_| Content::Zero)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(punches);
+        let result = exports();
+        done.store(true, Ordering::Relaxed);
+        other.join().unwrap_or_else(|_| bail!("panic"))?;
+        result
+    })
+}
+
+/// Pages that were given back come back as they were.
+fn shrunk_not_stale(env: &Env) -> Result<()> {
+    const PAGES: usize = 1024;
+    let make = || {
+        let object = Object::new(&env.device, PAGES)?;
+        let buf = object.export()?;
+        Mapping::shared(&buf, 0, PAGES * PAGE)?.touch();
+        ensure!(object.shrink(0)? == PAGES, "{:?}", object.info()?);
+        dirty_free_memory(4)?;
+        Ok(buf)
+    };
+    all_see(make, PAGES, |_| Content::Zero)
+}
+
+/// Holes in the driver's own file, where something was.
+fn removed_not_stale(env: &Env) -> Result<()> {
+    const PAGES: usize = 256;
+    let make = || {
+        let object = Object::with(&env.device, PAGES, CREATE_SHMEM_MMAP, 0)?;
+        let map = Mapping::shared(object.export()?, 0, PAGES * PAGE)?;
+        for page in 0..PAGES {
+            map.write(page * PAGE, &[0xa5; PAGE]);
+        }
+        map.advise(Advice::LinuxRemove)?;
+        dirty_free_memory(4)?;
+        Ok(object.export()?)
+    };
+    all_see(make, PAGES, |_| Content::Zero)
+}
+
+// --- Read only ------------------------------------------------------------------------
+
+/// What of a buffer that is read only can't be written: `who` has the file descriptor.
+fn refuses_writes(buf: BorrowedFd<'_>) -> Result<()> {
+    let map = |prot, flags| Mapping::new(buf, 0, PAGE, prot, flags);
+    let is = |what: &str, result: rustix::io::Result<()>, want: Errno| {
+        ensure!(result == Err(want), "{what}: {result:?}, not {want:?}");
+        Ok(())
+    };
+    is("mmap", map(RW, MapFlags::SHARED).map(drop), Errno::ACCESS)?;
+    for prot in [ProtFlags::READ, RW] {
+        // Else a debugger could write to the copy, or to the page where there is none yet.
+        is(
+            "private",
+            map(prot, MapFlags::PRIVATE).map(drop),
+            Errno::INVAL,
+        )?;
+    }
+    let mut shown = map(ProtFlags::READ, MapFlags::SHARED)?;
+    let own = Mapping::anonymous(PAGE)?;
+    own.write(0, &[1; PAGE]);
+    for touched in [false, true] {
+        if touched {
+            shown.touch();
+        }
+        let rw = MprotectFlags::READ | MprotectFlags::WRITE;
+        is("mprotect", shown.protect(0, PAGE, rw), Errno::ACCESS)?;
+        let write = || shown.write(0, b"no");
+        ensure!(signal_of(write)? == Some(libc::SIGSEGV), "written to");
+        let id = std::process::id() as i32;
+        let result = process_vm(id, &own, &shown, true).map(drop);
+        is("process_vm_writev", result, Errno::FAULT)?;
+        // The way of debuggers, which may write to what is read only.
+        let memory = fs::File::options().write(true).open("/proc/self/mem")?;
+        let result = memory.write_at(b"no", shown.at(0) as u64);
+        let error = result.as_ref().err().and_then(io::Error::raw_os_error);
+        ensure!(error == Some(libc::EIO), "/proc/self/mem: {result:?}");
+        shown.move_to(Mapping::anonymous(PAGE)?)?;
+    }
+    let path = format!("/proc/self/fd/{}", buf.as_raw_fd());
+    let again = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    ensure!(again.is_err(), "opened once more");
+    rustix::fs::fcntl_setfl(buf, OFlags::RDWR)?;
+    is(
+        "F_SETFL",
+        map(RW, MapFlags::SHARED).map(drop),
+        Errno::ACCESS,
+    )?;
+    Content::Zero.check(&shown.page(0))
+}
+
+fn stays_read_only(env: &Env) -> Result<()> {
+    let buf = read_only(env)?;
+    refuses_writes(buf.as_fd())?;
+    refuses_writes(rustix::io::dup(&buf)?.as_fd()).context("duplicated")?;
+    // There and back.
+    for device in [
+        "/dev/pagekit-i915",
+        "/dev/pagekit-nouveau",
+        "/dev/pagekit-radeon",
+    ] {
+        if Path::new(device).exists() {
+            let back = Object::of(device, &buf)?.export()?;
+            refuses_writes(back.as_fd()).context(device)?;
+        }
+    }
+    let card = Card::find("vgem")?;
+    let handle = card.import(buf.as_fd())?;
+    refuses_writes(handle.export()?.as_fd()).context("vgem")?;
+    ensure!(handle.map(PAGE).is_err(), "mapped by vgem");
+    Ok(())
+}
+
+// --- Addresses of the kernel ----------------------------------------------------------
+
+fn check_text(path: &Path) -> Result<()> {
+    // Some can't be read, or only by who has asked first.
+    let Ok(bytes) = fs::read(path) else {
+        return Ok(());
+    };
+    match address_in(&String::from_utf8_lossy(&bytes)) {
+        None => Ok(()),
+        Some(address) => bail!("{}: {address}", path.display()),
+    }
+}
+
+/// All files in and below `folder`. Returns how many.
+fn check_folder(folder: &Path) -> Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        // Where modules lie is what these are for: for root, and not ours.
+        if kind.is_dir()
+            && !["sections", "notes"]
+                .iter()
+                .any(|name| entry.file_name() == *name)
+        {
+            count += check_folder(&entry.path())?;
+        } else if kind.is_file() {
+            check_text(&entry.path())?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+/// Neither what the kernel shows of buffers, files and modules, nor the log has any. The runner looks
+/// at the log, too.
+fn no_addresses(env: &Env) -> Result<()> {
+    let control = format!("at {:016x}, it says", 0xffff_8880_1234_5678u64);
+    ensure!(address_in(&control).is_some() && address_in("ffffffffffffffea 0x12").is_none());
+    let (buf, device) = (env.filled(1, 16)?, env.open()?);
+    let map = Mapping::shared(&buf, 0, 16 * PAGE)?;
+    map.touch();
+    let importer = Importer::open()?;
+    let attachment = importer.attach(&buf, Kind::Static)?;
+    attachment.map(Dir::Both)?;
+    check_text(Path::new("/sys/kernel/debug/dma_buf/bufinfo"))?;
+    for fd in [buf.as_raw_fd(), device.as_raw_fd()] {
+        check_text(Path::new(&format!("/proc/self/fdinfo/{fd}")))?;
+    }
+    check_text(Path::new("/proc/self/maps"))?;
+    check_text(Path::new("/proc/self/smaps"))?;
+    let mut files = 0;
+    for entry in fs::read_dir("/sys/module")? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("pagekit_") {
+            files += check_folder(&entry.path())?;
+        }
+    }
+    for entry in fs::read_dir("/sys/class/misc")?.chain(fs::read_dir("/sys/class/dma_heap")?) {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("pagekit") {
+            files += check_folder(&entry.path())?;
+        }
+    }
+    ensure!(files > 10, "only {files} files");
+    Ok(())
+}
+
+/// All of it is written, and nothing behind.
+fn info_is_whole(env: &Env) -> Result<()> {
+    const SIZE: usize = size_of::<Info>();
+    let own = Object::new(&env.device, 4)?;
+    let (_memfd, buf) = crate::style::foreign(1, 4)?;
+    for object in [own, Object::of(&env.device, &buf)?] {
+        let seen = [0x5a, 0xa5].map(|poison| {
+            let mut bytes = [poison; SIZE + 64];
+            // SAFETY: the kernel writes an `Info`, for which there is room.
+            let result = unsafe { abi::ioctl(&object, style::INFO, bytes.as_mut_ptr().cast()) };
+            result.map(|_| (bytes, poison))
+        });
+        let [(first, a), (second, b)] = [seen[0]?, seen[1]?];
+        ensure!(first[..SIZE] == second[..SIZE], "not all of it is written");
+        ensure!(
+            first[SIZE..] == [a; 64] && second[SIZE..] == [b; 64],
+            "more is written"
+        );
+        for word in first[..SIZE].chunks_exact(8) {
+            let word = u64::from_ne_bytes(word.try_into()?);
+            ensure!(word < 1 << 48, "{word:x}");
+        }
+    }
+    Ok(())
+}
+
+// --- Rights and charges -----------------------------------------------------------------
+
+/// Nobody but root opens it: the kernel's default, as for mainline's, which rules of udev may know.
+fn node_mode(env: &Env) -> Result<()> {
+    let meta = fs::metadata(&env.device)?;
+    let got = (meta.mode() & 0o7777, meta.uid(), meta.gid());
+    ensure!(meta.file_type().is_char_device(), "no device");
+    ensure!(got == (0o600, 0, 0), "{:o} of {}:{}", got.0, got.1, got.2);
+    Ok(())
+}
