@@ -26,7 +26,10 @@ use kernel::{
         from_result,
         to_result, //
     },
-    mm::virt::VmaNew,
+    mm::virt::{
+        flags,
+        VmaNew, //
+    },
     module::this_module,
     new_mutex,
     page::PAGE_SHIFT,
@@ -295,11 +298,16 @@ unsafe extern "C" fn mmap(
     // mixed mapping. It holds the file of the buffer, so that the pages are released after the
     // mapping has gone.
     from_result(|| unsafe {
-        map_pfns(
-            VmaNew::from_raw(vma),
-            dmabuf::data::<Buffer>(buf).array.pages(),
-            0,
-        )?;
+        let vma = VmaNew::from_raw(vma);
+        // `mmap()` of the buffer has looked. An importer maps it into a file of its own, which may be
+        // writable where the buffer is not.
+        let writable = flags::SHARED | flags::MAYWRITE;
+        if (*(*buf).file).f_flags & bindings::O_ACCMODE == bindings::O_RDONLY
+            && vma.flags() & writable == writable
+        {
+            return Err(EACCES);
+        }
+        map_pfns(vma, dmabuf::data::<Buffer>(buf).array.pages(), 0)?;
         Ok(0)
     })
 }

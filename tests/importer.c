@@ -312,6 +312,20 @@ static long importer_ioctl(struct file *file, unsigned int cmd, unsigned long ar
 	return ret;
 }
 
+/* Maps the buffer, with this file's rights. */
+static int importer_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct importer *imp = file->private_data;
+	int ret;
+
+	/* ioctls copy user memory, for which they may wait for the mmap lock. */
+	if (!mutex_trylock(&imp->lock))
+		return -EBUSY;
+	ret = imp->at ? dma_buf_mmap(imp->at->dmabuf, vma, vma->vm_pgoff) : -ENOTCONN;
+	mutex_unlock(&imp->lock);
+	return ret;
+}
+
 static int importer_open(struct inode *inode, struct file *file)
 {
 	struct importer *imp = kzalloc_obj(*imp);
@@ -337,6 +351,7 @@ static const struct file_operations importer_fops = {
 	.owner = THIS_MODULE,
 	.open = importer_open,
 	.release = importer_release,
+	.mmap = importer_mmap,
 	.unlocked_ioctl = importer_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The test importer's user interface: /dev/pagekit-importer. An open file has one
- * dma-buf attached at a time.
+ * dma-buf attached at a time, which mmap of the file maps: ENOTCONN without one.
  */
 #ifndef PAGEKIT_IMPORTER_H
 #define PAGEKIT_IMPORTER_H

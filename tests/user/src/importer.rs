@@ -72,7 +72,8 @@ pub struct Importer(File);
 
 impl Importer {
     pub fn open() -> Result<Self> {
-        File::open(DEVICE).context(DEVICE).map(Self)
+        let file = File::options().read(true).write(true).open(DEVICE);
+        file.context(DEVICE).map(Self)
     }
 
     /// Attaches to a dma-buf. An importer has one attachment at a time.

@@ -63,6 +63,7 @@ pub const HEAP: &[Case] = &[
         })
     }),
     Case::new("read_only", stays_read_only).smoke(),
+    Case::new("read_only_imported", read_only_imported).smoke(),
 ];
 
 /// For the drivers of `pagekit_style.h`.
@@ -271,6 +272,19 @@ fn stays_read_only(env: &Env) -> Result<()> {
     refuses_writes(handle.export()?.as_fd()).context("vgem")?;
     ensure!(handle.map(PAGE).is_err(), "mapped by vgem");
     Ok(())
+}
+
+/// A driver may map what it has imported into a file of its own, with that one's rights.
+fn read_only_imported(env: &Env) -> Result<()> {
+    let (importer, buf) = (Importer::open()?, read_only(env)?);
+    let attachment = importer.attach(&buf, Kind::Static)?;
+    let result = Mapping::shared(&importer, 0, PAGE).map(drop);
+    ensure!(result == Err(Errno::ACCESS), "writable: {result:?}");
+    drop(attachment);
+    let writable = env.filled(1, 1)?;
+    let _attachment = importer.attach(&writable, Kind::Static)?;
+    let map = Mapping::shared(&importer, 0, PAGE).context("of a writable one")?;
+    Content::Page(1, 0).check(&map.page(0))
 }
 
 // --- Addresses of the kernel ----------------------------------------------------------

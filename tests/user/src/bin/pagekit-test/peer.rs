@@ -5,6 +5,7 @@ const STALE: &str = "shows memory that was never zeroed";
 const LOST: &str = "loses what was written when the file is read";
 const FOLIO: &str = "pins folios, not pages";
 const PRIVATE: &str = "maps privately for reading";
+const WRITABLE: &str = "is mapped writable by importers where it is read only";
 const WARNS: &str = "warns of what can't be allocated";
 const OOM: &str = "allocates until the OOM killer comes";
 
@@ -22,6 +23,7 @@ const KNOWN_FAILURES: &[(&str, &str)] = &[
     ("udmabuf.fresh_not_stale", STALE),
     ("udmabuf.punched_meanwhile", STALE),
     ("heap.read_only", PRIVATE),
+    ("heap.read_only_imported", WRITABLE),
     ("inputs.udmabuf.size_memory", WARNS),
     ("inputs.heap.len_huge", OOM),
     ("inputs.heap.len_sign", OOM),

@@ -8,8 +8,10 @@ use pagekit_user::abi;
 use pagekit_user::importer::{
     self as imp, Access, Attach, Dir, Importer, Kind, Through, DYNAMIC, VMAP, WRITE,
 };
+use pagekit_user::map::{Mapping, RW};
 use pagekit_user::PAGE;
 use rustix::ioctl::{opcode, Opcode};
+use rustix::mm::MapFlags;
 
 use super::{rows, tried, Outcome, Row};
 use crate::env::Env;
@@ -31,6 +33,11 @@ pub const ROWS: &[&[Row]] = &[
     detached_detach: "DETACH, not attached" => NOTCONN, "importer_ioctl(): imp->at", |c| *c = imp::DETACH;
     detached_map: "MAP, not attached" => NOTCONN, "importer_ioctl(): imp->at", |c| *c = imp::MAP;
     detached_access: "ACCESS, not attached" => NOTCONN, "importer_ioctl(): imp->at", |c| *c = imp::ACCESS;
+    },
+    rows! { "mmap of the importer", mmap;
+    mmap_detached: "not attached" => NOTCONN, "importer_mmap(): imp->at", |m| m.attached = false;
+    mmap_past_end: "9 of 8 pages" => INVAL, "core: dma_buf_mmap(): size", |m| m.pages += 1;
+    mmap_private: "MAP_PRIVATE" => INVAL, "vma.rs is_cow(): MAYWRITE", |m| m.flags = MapFlags::PRIVATE;
     },
     rows! { "ioctl of the importer", attached;
     twice: "ATTACH, attached" => BUSY, "attach(): imp->at", |c| c.cmd = imp::ATTACH;
@@ -103,6 +110,29 @@ fn detached(_env: &Env, change: impl FnOnce(&mut Opcode) -> Result<()>) -> Outco
         // SAFETY: the kernel reads an argument of zeros.
         || unsafe { abi::ioctl(&importer, bad, zeros.as_ptr().cast()) }.map(drop),
         || importer.attach(&buf, Kind::Static)?.moves().map(drop),
+    )
+}
+
+struct Mmap {
+    attached: bool,
+    pages: usize,
+    flags: MapFlags,
+}
+
+fn mmap(_env: &Env, change: impl FnOnce(&mut Mmap) -> Result<()>) -> Outcome {
+    let (importer, none, (_memfd, buf)) =
+        (Importer::open()?, Importer::open()?, foreign(1, PAGES)?);
+    let mut bad = Mmap {
+        attached: true,
+        pages: PAGES,
+        flags: MapFlags::SHARED,
+    };
+    change(&mut bad)?;
+    let _attachment = importer.attach(&buf, Kind::Static)?;
+    let file = if bad.attached { &importer } else { &none };
+    tried(
+        || Mapping::new(file, 0, bad.pages * PAGE, RW, bad.flags).map(drop),
+        || Mapping::shared(&importer, 0, PAGES * PAGE).map(drop),
     )
 }
 
