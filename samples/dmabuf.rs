@@ -201,7 +201,7 @@ impl SgTable {
                 0,
                 (pages.len() as c_ulong) << bindings::PAGE_SHIFT,
                 max_segment as c_uint,
-                bindings::GFP_KERNEL,
+                bindings::GFP_KERNEL_ACCOUNT,
             )
         })
     }
@@ -255,7 +255,7 @@ pub(crate) unsafe fn map(
         &mut *attachment
     };
     let mut mapping = KBox::write(
-        KBox::new_uninit(GFP_KERNEL)?,
+        KBox::new_uninit(GFP_KERNEL_ACCOUNT)?,
         Mapping {
             table: SgTable::empty(),
             dir,

@@ -119,7 +119,7 @@ fn allocate(len: usize, fd_flags: u32) -> Result<*mut bindings::dma_buf> {
             array,
             mappings <- new_mutex!(None),
         }),
-        GFP_KERNEL,
+        GFP_KERNEL_ACCOUNT,
     )?;
     // SAFETY: The buffer stays in the box. `OPS` is made for it.
     let buf = unsafe {
@@ -204,7 +204,7 @@ unsafe extern "C" fn map_dma_buf(
                 dir,
                 next: None,
             },
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
         let table = mapping.table.as_ptr();
         let mut mappings = buffer.mappings.lock();

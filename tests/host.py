@@ -184,6 +184,13 @@ def compile_cases(modules, built):
         yield case(f"compile.{path.stem}", "" if got == wanted else f"{got}, not {wanted}")
 
 
+def charge_cases():
+    """What users have a driver allocate is charged to their memory cgroup."""
+    free = [f"{path.name}:{number}" for path in sorted((TOP / "samples").glob("*.rs"))
+            for number, line in enumerate(path.read_text().splitlines(), 1) if re.search(r"GFP_KERNEL\b", line)]
+    yield case("charges.samples", ", ".join(free))
+
+
 def lines_of(code) -> set[str]:
     """Lines of code, in examples within comments as well."""
     return {re.sub(r"^//[/!] ?(# )?", "", line.strip()).strip() for line in code.splitlines()}
@@ -261,6 +268,7 @@ def cases(modules, built) -> list[Case]:
         *template_cases(),
         *version_cases(modules),
         *size_cases(modules, built["KDIR"]),
+        *charge_cases(),
         *docs_cases(),
     ]
 

@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::abi;
 use pagekit_user::drm::Card;
-use pagekit_user::importer::{Dir, Importer, Kind, Through};
-use pagekit_user::kernel::address_in;
+use pagekit_user::importer::{Attachment, Dir, Importer, Kind, Through};
+use pagekit_user::kernel::{address_in, Cgroup};
 use pagekit_user::map::{Mapping, RW};
-use pagekit_user::process::signal_of;
+use pagekit_user::process::{signal_of, Child};
 use pagekit_user::style::{self, Info, Object, CREATE_SHMEM_MMAP};
 use pagekit_user::PAGE;
 use rustix::fs::{fallocate, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
-use crate::env::{check_pages, Case, Content, Env};
+use crate::env::{check_pages, item, written, Case, Content, Env};
 use crate::inputs::heap::read_only;
 use crate::mapping::process_vm;
 use crate::memory::{allocated, dirty_free_memory};
@@ -48,6 +48,7 @@ pub const UDMABUF: &[Case] = &[
     Case::new("partly_written_64k", |env| partly_written(env, 64)),
     Case::new("partly_written_2m", |env| partly_written(env, 2048)),
     Case::new("punched_meanwhile", punched_meanwhile).smoke(),
+    Case::new("charged", charged).smoke(),
 ];
 
 pub const HEAP: &[Case] = &[
@@ -390,4 +391,48 @@ fn node_mode(env: &Env) -> Result<()> {
     ensure!(meta.file_type().is_char_device(), "no device");
     ensure!(got == (0o600, 0, 0), "{:o} of {}:{}", got.0, got.1, got.2);
     Ok(())
+}
+
+/// What the kernel needs for a buffer beside its pages is charged to who makes and who maps it.
+fn charged(env: &Env) -> Result<()> {
+    const PAGES: usize = 1024;
+    const BATCH: usize = 64;
+    /// Each CPU charges ahead in batches, and small things are charged, too.
+    const SLACK: u64 = 1 << 20;
+    // Charged elsewhere, and no two pages that follow each other.
+    let memfd = written(1, 2 * PAGES)?;
+    let cgroup = Cgroup::new("pagekit-charged")?;
+    Child::spawn(|| {
+        cgroup.enter()?;
+        let charges = |what: &str, before: u64, want: usize| {
+            let (charge, want) = (cgroup.charge()?.saturating_sub(before), want as u64);
+            ensure!(
+                (want..want + SLACK).contains(&charge),
+                "{charge} bytes are charged for {what}, not {want}"
+            );
+            Ok(())
+        };
+        let dev = env.open()?;
+        let before = cgroup.charge()?;
+        let items = vec![item(&memfd, 0, PAGES); 512];
+        let buf = abi::create_list(&dev, 0, &items)?;
+        charges("arrays of pages", before, 512 * PAGES * size_of::<usize>())?;
+        drop(buf);
+        let items: Vec<_> = (0..PAGES).map(|i| item(&memfd, 2 * i, 1)).collect();
+        let buf = abi::create_list(&dev, 0, &items)?;
+        let importers = [(); BATCH].map(|()| Importer::open());
+        let importers: Vec<_> = importers.into_iter().collect::<Result<_>>()?;
+        let before = cgroup.charge()?;
+        let attachments = importers
+            .iter()
+            .map(|importer| -> rustix::io::Result<Attachment<'_>> {
+                let attachment = importer.attach(&buf, Kind::Static)?;
+                attachment.map(Dir::Both)?;
+                Ok(attachment)
+            });
+        let _attachments: Vec<_> = attachments.collect::<rustix::io::Result<_>>()?;
+        // C: `struct scatterlist`.
+        charges("tables of segments", before, BATCH * PAGES * 32)
+    })?
+    .join("child")
 }

@@ -20,6 +20,7 @@ const KNOWN_FAILURES: &[(&str, &str)] = &[
     ("udmabuf.dirty_on_release", "never marks pages dirty"),
     ("udmabuf.folios_64k_pins", FOLIO),
     ("udmabuf.folios_2m_pins", FOLIO),
+    ("udmabuf.charged", "charges nobody"),
     ("udmabuf.fresh_not_stale", STALE),
     ("udmabuf.punched_meanwhile", STALE),
     ("heap.read_only", PRIVATE),
