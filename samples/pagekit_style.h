@@ -27,7 +27,7 @@
 #define PAGEKIT_CREATE_SHMEM_MMAP	(1 << 0)
 /*
  * radeon: of user memory at address, which can't be exported: EPERM. It counts as
- * locked memory (RLIMIT_MEMLOCK: ENOMEM) of the process until that ends.
+ * locked memory (RLIMIT_MEMLOCK: ENOMEM) of the user, also after the process has ended.
  */
 #define PAGEKIT_CREATE_USERPTR		(1 << 1)
 

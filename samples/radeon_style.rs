@@ -10,24 +10,26 @@
 //!   who share the object are under it.
 //! * Pages are pinned when an object is created, while it is reserved, and unpinned when it is
 //!   released. As pinned pages stay, mapping them needs no reservation.
-//! * Objects may be of user memory, which is accounted as locked memory of the process for as long
-//!   as both exist, as VFIO does it. Who needs a limit that outlives processes accounts to the
-//!   user. They are not exported (`EPERM`): their memory goes with the process.
+//! * Objects may be of user memory, which is accounted as locked memory of the user for as long as
+//!   they exist, as io_uring does it: that of the process would end with it, or with an `exec()`,
+//!   while pages stay pinned. They are not exported (`EPERM`): their memory goes with the process.
 //! * CPU mappings are of PFNs, on fault, by huge pages where they fit.
 //! * The mapping for the kernel lasts from the first to the last who asks for it.
 //! * Foreign buffers may not move while they are mapped: the driver would not notice.
 
 use core::{
     pin::Pin,
-    ptr::from_ref, //
+    ptr::{
+        from_ref,
+        NonNull, //
+    }, //
 };
 use kernel::{
     bindings,
     container_of,
     error::{
         from_err_ptr,
-        from_result,
-        to_result, //
+        from_result, //
     },
     fs::File,
     miscdevice::{
@@ -35,10 +37,7 @@ use kernel::{
         MiscDeviceOptions,
         MiscDeviceRegistration, //
     },
-    mm::{
-        virt::VmaNew,
-        Mm, //
-    },
+    mm::virt::VmaNew,
     module::this_module,
     new_mutex,
     page::PAGE_SHIFT,
@@ -93,7 +92,8 @@ module! {
 )]
 extern "C" {
     // See radeon_style_shim.c.
-    fn pagekit_radeon_mm() -> *mut bindings::mm_struct;
+    fn pagekit_radeon_account(pages: usize) -> *mut bindings::user_struct;
+    fn pagekit_radeon_unaccount(user: *mut bindings::user_struct, pages: usize);
 }
 
 // --- The device -----------------------------------------------------------------
@@ -268,31 +268,34 @@ impl dmabuf::Pages for Bo {
     }
 }
 
-/// Pages accounted as locked memory of the process that has made an object of them.
+/// Pages accounted as locked memory of the user whose process has made an object of them.
 ///
 /// # Invariants
 ///
-/// They are accounted to `mm`.
+/// They are accounted to `user`, on which this owns a reference.
 struct Account {
-    mm: ARef<Mm>,
+    user: NonNull<bindings::user_struct>,
     pages: usize,
 }
 
+// SAFETY: Users are reference counted, and any thread may account to them.
+unsafe impl Send for Account {}
+// SAFETY: There is nothing to be done with a shared reference.
+unsafe impl Sync for Account {}
+
 impl Account {
     fn new(pages: usize) -> Result<Self> {
-        // SAFETY: This is a system call of a process, whose mm stays meanwhile.
-        let mm = ARef::from(unsafe { Mm::from_raw(pagekit_radeon_mm()) });
-        // SAFETY: There is a reference on it. The mmap lock is not held.
-        to_result(unsafe { bindings::account_locked_vm(mm.as_raw(), pages, true) })?;
-        // INVARIANT: They were accounted just now.
-        Ok(Self { mm, pages })
+        // SAFETY: This is a system call of a process, which has a user.
+        let user = NonNull::new(unsafe { pagekit_radeon_account(pages) }).ok_or(ENOMEM)?;
+        // INVARIANT: They were accounted just now, and the reference is ours.
+        Ok(Self { user, pages })
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        // SAFETY: As above. By the type invariants, they were accounted.
-        unsafe { bindings::account_locked_vm(self.mm.as_raw(), self.pages, false) };
+        // SAFETY: By the type invariants, they were accounted.
+        unsafe { pagekit_radeon_unaccount(self.user.as_ptr(), self.pages) };
     }
 }
 

@@ -1,10 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The static inlines that style.rs and what it uses need, and what bindgen gets
- * wrong: where the mm is in task_struct.
+ * The static inlines that style.rs and what it uses need, and what Rust can't do:
+ * a counter that is C's atomic.
  */
-#include <linux/sched.h>
+#include <linux/capability.h>
+#include <linux/cred.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/user.h>
 
 #include "style_shim.h"
 
-SHIM(struct mm_struct *, pagekit_radeon_mm, (void), current->mm)
+/*
+ * Pinned pages are locked memory of the user, as for io_uring. NULL if they are more
+ * than the limit of the process allows.
+ */
+struct user_struct *pagekit_radeon_account(unsigned long pages);
+struct user_struct *pagekit_radeon_account(unsigned long pages)
+{
+	struct user_struct *user = current_user();
+	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+
+	if (atomic_long_add_return(pages, &user->locked_vm) > limit && !capable(CAP_IPC_LOCK)) {
+		atomic_long_sub(pages, &user->locked_vm);
+		return NULL;
+	}
+	return get_uid(user);
+}
+
+void pagekit_radeon_unaccount(struct user_struct *user, unsigned long pages);
+void pagekit_radeon_unaccount(struct user_struct *user, unsigned long pages)
+{
+	atomic_long_sub(pages, &user->locked_vm);
+	free_uid(user);
+}
