@@ -98,6 +98,12 @@ impl kernel::InPlaceModule for Device {
             CStr::from_bytes_with_nul_unchecked(from_raw_parts(pagekit_udmabuf_name.cast(), len))
         };
         try_pin_init!(Self {
+            // The core would warn.
+            _: {
+                if name.is_empty() {
+                    return Err(EINVAL);
+                }
+            },
             misc <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),
         })
     }
@@ -142,7 +148,8 @@ impl MiscDevice for Control {
         let (flags, count, at) = if is_list {
             // SAFETY: The parameter is an int that may be written to at any time.
             let limit = unsafe { (&raw const pagekit_udmabuf_list_limit).read_volatile() };
-            if head[1] == 0 || head[1] > limit as u32 {
+            // Not 0 either, which wraps.
+            if head[1].wrapping_sub(1) >= limit as u32 {
                 return Err(EINVAL);
             }
             (head[0], head[1], arg.wrapping_add(size_of_val(&head)))

@@ -23,6 +23,7 @@ pub const ROWS: &[&[Row]] = &[
     size_limit_range: "size_limit_mb=-2147483649" => RANGE, "core: param_set_int(): kstrtoint()",
         |p| *p = "size_limit_mb=-2147483649".into();
     name_alone: "name, without one" => INVAL, "core: parse_one(): !val", |p| *p = "name".into();
+    name_empty: "an empty name" => INVAL, "Device::init(): is_empty()", |p| *p = "name=".into();
     name_long: "a name of 1025 bytes" => NOSPC, "core: param_set_charp(): maxlen",
         |p| *p = format!("name={}", "x".repeat(1025));
     name_taken: "the name of another device" => BUSY, "Device::init(): misc_register()",
