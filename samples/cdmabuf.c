@@ -51,14 +51,14 @@ static struct sg_table *cdmabuf_map(struct dma_buf_attachment *at, enum dma_data
 	struct mapping *mapping;
 	int ret;
 
-	mapping = kzalloc_obj(*mapping);
+	mapping = kzalloc_obj(*mapping, GFP_KERNEL_ACCOUNT);
 	if (!mapping)
 		return ERR_PTR(-ENOMEM);
 	ret = sg_alloc_table_from_pages_segment(&mapping->table, buf->pages, buf->count, 0,
 						buf->count << PAGE_SHIFT,
 						min_t(size_t, dma_get_max_seg_size(at->dev),
 						      dma_max_mapping_size(at->dev)),
-						GFP_KERNEL);
+						GFP_KERNEL_ACCOUNT);
 	if (ret)
 		goto err_free;
 	ret = dma_map_sgtable(at->dev, &mapping->table, dir, 0);
@@ -313,10 +313,14 @@ static long cdmabuf_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 			return -EFAULT;
 		if (!head.count || head.count > READ_ONCE(list_limit))
 			return -EINVAL;
-		items = vmemdup_array_user(list->list, head.count, sizeof(*items));
-		if (IS_ERR(items))
-			return PTR_ERR(items);
-		ret = create(head.flags, items, head.count);
+		/* Not vmemdup_array_user(), which warns where list_limit is too large. */
+		items = kvmalloc_objs(*items, head.count, GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+		if (!items)
+			return -ENOMEM;
+		if (copy_from_user(items, list->list, array_size(head.count, sizeof(*items))))
+			ret = -EFAULT;
+		else
+			ret = create(head.flags, items, head.count);
 		kvfree(items);
 		return ret;
 	}

@@ -186,8 +186,9 @@ def compile_cases(modules, built):
 
 def charge_cases():
     """What users have a driver allocate is charged to their memory cgroup."""
-    free = [f"{path.name}:{number}" for path in sorted((TOP / "samples").glob("*.rs"))
-            for number, line in enumerate(path.read_text().splitlines(), 1) if re.search(r"GFP_KERNEL\b", line)]
+    free = [f"{path.name}:{number}" for path in sorted((TOP / "samples").glob("*.[rc]*"))
+            for number, line in enumerate(path.read_text().splitlines(), 1)
+            if re.search(r"GFP_KERNEL\b|k\w*alloc_obj\([^,]*\)", line)]
     yield case("charges.samples", ", ".join(free))
 
 
