@@ -64,7 +64,10 @@ pub fn race(time: Duration, sides: Vec<Side<'_>>) -> Result<()> {
     const GRACE: Duration = Duration::from_secs(60);
     let names: Vec<_> = sides.iter().map(|side| side.name).collect();
     let rounds: Vec<_> = sides.iter().map(|_| AtomicU64::new(0)).collect();
-    let missing = || rounds.iter().position(|n| n.load(Ordering::Relaxed) == 0);
+    let missing = || {
+        let mut rounds = names.iter().zip(&rounds);
+        rounds.find(|(_, n)| n.load(Ordering::Relaxed) == 0)
+    };
     let stop = AtomicBool::new(false);
     let start = Instant::now();
     let run = |cpu, mut side: Side<'_>, rounds: &AtomicU64| -> Result<()> {
@@ -97,8 +100,10 @@ pub fn race(time: Duration, sides: Vec<Side<'_>>) -> Result<()> {
     let counted = counted.map(|(name, rounds)| (*name, rounds.load(Ordering::Relaxed)));
     report(start, &counted.collect::<Vec<_>>());
     result?;
-    ensure!(missing().is_none(), "a side had no round that counts");
-    Ok(())
+    match missing() {
+        Some((name, _)) => bail!("{name}: no round that counts"),
+        None => Ok(()),
+    }
 }
 
 /// Says how it went, for people and for run.py.

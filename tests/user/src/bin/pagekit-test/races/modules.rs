@@ -31,41 +31,35 @@ const MODULES: [(&str, &str); 5] = [
 
 /// What somebody has of a device.
 enum Thing {
-    File(#[expect(dead_code)] File),
-    Buffer(#[expect(dead_code)] OwnedFd),
-    Mapping(Mapping),
+    Open(#[expect(dead_code)] OwnedFd),
+    Mapped(Mapping),
 }
 
 impl Thing {
-    /// One thing after the other, or nothing if the device is away.
+    /// A file, a buffer, a mapping, one after the other. Nothing if the device is away.
     fn of(device: &Env, round: u64) -> Result<Option<Self>> {
         let file = match File::options().read(true).write(true).open(&device.device) {
-            Err(e) => {
-                let gone = [Errno::NOENT, Errno::NODEV, Errno::NXIO];
-                let error = Errno::from_io_error(&e).context("no errno")?;
-                ensure!(gone.contains(&error), "open: {error:?}");
+            Ok(file) => file,
+            Err(error) => {
+                let error = Errno::from_io_error(&error).context("no errno")?;
+                let gone = [Errno::NOENT, Errno::NODEV, Errno::NXIO].contains(&error);
+                ensure!(gone, "open: {error:?}");
                 return Ok(None);
             }
-            Ok(file) => file,
         };
-        // The file that is open keeps the module until there is something else that does.
+        // The file keeps the module until the buffer does. Nodes have no other than their files.
+        let fd = match round % 3 == 0 || device.device.ends_with("pagekit-map-huge-pages") {
+            true => file.into(),
+            false => device.filled(1, PAGES)?,
+        };
         Ok(Some(match round % 3 {
-            0 => Self::File(file),
-            1 if !device.device.ends_with("pagekit-map-huge-pages") => {
-                Self::Buffer(device.filled(1, PAGES)?)
-            }
-            _ if device.device.ends_with("pagekit-map-huge-pages") => {
-                Self::Mapping(Mapping::shared(&file, 0, PAGES * PAGE)?)
-            }
-            _ => {
-                let buf = device.filled(1, PAGES)?;
-                Self::Mapping(Mapping::shared(&buf, 0, PAGES * PAGE)?)
-            }
+            2 => Self::Mapped(Mapping::shared(&fd, 0, PAGES * PAGE)?),
+            _ => Self::Open(fd),
         }))
     }
 
     fn look(&self) {
-        if let Self::Mapping(map) = self {
+        if let Self::Mapped(map) = self {
             map.touch();
         }
     }
