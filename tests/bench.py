@@ -117,7 +117,7 @@ def by_size(run) -> list[str]:
 
 def by_conversion(run) -> list[str]:
     """What a driver of mainline's costs before and after its conversion."""
-    lines = ["", f"{'udmabuf, converted to C helpers':34} {'before':>8} {'after':>8}"]
+    lines = ["", f"{'udmabuf, converted to pagekit.h':34} {'before':>8} {'after':>8}"]
     for head in headlines(run):
         totals = {r["impl"]: r["total"] for r in same(run["rows"], head) if "total" in r}
         if CONVERTED in totals and ORIGINAL in totals:

@@ -82,7 +82,6 @@ static void pages_alloc(struct kunit *test)
 	for (int i = 0; i < 700; i++) {
 		KUNIT_EXPECT_EQ(test, fixture_nr(pages[i]), 1);
 		KUNIT_EXPECT_NULL(test, memchr_inv(page_address(pages[i]), 0, PAGE_SIZE));
-		KUNIT_EXPECT_EQ(test, !!page_memcg_check(pages[i]), !mem_cgroup_disabled());
 	}
 	page = pages[699];
 	get_page(page);
@@ -93,7 +92,6 @@ static void pages_alloc(struct kunit *test)
 	pages = pagekit_alloc_pages(700, false, true);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, pages);
 	KUNIT_EXPECT_GT(test, fixture_nr(pages[0]), 1);
-	KUNIT_EXPECT_NULL(test, page_memcg_check(pages[0]));
 	pagekit_put_pages(pages, 700, false, false);
 
 	KUNIT_EXPECT_EQ(test, PTR_ERR(pagekit_alloc_pages(0, false, false)), -EINVAL);
