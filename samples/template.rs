@@ -33,7 +33,7 @@ impl kernel::Module for Driver {
         let name = c"pagekit-template";
         let options = miscdevice::MiscDeviceOptions { name };
         let misc = miscdevice::MiscDeviceRegistration::register(options);
-        Ok(Self(KBox::pin_init(misc, GFP_KERNEL)?))
+        Ok(Self(KBox::pin_init(misc, GFP_KERNEL_ACCOUNT)?))
     }
 }
 

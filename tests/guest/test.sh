@@ -93,7 +93,7 @@ cases() {
 	case $1 in
 	user) which_cases= ;;
 	smoke) which_cases=--smoke ;;
-	bounce) which_cases="device charge" ;;
+	bounce) which_cases="device heap.charge" ;;
 	inputs) which_cases="--inputs $OUT/inputs" ;;
 	esac
 	echo "=="
