@@ -59,6 +59,7 @@ PARTS = {
     ("full", "nocgroup"): "kunit matrix",
     ("full", "debug"): "kunit user inputs selftest converted template matrix races leaks",
     ("soak", "debug"): "races leaks",
+    ("peer", "base"): "peer",
     ("matrix", "base"): "matrix",
     ("matrix", "debug"): "matrix",
 }
@@ -449,6 +450,16 @@ def matrix(options) -> int:
     return 1 if failed else 0
 
 
+def peer(_options) -> int:
+    """What mainline's drivers are known to fail."""
+    cases = test_vm("peer", "base")
+    failed = [case for case in cases if not case.ok]
+    for case in failed:
+        print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
+    print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
 def soak(options) -> int:
     """Each race for long, on the debug kernel."""
     cases = test_vm("soak", "debug", options.seconds)
@@ -548,6 +559,7 @@ def main() -> int:
                                  ("try-driver", try_driver, "a driver made of the template, in the VM"),
                                  ("matrix", matrix, "who shares with whom, and when pages are pinned"),
                                  ("soak", soak, "races between threads, each for long, on the debug kernel"),
+                                 ("peer", peer, "what mainline's drivers are known to fail: those cases must fail there"),
                                  ("check", check, "the sources, the documents and what the modules link to"),
                                  ("expected", expected, "compare expected.txt with the last run")):
         command = commands.add_parser(name, help=text)

@@ -145,6 +145,12 @@ for part in $PARTS; do
 		cases $part importer /dev/pagekit-importer
 		cases $part parameters /dev/pagekit-udmabuf
 		;;
+	peer)
+		# What mainline's drivers are known to fail must fail.
+		echo "=="
+		tool "$BIN/pagekit-test" --peer --device /dev/udmabuf stale unwritten partly_written dirty
+		tool "$BIN/pagekit-test" --peer --device /dev/dma_heap/system --group heap read_only
+		;;
 	selftest)
 		echo "== selftest-udmabuf"
 		rmmod pagekit_udmabuf && insmod "$MODDIR/pagekit_udmabuf.ko" name=pagekit-selftest &&
