@@ -6,6 +6,7 @@ mod create;
 mod device;
 mod env;
 mod heap;
+mod hostile;
 mod i915;
 mod inputs;
 mod isolation;
@@ -54,10 +55,12 @@ const GROUPS: &[Group] = &[
         "i915",
         &[
             style::CASES,
+            hostile::STYLE,
             mapping::CASES,
             device::CASES,
             sharing::CASES,
             i915::CASES,
+            hostile::I915,
             isolation::CASES,
             isolation::STYLE,
             isolation::I915,
@@ -72,6 +75,7 @@ const GROUPS: &[Group] = &[
         "nouveau",
         &[
             style::CASES,
+            hostile::STYLE,
             mapping::CASES,
             device::CASES,
             sharing::CASES,
@@ -89,6 +93,7 @@ const GROUPS: &[Group] = &[
         "radeon",
         &[
             style::CASES,
+            hostile::STYLE,
             mapping::CASES,
             device::CASES,
             sharing::CASES,
@@ -145,6 +150,7 @@ const fn udmabuf(name: &'static str) -> Group {
             create::CASES,
             mapping::CASES,
             memory::CASES,
+            hostile::UDMABUF,
             device::CASES,
             sharing::CASES,
             sharing::OF_MEMFDS,
