@@ -57,6 +57,7 @@ PARTS = {
     ("full", "base"): "kunit user inputs selftest converted template matrix",
     ("full", "swiotlb"): "bounce",
     ("full", "nocgroup"): "kunit matrix",
+    ("full", "cma"): "cma",
     ("full", "debug"): "kunit user inputs selftest converted template matrix races leaks",
     ("soak", "debug"): "races leaks",
     ("peer", "base"): "peer",
@@ -73,12 +74,14 @@ KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
 # while booting: page structures, and with KASAN an eighth of all memory.
 MOVABLE = "movablecore=25%"
 # The base kernel, booted otherwise: all DMA goes through bounce buffers, so that a missing sync
-# shows, and heaps charge their buffers; or there are no memory cgroups to charge to.
+# shows, and heaps charge their buffers; or there are no memory cgroups to charge to; or there is a CMA
+# area, which movable pages come from first as it is most of what is free.
 BOOTS = {
     "swiotlb": ("swiotlb=force,track_hiwater", "dma_heap.mem_accounting=1"),
     "nocgroup": (*KUNIT_ON, MOVABLE, "cgroup_disable=memory"),
+    "cma": ("cma=1024M@512M",),
 }
-TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "debug": 90}
+TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "debug": 90}
 FULL_DEBUG_TIMEOUT = 300
 # A driver as a newcomer makes it, and where: beside the root that the helpers are installed in.
 DRIVER = "acme_share"
@@ -421,7 +424,7 @@ def test(options) -> int:
     level = options.level
     kernels = [options.kernel] if options.kernel else ["base"] if os.environ.get("KDIR") else ["base", "debug"]
     if "base" in kernels:
-        kernels[1:1] = ["swiotlb", "nocgroup"] if level == "full" else ["swiotlb"]
+        kernels[1:1] = ["swiotlb", "nocgroup", "cma"] if level == "full" else ["swiotlb"]
     jobs = [] if options.kernel == "debug" else [("host", test_host)]
     cases = []
     jobs += [(kernel, test_vm) for kernel in kernels]

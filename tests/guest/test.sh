@@ -91,7 +91,7 @@ selftest_heaps() {
 # cases <part> <group> <device>
 cases() {
 	case $1 in
-	user) which_cases= ;;
+	user | cma) which_cases= ;;
 	smoke) which_cases=--smoke ;;
 	bounce) which_cases="device heap.charge" ;;
 	inputs) which_cases="--inputs $OUT/inputs" ;;
@@ -151,6 +151,7 @@ for part in $PARTS; do
 		tool "$BIN/pagekit-test" --peer --device /dev/udmabuf stale unwritten partly_written dirty
 		tool "$BIN/pagekit-test" --peer --device /dev/dma_heap/system --group heap read_only
 		;;
+	cma) cases cma cma /dev/pagekit-udmabuf ;;
 	selftest)
 		echo "== selftest-udmabuf"
 		rmmod pagekit_udmabuf && insmod "$MODDIR/pagekit_udmabuf.ko" name=pagekit-selftest &&

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
@@ -11,7 +12,7 @@ use pagekit_user::importer::{Importer, Through};
 use pagekit_user::kernel::{self, Cgroup, RootGroup, ZramSwap};
 use pagekit_user::map::Mapping;
 use pagekit_user::process::{signal_of, Child, End};
-use pagekit_user::style::{Object, CREATE_SHMEM_MMAP, MAP_READ};
+use pagekit_user::style::{Object, CREATE_SHMEM_MMAP, CREATE_USERPTR, MAP_READ};
 use pagekit_user::{abi, PAGE};
 use rustix::io::Errno;
 
@@ -40,6 +41,13 @@ pub const STYLE: &[Case] = &[
 ];
 
 pub const I915: &[Case] = &[Case::new("hwpoison", hwpoison_of_object).smoke()];
+
+/// For a machine with a CMA area, see `cma`.
+pub const CMA: &[Case] = &[
+    Case::new("file", file_leaves_cma),
+    Case::new("user_memory", memory_leaves_cma),
+    Case::new("object", object_leaves_cma),
+];
 
 const PAGES: usize = (16 << 20) / PAGE;
 const SIZE: u64 = (PAGES * PAGE) as u64;
@@ -224,4 +232,72 @@ fn hwpoison_of_object(env: &Env) -> Result<()> {
     let signal = signal_of(|| map.touch())?;
     ensure!(signal == Some(libc::SIGBUS), "ended with {signal:?}");
     check_file(&Mapping::shared(&buf, 4 * PAGE, 4 * PAGE)?, 1, 4)
+}
+
+/// The area that `cma=` has made, by its frames: movable pages come from there first.
+fn cma() -> Result<Range<u64>> {
+    let options = kernel::read("/proc/cmdline")?;
+    let mut options = options.split_whitespace();
+    let area = options.find_map(|option| option.strip_prefix("cma=")?.split_once('@'));
+    let (size, start) = area.context("boot with cma=<MiB>M@<MiB>M")?;
+    let frame = |mib: &str| -> Result<u64> {
+        let mib: u64 = mib.trim_end_matches('M').parse()?;
+        Ok((mib << 20) / PAGE as u64)
+    };
+    Ok(frame(start)?..frame(start)? + frame(size)?)
+}
+
+/// What is pinned has left the area.
+fn leaves_cma(memory: &Mapping, pin: impl FnOnce() -> Result<()>) -> Result<()> {
+    let cma = cma()?;
+    let inside = || -> Result<usize> {
+        Ok(frames(memory)?
+            .iter()
+            .filter(|frame| cma.contains(frame))
+            .count())
+    };
+    let before = inside()?;
+    ensure!(before > 0, "no page was in the CMA area");
+    pin()?;
+    let now = inside()?;
+    ensure!(
+        now == 0,
+        "{now} of {before} pages are still in the CMA area"
+    );
+    Ok(())
+}
+
+fn file_leaves_cma(env: &Env) -> Result<()> {
+    let memfd = written(1, 64)?;
+    leaves_cma(&Mapping::shared(&memfd, 0, 64 * PAGE)?, || {
+        let buf = env.export(&memfd, 0, 64)?;
+        check_file(&Mapping::shared(&buf, 0, 64 * PAGE)?, 1, 0)
+    })
+}
+
+fn memory_leaves_cma(_env: &Env) -> Result<()> {
+    let memory = Mapping::anonymous(64 * PAGE)?;
+    for page in 0..64 {
+        memory.write(page * PAGE, &Content::Page(1, page).bytes());
+    }
+    leaves_cma(&memory, || {
+        let address = memory.at(0) as usize;
+        let object = Object::with("/dev/pagekit-radeon", 64, CREATE_USERPTR, address)?;
+        style::check(&object, 1, 64)
+    })
+}
+
+/// An object is held where it was when the CPU first used it, until a device does.
+fn object_leaves_cma(_env: &Env) -> Result<()> {
+    let object = Object::with("/dev/pagekit-i915", 64, CREATE_SHMEM_MMAP, 0)?;
+    let buf = object.export()?;
+    let map = Mapping::shared(&buf, 0, 64 * PAGE)?;
+    for page in 0..64 {
+        map.write(page * PAGE, &Content::Page(1, page).bytes());
+    }
+    leaves_cma(&map, || {
+        let import = Object::of("/dev/pagekit-nouveau", &buf)?;
+        import.map(MAP_READ)?;
+        style::check(&import, 1, 64)
+    })
 }

@@ -48,7 +48,7 @@ pub const UDMABUF: &[Case] = &[
     Case::new("partly_written_64k", |env| partly_written(env, 64)),
     Case::new("partly_written_2m", |env| partly_written(env, 2048)),
     Case::new("punched_meanwhile", punched_meanwhile).smoke(),
-    Case::new("charged", charged).smoke(),
+    Case::new("charged_tables", charged).smoke(),
 ];
 
 pub const HEAP: &[Case] = &[

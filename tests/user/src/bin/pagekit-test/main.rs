@@ -128,6 +128,12 @@ const GROUPS: &[Group] = &[
     node("importer", &[], &[inputs::importer::ROWS]),
     node("parameters", &[], &[inputs::parameters::ROWS]),
     Group {
+        name: "cma",
+        fill: |env, id, pages| Ok(env.buffer(id, pages)?.1),
+        tables: &[hostile::CMA],
+        inputs: &[],
+    },
+    Group {
         name: "races",
         fill: |_, _, _| bail!("races are between all kinds"),
         tables: races::TABLES,
