@@ -4,7 +4,7 @@
 
 use std::ffi::c_void;
 use std::fs::File;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
@@ -74,6 +74,17 @@ pub const SYNC_RW: u64 = SYNC_READ | SYNC_WRITE;
 /// C: `DMA_BUF_SYNC_START`, `DMA_BUF_SYNC_END`.
 pub const SYNC_START: u64 = 0;
 pub const SYNC_END: u64 = 4;
+
+/// The argument of `SHOW_FILE`.
+#[repr(C)]
+pub struct FileRange {
+    pub memfd: u32,
+    pub count: u32,
+    pub pgoff: u64,
+}
+
+/// C: `SHOW_FILE` of `tests/mapper.rs`.
+pub const SHOW_FILE: Opcode = opcode::write::<FileRange>(b'P', 3);
 
 /// An ioctl with an arbitrary argument, so that tests can pass wrong ones.
 struct Raw {
@@ -166,6 +177,17 @@ pub fn template_create(dev: impl AsFd, pages: usize) -> io::Result<OwnedFd> {
     let create = opcode::none(b'K', 0);
     // SAFETY: the argument is a number.
     unsafe { ioctl_for_fd(dev, create, std::ptr::without_provenance(pages)) }
+}
+
+/// `SHOW_FILE`: pages of a memfd become those of a node.
+pub fn show_file(node: impl AsFd, memfd: impl AsFd, pgoff: usize, count: usize) -> io::Result<()> {
+    let range = FileRange {
+        memfd: memfd.as_fd().as_raw_fd() as u32,
+        count: count as u32,
+        pgoff: pgoff as u64,
+    };
+    // SAFETY: the kernel only reads `range`.
+    unsafe { ioctl(node, SHOW_FILE, (&raw const range).cast()) }.map(drop)
 }
 
 /// `DMA_BUF_IOCTL_SYNC` with any flags.

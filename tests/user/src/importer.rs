@@ -78,13 +78,23 @@ impl Importer {
 
     /// Attaches to a dma-buf. An importer has one attachment at a time.
     pub fn attach(&self, buf: impl AsFd, kind: Kind) -> io::Result<Attachment<'_>> {
+        self.call_attach(buf, kind)?;
+        Ok(Attachment(Owner::Borrowed(self)))
+    }
+
+    /// As `attach`, for an attachment that is all there is of the importer.
+    pub fn into_attachment(self, buf: impl AsFd, kind: Kind) -> io::Result<Attachment<'static>> {
+        self.call_attach(buf, kind)?;
+        Ok(Attachment(Owner::Owned(self)))
+    }
+
+    fn call_attach(&self, buf: impl AsFd, kind: Kind) -> io::Result<()> {
         let arg = Attach {
             fd: buf.as_fd().as_raw_fd(),
             flags: if kind == Kind::Dynamic { DYNAMIC } else { 0 },
         };
         // SAFETY: the kernel reads an `Attach`.
-        unsafe { abi::ioctl(&self.0, ATTACH, (&raw const arg).cast()) }?;
-        Ok(Attachment(self))
+        unsafe { abi::ioctl(&self.0, ATTACH, (&raw const arg).cast()) }.map(drop)
     }
 
     /// Reads what the device, or the kernel, sees at `offset`, through a mapping made for it.
@@ -125,13 +135,25 @@ impl AsFd for Importer {
 }
 
 /// A buffer attached to an importer. Detached on drop.
-pub struct Attachment<'a>(&'a Importer);
+pub struct Attachment<'a>(Owner<'a>);
+
+enum Owner<'a> {
+    Borrowed(&'a Importer),
+    Owned(Importer),
+}
 
 impl Attachment<'_> {
+    fn file(&self) -> &File {
+        match &self.0 {
+            Owner::Borrowed(importer) => &importer.0,
+            Owner::Owned(importer) => &importer.0,
+        }
+    }
+
     pub fn map(&self, dir: Dir) -> io::Result<()> {
         let dir = dir as u32;
         // SAFETY: the kernel reads an int.
-        unsafe { abi::ioctl(&self.0 .0, MAP, (&raw const dir).cast()) }.map(drop)
+        unsafe { abi::ioctl(self.file(), MAP, (&raw const dir).cast()) }.map(drop)
     }
 
     pub fn unmap(&self) -> io::Result<()> {
@@ -179,12 +201,12 @@ impl Attachment<'_> {
         };
         // SAFETY: the kernel reads `arg`, and accesses `len` bytes at `user`, which `read` has
         // borrowed mutably and `write` is only read from.
-        unsafe { abi::ioctl(&self.0 .0, ACCESS, (&raw const arg).cast()) }.map(drop)
+        unsafe { abi::ioctl(self.file(), ACCESS, (&raw const arg).cast()) }.map(drop)
     }
 
     fn call(&self, opcode: Opcode) -> io::Result<usize> {
         // SAFETY: these have no argument.
-        unsafe { abi::ioctl(&self.0 .0, opcode, ptr::null()) }.map(|n| n as usize)
+        unsafe { abi::ioctl(self.file(), opcode, ptr::null()) }.map(|n| n as usize)
     }
 }
 

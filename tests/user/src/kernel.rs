@@ -29,6 +29,30 @@ pub fn buffers() -> Result<i64> {
         .context("no total in bufinfo")
 }
 
+/// What must be as before when its users have gone, system-wide.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Held {
+    pins: i64,
+    buffers: i64,
+    bounce_slots: i64,
+}
+
+impl Held {
+    pub fn now() -> Result<Self> {
+        Ok(Self {
+            pins: pins()?,
+            buffers: buffers()?,
+            bounce_slots: bounce_slots()?,
+        })
+    }
+}
+
+/// How many files this process has open.
+pub fn open_files() -> Result<usize> {
+    let files = fs::read_dir("/proc/self/fd").context("/proc/self/fd")?;
+    Ok(files.count())
+}
+
 /// How much of the memory for bounce buffers is in use, system-wide.
 pub fn bounce_slots() -> Result<i64> {
     const USED: &str = "/sys/kernel/debug/swiotlb/io_tlb_used";

@@ -155,17 +155,22 @@ impl Mapping {
         unsafe { mm::madvise(self.addr.cast(), self.len, advice) }
     }
 
+    /// Two mappings, of the first `offset` bytes and the rest. The kernel is not told.
+    pub fn split(self, offset: usize) -> (Self, Self) {
+        let rest = Self::from_raw(self.at(offset).cast(), self.len - offset);
+        let first = Self::from_raw(self.addr.cast(), offset);
+        std::mem::forget(self);
+        (first, rest)
+    }
+
     /// Unmaps `len` bytes at `offset` and returns what is left on both sides.
     pub fn cut_out(self, offset: usize, len: usize) -> io::Result<(Self, Self)> {
         // SAFETY: within our mapping; the rest gets new owners below.
         unsafe { mm::munmap(self.range(offset, len).cast(), len) }?;
-        let tail = offset + len;
-        let parts = (
-            Self::from_raw(self.addr.cast(), offset),
-            Self::from_raw(self.at(tail).cast(), self.len - tail),
-        );
-        std::mem::forget(self);
-        Ok(parts)
+        let (head, rest) = self.split(offset);
+        let (gone, tail) = rest.split(len);
+        std::mem::forget(gone);
+        Ok((head, tail))
     }
 
     /// Shrinks or grows with mremap, moving if the kernel wants to.

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
 use lexopt::prelude::*;
-use pagekit_user::kernel;
+use pagekit_user::kernel::{self, open_files, Held};
 use pagekit_user::process::{Child, End};
 
 use env::{Case, Env, Group};
@@ -363,18 +363,18 @@ fn run_test(
     timeout: Duration,
     log: &mut kernel::Log,
 ) -> Result<Option<String>> {
-    let before = held()?;
+    let before = Held::now()?;
     let end = Child::spawn_group(|| {
         let open = open_files()?;
         test.run(env)?;
         let (open, now) = (open, open_files()?);
         ensure!(now == open, "{open} files were open before, {now} after");
-        let now = held()?;
+        let now = Held::now()?;
         ensure!(now == before, "{before:?} before, {now:?} after");
         Ok(())
     })?
     .wait_for(timeout)?;
-    let now = held()?;
+    let now = Held::now()?;
     Ok(match (end, log.complaint()?) {
         (_, Some(complaint)) => Some(format!("the kernel says: {complaint}")),
         (End::Failed(reason), _) => Some(reason),
@@ -383,25 +383,4 @@ fn run_test(
         (End::Done, _) if now != before => Some(format!("{before:?} before, {now:?} after exit")),
         (End::Done, _) => None,
     })
-}
-
-/// What a case must not leave behind.
-#[derive(Debug, PartialEq, Eq)]
-struct Held {
-    pins: i64,
-    buffers: i64,
-    bounce_slots: i64,
-}
-
-fn held() -> Result<Held> {
-    Ok(Held {
-        pins: kernel::pins()?,
-        buffers: kernel::buffers()?,
-        bounce_slots: kernel::bounce_slots()?,
-    })
-}
-
-fn open_files() -> Result<usize> {
-    let files = std::fs::read_dir("/proc/self/fd").context("/proc/self/fd")?;
-    Ok(files.count())
 }

@@ -8,14 +8,13 @@ mod huge;
 pub mod races;
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::map::{Mapping, RW};
 use pagekit_user::process::{signal_of, Child};
 use pagekit_user::{abi, kernel, PAGE};
 use rustix::io::{self, Errno};
-use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use crate::env::{Case, Content, Env};
@@ -82,17 +81,6 @@ const HUGE_SIZE: usize = HUGE_PAGES * PAGE;
 /// What one upper page table reaches on x86-64.
 const UPPER_SIZE: usize = 1 << 30;
 
-/// C: `SHOW_FILE` of `tests/mapper.rs`.
-pub const SHOW_FILE: Opcode = opcode::write::<FileRange>(b'P', 3);
-
-/// Its argument.
-#[repr(C)]
-pub struct FileRange {
-    pub memfd: u32,
-    pub count: u32,
-    pub pgoff: u64,
-}
-
 /// An open file of a node.
 struct Node {
     kind: &'static Kind,
@@ -118,13 +106,7 @@ impl Node {
     }
 
     fn show_file(&self, memfd: impl AsFd, pgoff: usize, count: usize) -> io::Result<()> {
-        let range = FileRange {
-            memfd: memfd.as_fd().as_raw_fd() as u32,
-            count: count as u32,
-            pgoff: pgoff as u64,
-        };
-        // SAFETY: the kernel only reads `range`.
-        unsafe { abi::ioctl(&self.file, SHOW_FILE, (&raw const range).cast()) }.map(drop)
+        abi::show_file(&self.file, memfd, pgoff, count)
     }
 
     /// What a page holds after a write through a reference, if there is one to be had.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::Result;
+use pagekit_user::abi::{FileRange, SHOW_FILE};
 use pagekit_user::map::{last_errno, Mapping};
 use pagekit_user::{abi, PAGE};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -16,7 +17,7 @@ use super::buffer::Mmap;
 use super::{rows, tried, Outcome, Row};
 use crate::env::{written, Env};
 use crate::memory::huge_memfd;
-use crate::nodes::{FileRange, PAGES, SHOW_FILE};
+use crate::nodes::PAGES;
 
 /// For each kind of mapping.
 pub const ROWS: &[&[Row]] = &[

@@ -4,9 +4,10 @@
 use std::fs::File;
 
 use anyhow::{ensure, Context, Result};
+use pagekit_user::abi;
 use pagekit_user::kernel::ZramSwap;
 use pagekit_user::map::Mapping;
-use pagekit_user::{abi, PAGE};
+use pagekit_user::PAGE;
 use rustix::fs::{fallocate, FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_END, SYNC_RW, SYNC_START};
 use pagekit_user::importer::{Dir, Importer, Kind};
+use pagekit_user::kernel::Held;
 use pagekit_user::map::{Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::style::{Object, CREATE_USERPTR, MAP_READ, SHRINK_REVOKE};
@@ -19,8 +20,8 @@ use rustix::thread::gettid;
 use super::{allow, at, race, report, see_map, side, DYNAMIC, PAGES, STATIC};
 use crate::env::{Case, Env};
 use crate::i915::on_signal;
+use crate::nodes;
 use crate::style::written;
-use crate::{held, nodes};
 
 pub const CASES: &[Case] = &[Case::new("signal", signal), Case::new("kill", kill)];
 
@@ -162,7 +163,7 @@ const WORKS: [Work; 7] = [
 
 /// Whoever is killed leaves nothing behind.
 fn kill(env: &Env) -> Result<()> {
-    let (start, before) = (Instant::now(), held()?);
+    let (start, before) = (Instant::now(), Held::now()?);
     let begun = Mapping::anonymous_with(PAGE, MapFlags::SHARED)?;
     let mut rounds = WORKS.map(|(name, _)| (name, 0));
     while start.elapsed() < env.time || rounds[0].1 == 0 {
@@ -180,7 +181,7 @@ fn kill(env: &Env) -> Result<()> {
             child.kill()?;
             let end = child.wait_for(Duration::from_secs(60))?;
             ensure!(end == End::Killed(libc::SIGKILL), "{name}: {end:?}");
-            let now = held()?;
+            let now = Held::now()?;
             ensure!(now == before, "{name}: {before:?} before, {now:?} after");
             *round += 1;
         }
