@@ -126,6 +126,8 @@ mod tests {
             assert!(all(page.as_ptr(), 0));
             assert!(file.find(i).is_some_and(|found| found.is_uptodate()));
         }
+        drop(array);
+        assert!(file.is_unused(MANY)?);
         Ok(())
     }
 
