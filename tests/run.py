@@ -25,6 +25,7 @@ import chart
 import convert
 import host
 import intree_check
+import reliability
 import vm
 from host import Case
 
@@ -425,6 +426,8 @@ def test(options) -> int:
     kernels = [options.kernel] if options.kernel else ["base"] if os.environ.get("KDIR") else ["base", "debug"]
     if "base" in kernels:
         kernels[1:1] = ["swiotlb", "nocgroup", "cma"] if level == "full" else ["swiotlb"]
+    if level == "full":
+        reliability.forget()
     jobs = [] if options.kernel == "debug" else [("host", test_host)]
     cases = []
     jobs += [(kernel, test_vm) for kernel in kernels]
@@ -436,6 +439,8 @@ def test(options) -> int:
         except (vm.Error, OSError, subprocess.SubprocessError) as failure:
             found = [Case(where, "setup", False, str(failure))]
         cases += judge(found, where, level)
+    if level == "full":
+        reliability.write()
     return report(cases, level)
 
 
