@@ -17,7 +17,7 @@ VERSION_FLAGS := -include $(CURDIR)/src/version.h -DPAGEKIT_VERSION=$(VERSION)
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z_-]*\):.*## /  make \1\t/p' Makefile | expand -t 23
 	@echo
 	@echo '  KDIR=<tree>          a kernel tree of yours, built with Rust, instead of a fetched one'
 	@echo '  KVER=<x.y>           the series of the kernel that is fetched'
@@ -40,14 +40,14 @@ modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug]
 	@tests/setup.sh modules $(CONFIG) >/dev/null
 	@mkdir -p $(OUT)
 	+@env=$$(tests/setup.sh env $(CONFIG)) && eval "$$env" && \
+	printf '%s\n' "KDIR=$$KDIR" "LLVM=$$LLVM" >$(OUT)/kernel.env && \
 	$(MAKE) --no-print-directory -C "$$KDIR" M=$(CURDIR) MO=$(OUT) $${LLVM:+LLVM=$$LLVM} \
 		BITFLAGS="$$BITFLAGS" "CFLAGS_.module-common.o=$(VERSION_FLAGS)" \
 		$(foreach s,$(SYMBOLS),CONFIG_$s=$(CONFIG_$s)) modules
 
 .PHONY: modules_install
-modules_install: modules ## install the helpers, and what drivers need [SAMPLES="udmabuf ..." | INSTALL_MOD_PATH=]
-	+@env=$$(tests/setup.sh env $(CONFIG)) && eval "$$env" && export KDIR LLVM && \
-	src/install.sh $(OUT) $(SAMPLES)
+modules_install: ## install built helpers, and what drivers need [SAMPLES="udmabuf ..." | INSTALL_MOD_PATH=]
+	+@src/install.sh $(OUT) $(SAMPLES)
 
 .PHONY: new-driver
 new-driver: ## create a driver of your own, outside of here [NAME= | DIR=../NAME]

@@ -40,4 +40,4 @@ sed -i -e "s/pagekit_template/$name/g" -e "s/pagekit-template/${name//_/-}/g" \
 chmod 755 "$new"
 mv -T "$new" "$folder"
 trap - EXIT
-echo "new-driver: ok: $folder; next: make modules_install, unless done, and make -C $folder"
+echo "new-driver: ok: $folder; next: make modules modules_install, unless done, and make -C $folder"

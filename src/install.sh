@@ -6,17 +6,22 @@
 #
 #   install.sh <folder> [sample...]
 #
-# In the environment: KDIR, and where needed LLVM and INSTALL_MOD_PATH.
+# Nothing is built and nothing set up, so that root needs no compiler. In the environment:
+# INSTALL_MOD_PATH, if it is not /.
 
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 built=$1
 shift
+die() { echo "modules_install: error: $*" >&2; exit 1; }
+[[ -f $built/kernel.env ]] || die "nothing is built in $built: first run make modules, with the same KDIR=, CONFIG="
+KDIR='' LLVM=''
+# shellcheck source=/dev/null
+. "$built/kernel.env"
 prefix=${INSTALL_MOD_PATH:+$(realpath -m "$INSTALL_MOD_PATH")}
 modules=$prefix/lib/modules/$(cat "$KDIR/include/config/kernel.release")
 devel=$modules/pagekit-devel
-die() { echo "modules_install: error: $*" >&2; exit 1; }
 
 # Those that were chosen when the modules were built
 mapfile -t helpers < <(grep -xE 'pagekit_(pages|pin|vma)\.o' "$built/modules.order")

@@ -212,8 +212,8 @@ def version_cases(modules):
 
 # What make new-driver refuses, with a word of what it says.
 NAMES = {
-    "": "which name", "7up": "begins with a letter", "Acme": "a to z", "acme-share": "a to z", "a b": "a to z", "../acme": "a to z",
-    "a" * 56: "at most 55", "kernel": "a crate", "pagekit_pin": "its own modules"}
+    "": "which name", "7up": "begins with a letter", "Acme": "a to z", "acme-share": "a to z", "a b": "a to z",
+    "../acme": "a to z", "a" * 56: "at most 55", "kernel": "a crate", "pagekit_pin": "its own modules"}
 TEMPLATE_LINES = 60
 
 
@@ -291,7 +291,8 @@ def style_cases():
     python = [name for name in tracked if name.endswith(".py")]
     yield case("style.rustfmt", run("rustfmt", "--check", "--edition", "2021", "-l", *sources).stdout.strip())
     if shutil.which("shellcheck"):
-        found = run("shellcheck", "-x", "tests/setup.sh", ".ci/run", "src/install.sh", "samples/new-driver.sh", cwd=TOP).stdout
+        scripts = ("tests/setup.sh", ".ci/run", "src/install.sh", "samples/new-driver.sh")
+        found = run("shellcheck", "-x", *scripts, cwd=TOP).stdout
         # What the guest runs has no first line of its own, and splits lists of modules.
         found += run("shellcheck", "-s", "sh", "-S", "warning", *(TESTS / "guest").glob("*.sh")).stdout
     else:

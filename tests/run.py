@@ -248,7 +248,7 @@ def install(config, *targets, **variables):
 
 def install_driver(folder, config, built) -> dict:
     """Build it against helpers that are installed, and install it. Returns what driver.sh wants to know."""
-    install(config, "-C", folder, "modules_install", KDIR=built["KDIR"])
+    install(config, "-C", folder, "modules", "modules_install", KDIR=built["KDIR"])
     shutil.copyfile(folder / "share.py", DRIVERS / "share.py")
     shutil.copyfile(TESTS / "guest/driver.sh", DRIVERS / "driver.sh")
     name = next(folder.glob("*.ko")).stem

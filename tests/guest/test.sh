@@ -173,7 +173,7 @@ done
 echo "=="
 check modules.unload rmmod $UNLOAD
 
-# A driver of the template's kind loads helpers, but not those that are loaded.
+# Now a driver of the template's kind has what it needs loaded, from where that is installed.
 case $PARTS in *template*)
 	echo "=="
 	tool sh "$DRIVER_SH"
