@@ -27,6 +27,8 @@
 //! So importers that map wait for a reset with the reservation lock held, and keep other importers
 //! of the same buffer waiting, as the core calls the driver under it.
 //!
+//! Under the lock of the device, debugfs tries to reserve buffers, and goes without if it can't.
+//!
 //! The device is locked while memory is allocated, so that the shrinker can only try to lock it. It
 //! takes no folio lock either, for somebody who allocates memory may hold it.
 
@@ -43,6 +45,7 @@ use core::{
 use kernel::{
     bindings,
     container_of,
+    debugfs,
     error::{
         from_result,
         to_result, //
@@ -59,6 +62,7 @@ use kernel::{
     new_mutex,
     page::PAGE_SHIFT,
     prelude::*,
+    seq_file::SeqFile,
     sync::{
         aref::ARef,
         lock::mutex::MutexGuard,
@@ -91,12 +95,14 @@ use dmabuf::For;
 use import::{
     Attachment,
     Buf,
-    Mapping, //
+    Mapping,
+    Reserved, //
 };
 use style::{
     Command,
     Create,
-    Info, //
+    Info,
+    Objects, //
 };
 
 module! {
@@ -126,8 +132,9 @@ struct Device {
     misc: MiscDeviceRegistration<Context>,
     shrinker: Shrinker,
     dma: import::Device,
+    /// All objects are under it. `/sys/kernel/debug/pagekit-i915/objects`
     #[pin]
-    lock: Mutex<Objects>,
+    lock: debugfs::File<Mutex<Objects>>,
     /// While the device hangs, for how many milliseconds others wait for a reset.
     #[pin]
     wedged: Mutex<Option<u32>>,
@@ -135,16 +142,20 @@ struct Device {
     reset: CondVar,
 }
 
-/// All objects, under the lock of the device.
-struct Objects(KVec<NonNull<bindings::dma_buf>>);
-
-// SAFETY: Buffers may be used by any thread.
-unsafe impl Send for Objects {}
-
 impl kernel::InPlaceModule for Device {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        let debugfs = debugfs::Dir::new(c"pagekit-i915");
         try_pin_init!(&this in Self {
-            lock <- new_mutex!(Objects(KVec::new()), "Device::lock"),
+            lock <- debugfs.read_callback_file(
+                c"objects",
+                new_mutex!(Objects(KVec::new()), "Device::lock"),
+                &|lock: &Mutex<Objects>, f| {
+                    lock.lock().show(f, |objects, reserved| {
+                        // SAFETY: What is in the list is ours.
+                        unsafe { Own::new(reserved.as_ptr()) }.info(objects, reserved)
+                    })
+                },
+            ),
             wedged <- new_mutex!(None, "Device::wedged"),
             reset <- new_condvar!("Device::reset"),
             dma: import::Device::new(c"pagekit-i915")?,
@@ -179,7 +190,7 @@ impl Device {
     /// Takes the lock of a device that works.
     fn lock_interruptible(&self) -> Result<MutexGuard<'_, Objects>> {
         self.wait_for_error()?;
-        let mutex = from_ref(&self.lock).cast_mut().cast();
+        let mutex = from_ref::<Mutex<Objects>>(&self.lock).cast_mut().cast();
         // SAFETY: `Lock` has C layout, and the mutex is what it begins with.
         to_result(unsafe { pagekit_i915_lock_interruptible(mutex) })?;
         // SAFETY: It was locked just now.
@@ -234,6 +245,10 @@ impl MiscDevice for Context {
             }
         }
     }
+
+    fn show_fdinfo(context: &Self, m: &SeqFile, _file: &File) {
+        context.show(m, |object| object.info(context.device));
+    }
 }
 
 impl Object {
@@ -265,20 +280,8 @@ impl Object {
     fn info(&self, device: &Device) -> Result<Info> {
         let mut info = match self {
             Self::Own(handle) => {
-                // SAFETY: It is ours, and no lock is held.
-                let info = unsafe { Info::of_object(&handle.0) }?;
-                let own = handle.own();
-                let mut objects = device.lock.lock();
-                let pinned = own.pinned(&mut objects);
-                let backing = own.backing(&mut objects);
-                Info {
-                    pinned: pinned as u64,
-                    held: (backing.pages.as_slice().len() - pinned) as u64,
-                    // SAFETY: An open file has a mapping. The number may be out of date.
-                    resident: unsafe { (*(*own.bo().file.as_ptr()).f_mapping).nrpages as u64 },
-                    sharers: backing.files,
-                    ..info
-                }
+                let reserved = handle.0.reserve_interruptible()?;
+                handle.own().info(&mut device.lock.lock(), &reserved)
             }
             Self::Foreign(import) => Info::of_import(self.buf(), import.mapping.lock().is_some()),
         };
@@ -418,6 +421,20 @@ impl<'a> Own<'a> {
         match &self.backing(objects).pages {
             Pages::Pinned(pins) => pins.pages().len(),
             _ => 0,
+        }
+    }
+
+    fn info(self, objects: &mut Objects, reserved: &Reserved<'_>) -> Info {
+        let pinned = self.pinned(objects);
+        let backing = self.backing(objects);
+        Info {
+            pinned: pinned as u64,
+            held: (backing.pages.as_slice().len() - pinned) as u64,
+            // SAFETY: An open file has a mapping. The number may be out of date.
+            resident: unsafe { (*(*self.bo().file.as_ptr()).f_mapping).nrpages as u64 },
+            sharers: backing.files,
+            // SAFETY: It is ours.
+            ..unsafe { Info::of_object(reserved) }
         }
     }
 
@@ -809,13 +826,12 @@ unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::ios
 ///
 /// To be called by the core, when the last file descriptor, mapping and importer has gone.
 unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
-    // SAFETY: The core passes a buffer of ours, for the last time.
-    let bo = unsafe { dmabuf::release::<Bo>(buf) };
-    bo.device
-        .lock
-        .lock()
-        .0
-        .retain(|other| other.as_ptr() != buf);
+    // SAFETY: The core passes a buffer of ours, for the last time. Who looks at the list is done with
+    // it when it has been removed.
+    unsafe {
+        dmabuf::data::<Bo>(buf).device.lock.lock().remove(buf);
+        drop(dmabuf::release::<Bo>(buf));
+    }
 }
 
 // --- Memory pressure ----------------------------------------------------------------

@@ -36,6 +36,7 @@ use kernel::{
 extern "C" {
     // See import_shim.h.
     fn pagekit_import_lock_interruptible(resv: *mut bindings::dma_resv) -> c_int;
+    fn pagekit_import_trylock(resv: *mut bindings::dma_resv) -> bool;
     fn pagekit_import_dma_mask(dev: *mut bindings::device) -> c_int;
 }
 
@@ -137,6 +138,18 @@ pub(crate) unsafe fn reserve_interruptible<'a>(
     Ok(Reserved(buf, PhantomData, NotThreadSafe))
 }
 
+/// `dma_resv_trylock()`.
+///
+/// # Safety
+///
+/// `buf` must stay for `'a`.
+pub(crate) unsafe fn try_reserve<'a>(buf: *mut bindings::dma_buf) -> Option<Reserved<'a>> {
+    // SAFETY: As the caller promises.
+    unsafe { pagekit_import_trylock((*buf).resv) }
+        // INVARIANT: It was locked just now.
+        .then(|| Reserved(buf, PhantomData, NotThreadSafe))
+}
+
 impl Clone for Buf {
     fn clone(&self) -> Self {
         // SAFETY: This owns a reference.
@@ -159,6 +172,12 @@ impl Drop for Buf {
 ///
 /// It is held by this thread, and the buffer stays for `'a`.
 pub(crate) struct Reserved<'a>(*mut bindings::dma_buf, PhantomData<&'a Buf>, NotThreadSafe);
+
+impl Reserved<'_> {
+    pub(crate) fn as_ptr(&self) -> *mut bindings::dma_buf {
+        self.0
+    }
+}
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {

@@ -6,6 +6,7 @@
 //!
 //! * The only lock is that of the object, the reservation lock of its dma-buf. The core holds it
 //!   where importers map, and the driver takes it for all else. It comes after the mmap lock.
+//!   (There is another one for the list of objects that debugfs shows, and for nothing else.)
 //! * Objects are created for export: each is a dma-buf from the start, and its pages are pinned
 //!   then and unpinned when it is released. Nothing ever moves.
 //! * CPU mappings are of PFNs, mapped at once: there is nothing to revoke.
@@ -26,6 +27,7 @@ use core::{
 use kernel::{
     bindings,
     container_of,
+    debugfs,
     error::from_result,
     fs::File,
     miscdevice::{
@@ -35,9 +37,14 @@ use kernel::{
     },
     mm::virt::VmaNew,
     module::this_module,
+    new_mutex,
     page::PAGE_SHIFT,
     prelude::*,
-    sync::aref::ARef, //
+    seq_file::SeqFile,
+    sync::{
+        aref::ARef,
+        Mutex, //
+    }, //
 };
 use pagekit_pin::{
     PinArray,
@@ -51,11 +58,13 @@ mod style;
 
 use import::{
     Attachment,
-    Buf, //
+    Buf,
+    Reserved, //
 };
 use style::{
     Command,
-    Info, //
+    Info,
+    Objects, //
 };
 
 module! {
@@ -74,11 +83,21 @@ struct Device {
     #[pin]
     misc: MiscDeviceRegistration<Context>,
     dma: import::Device,
+    /// `/sys/kernel/debug/pagekit-nouveau/objects`
+    #[pin]
+    objects: debugfs::File<Mutex<Objects>>,
 }
 
 impl kernel::InPlaceModule for Device {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        let debugfs = debugfs::Dir::new(c"pagekit-nouveau");
         try_pin_init!(Self {
+            objects <- debugfs.read_callback_file(
+                c"objects",
+                new_mutex!(Objects(KVec::new()), "Device::objects"),
+                // SAFETY: What is in the list is ours.
+                &|objects: &Mutex<Objects>, f| objects.lock().show(f, |_, bo| unsafe { info(bo) }),
+            ),
             dma: import::Device::new(c"pagekit-nouveau")?,
             misc <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"pagekit-nouveau",
@@ -102,9 +121,12 @@ impl MiscDevice for Context {
 
     fn ioctl(context: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         match Command::read(cmd, arg)? {
-            Command::Create(create) => {
-                context.fill(|| Ok(Object::Own(Handle::create(create.pages(0)?)?)))
-            }
+            Command::Create(create) => context.fill(|| {
+                Ok(Object::Own(Handle::create(
+                    context.device,
+                    create.pages(0)?,
+                )?))
+            }),
             Command::Import(buf) => context.fill(|| {
                 Ok(if buf.has_ops(&OPS) {
                     // SAFETY: It was exported with them.
@@ -120,6 +142,10 @@ impl MiscDevice for Context {
             Command::Info(user) => context.object()?.info()?.reply(user),
             _ => Err(ENOTTY),
         }
+    }
+
+    fn show_fdinfo(context: &Self, m: &SeqFile, _file: &File) {
+        context.show(m, Object::info);
     }
 }
 
@@ -150,21 +176,11 @@ impl Object {
 
     fn info(&self) -> Result<Info> {
         let buf = self.buf();
+        let reserved = buf.reserve_interruptible()?;
         Ok(match self {
-            Self::Own(handle) => {
-                // SAFETY: It is ours, and not reserved.
-                let info = unsafe { Info::of_object(buf) }?;
-                handle.reserved(|bo| Info {
-                    pinned: bo.pins.pages().len() as u64,
-                    resident: bo.pins.pages().len() as u64,
-                    sharers: bo.files,
-                    ..info
-                })
-            }
-            Self::Foreign(import) => {
-                let _reserved = buf.reserve_interruptible()?;
-                Info::of_import(buf, !import.mapping.table.get().is_null())
-            }
+            // SAFETY: It is ours.
+            Self::Own(_) => unsafe { info(&reserved) },
+            Self::Foreign(import) => Info::of_import(buf, !import.mapping.table.get().is_null()),
         })
     }
 }
@@ -173,6 +189,7 @@ impl Object {
 
 /// An object, all of it under its reservation lock.
 struct Bo {
+    device: &'static Device,
     pins: PinArray,
     /// Which the pages are from.
     file: ARef<File>,
@@ -198,6 +215,22 @@ unsafe fn bo<'a>(buf: *mut bindings::dma_buf) -> &'a mut Bo {
     }
 }
 
+/// # Safety
+///
+/// It must be a buffer that was exported with `OPS`.
+unsafe fn info(reserved: &Reserved<'_>) -> Info {
+    // SAFETY: As the caller promises, and it is reserved.
+    unsafe {
+        let bo = bo(reserved.as_ptr());
+        Info {
+            pinned: bo.pins.pages().len() as u64,
+            resident: bo.pins.pages().len() as u64,
+            sharers: bo.files,
+            ..Info::of_object(reserved)
+        }
+    }
+}
+
 /// An object that an open file has.
 ///
 /// # Invariants
@@ -206,10 +239,11 @@ unsafe fn bo<'a>(buf: *mut bindings::dma_buf) -> &'a mut Bo {
 struct Handle(Buf);
 
 impl Handle {
-    fn create(pages: usize) -> Result<Self> {
+    fn create(device: &'static Device, pages: usize) -> Result<Self> {
         let size = pages << PAGE_SHIFT;
         let bo = KBox::new(
             UnsafeCell::new(Bo {
+                device,
                 pins: PinArray::with_capacity(pages, PinFlags::WRITE)?,
                 file: style::shmem(size)?,
                 vmap: None,
@@ -229,6 +263,9 @@ impl Handle {
             )?))
         };
         handle.reserved(|bo| bo.pins.pin_memfd(&bo.file, 0, pages))?;
+        let mut objects = device.objects.lock();
+        objects.0.push(handle.0.as_non_null(), GFP_KERNEL_ACCOUNT)?;
+        drop(objects);
         Ok(handle)
     }
 
@@ -328,7 +365,13 @@ unsafe extern "C" fn vunmap(_buf: *mut bindings::dma_buf, _map: *mut bindings::i
 ///
 /// To be called by the core, when the last file descriptor, mapping and importer has gone.
 unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
-    // SAFETY: The core passes a buffer of ours, for the last time. This unpins.
+    // SAFETY: The core passes a buffer of ours.
+    let device = unsafe {
+        let _reserved = import::reserve(buf);
+        bo(buf).device
+    };
+    device.objects.lock().remove(buf);
+    // SAFETY: As above, for the last time. Who looks at the list is done with it. This unpins.
     let mut bo = unsafe { dmabuf::release::<UnsafeCell<Bo>>(buf) };
     let bo = bo.get_mut();
     if let Some(map) = bo.vmap {

@@ -12,7 +12,8 @@
  * doesn't have and that are right otherwise, ENOTTY. Without an object, commands
  * for one are ENOENT, and with one, CREATE and IMPORT are EEXIST. A signal that
  * comes while a command waits for a lock makes it EINTR. All sizes and offsets are
- * in bytes.
+ * in bytes. What INFO tells is in /proc/PID/fdinfo/FD, too, and of all objects in
+ * /sys/kernel/debug/pagekit-i915/objects and so on.
  */
 #ifndef PAGEKIT_STYLE_H
 #define PAGEKIT_STYLE_H

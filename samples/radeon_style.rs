@@ -27,6 +27,7 @@ use core::{
 use kernel::{
     bindings,
     container_of,
+    debugfs,
     error::{
         from_err_ptr,
         from_result, //
@@ -42,6 +43,7 @@ use kernel::{
     new_mutex,
     page::PAGE_SHIFT,
     prelude::*,
+    seq_file::SeqFile,
     sync::{
         aref::ARef,
         lock::mutex::MutexGuard,
@@ -69,12 +71,14 @@ use dmabuf::Pages;
 use import::{
     Attachment,
     Buf,
-    Mapping, //
+    Mapping,
+    Reserved, //
 };
 use style::{
     Command,
     Create,
-    Info, //
+    Info,
+    Objects, //
 };
 
 module! {
@@ -103,11 +107,21 @@ struct Device {
     #[pin]
     misc: MiscDeviceRegistration<Context>,
     dma: import::Device,
+    /// `/sys/kernel/debug/pagekit-radeon/objects`
+    #[pin]
+    objects: debugfs::File<Mutex<Objects>>,
 }
 
 impl kernel::InPlaceModule for Device {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        let debugfs = debugfs::Dir::new(c"pagekit-radeon");
         try_pin_init!(Self {
+            objects <- debugfs.read_callback_file(
+                c"objects",
+                new_mutex!(Objects(KVec::new()), "Device::objects"),
+                // SAFETY: What is in the list is ours.
+                &|objects: &Mutex<Objects>, f| objects.lock().show(f, |_, bo| unsafe { info(bo) }),
+            ),
             dma: import::Device::new(c"pagekit-radeon")?,
             misc <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"pagekit-radeon",
@@ -131,7 +145,9 @@ impl MiscDevice for Context {
 
     fn ioctl(context: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         match Command::read(cmd, arg)? {
-            Command::Create(create) => context.fill(|| Ok(Object::Own(Handle::create(&create)?))),
+            Command::Create(create) => {
+                context.fill(|| Ok(Object::Own(Handle::create(context.device, &create)?)))
+            }
             Command::Import(buf) => context.fill(|| {
                 Ok(if buf.has_ops(&OPS) {
                     // SAFETY: It was exported with them.
@@ -147,6 +163,10 @@ impl MiscDevice for Context {
             Command::Info(user) => context.object()?.info()?.reply(user),
             _ => Err(ENOTTY),
         }
+    }
+
+    fn show_fdinfo(context: &Self, m: &SeqFile, _file: &File) {
+        context.show(m, Object::info);
     }
 }
 
@@ -185,17 +205,8 @@ impl Object {
     fn info(&self) -> Result<Info> {
         let buf = self.buf();
         Ok(match self {
-            Self::Own(handle) => {
-                let bo = handle.bo();
-                // SAFETY: It is ours, and no lock is held.
-                let info = unsafe { Info::of_object(buf) }?;
-                Info {
-                    pinned: bo.pages().len() as u64,
-                    resident: bo.pages().len() as u64,
-                    sharers: bo.reservation.lock().sharers,
-                    ..info
-                }
-            }
+            // SAFETY: It is ours.
+            Self::Own(_) => unsafe { info(&buf.reserve_interruptible()?) },
             Self::Foreign(import) => Info::of_import(buf, import.mapping.lock().is_some()),
         })
     }
@@ -206,6 +217,7 @@ impl Object {
 /// An object.
 #[pin_data]
 struct Bo {
+    device: &'static Device,
     /// Since its creation.
     pins: SetOnce<PinArray>,
     #[pin]
@@ -232,7 +244,7 @@ fn reserve<T>(reservation: &Mutex<T>, nowait: bool) -> Result<MutexGuard<'_, T>>
 }
 
 impl Bo {
-    fn new(create: &Create) -> Result<Pin<KBox<Self>>> {
+    fn new(device: &'static Device, create: &Create) -> Result<Pin<KBox<Self>>> {
         let pages = create.pages(style::CREATE_USERPTR)?;
         let mut pins = PinArray::with_capacity(pages, PinFlags::WRITE)?;
         let (file, account) = if create.has(style::CREATE_USERPTR) {
@@ -245,6 +257,7 @@ impl Bo {
         };
         let bo = KBox::pin_init(
             pin_init!(Self {
+                device,
                 pins: SetOnce::new(),
                 reservation <- new_mutex!(Shared { sharers: 0 }, "Bo::reservation"),
                 file,
@@ -265,6 +278,22 @@ impl Bo {
 impl dmabuf::Pages for Bo {
     fn pages(&self) -> &[PageRef<'_>] {
         self.pins.as_ref().map_or(&[], PinArray::pages)
+    }
+}
+
+/// # Safety
+///
+/// It must be a buffer that was exported with `OPS`.
+unsafe fn info(reserved: &Reserved<'_>) -> Info {
+    // SAFETY: As the caller promises; it stays while it is reserved.
+    unsafe {
+        let bo = dmabuf::data::<Bo>(reserved.as_ptr());
+        Info {
+            pinned: bo.pages().len() as u64,
+            resident: bo.pages().len() as u64,
+            sharers: bo.reservation.lock().sharers,
+            ..Info::of_object(reserved)
+        }
     }
 }
 
@@ -307,12 +336,12 @@ impl Drop for Account {
 struct Handle(Buf);
 
 impl Handle {
-    fn create(create: &Create) -> Result<Self> {
-        let bo = Bo::new(create)?;
+    fn create(device: &'static Device, create: &Create) -> Result<Self> {
+        let bo = Bo::new(device, create)?;
         let size = bo.pages().len() << PAGE_SHIFT;
         // SAFETY: `OPS` is made for this, and doesn't move it. The reference on the new buffer is
         // ours.
-        Ok(unsafe {
+        let handle = unsafe {
             Self::new(Buf::from_raw(dmabuf::export(
                 c"pagekit_radeon_style",
                 this_module::<LocalModule>(),
@@ -321,7 +350,11 @@ impl Handle {
                 bindings::O_RDWR,
                 Pin::into_inner_unchecked(bo),
             )?))
-        })
+        };
+        let mut objects = device.objects.lock();
+        objects.0.push(handle.0.as_non_null(), GFP_KERNEL_ACCOUNT)?;
+        drop(objects);
+        Ok(handle)
     }
 
     /// # Safety
@@ -350,6 +383,7 @@ static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
     attach: Some(attach),
     detach: Some(detach),
     mmap: Some(mmap),
+    release: Some(release),
     ..dmabuf::ops::<Bo>()
 };
 
@@ -439,6 +473,18 @@ unsafe extern "C" fn huge_fault(
 ) -> bindings::vm_fault_t {
     // SAFETY: As in `fault`.
     unsafe { huge_fault_pfns(VmFault::from_raw(vmf), order, pages(vmf), 0) }
+}
+
+/// # Safety
+///
+/// To be called by the core, when the last file descriptor, mapping and importer has gone.
+unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
+    // SAFETY: The core passes a buffer of ours, for the last time. Who looks at the list is done with
+    // it when it has been removed. This unpins.
+    unsafe {
+        dmabuf::data::<Bo>(buf).device.objects.lock().remove(buf);
+        drop(dmabuf::release::<Bo>(buf));
+    }
 }
 
 // --- Foreign buffers ----------------------------------------------------------------

@@ -9,7 +9,11 @@
 
 use crate::{
     dmabuf,
-    import::Buf, //
+    import::{
+        try_reserve,
+        Buf,
+        Reserved, //
+    }, //
 };
 use core::ptr::NonNull;
 use kernel::{
@@ -18,6 +22,7 @@ use kernel::{
         from_err_ptr,
         to_result, //
     },
+    fmt,
     fs::File,
     ioctl::{
         _IO,
@@ -29,6 +34,8 @@ use kernel::{
         PAGE_SIZE, //
     },
     prelude::*,
+    seq_file::SeqFile,
+    seq_print,
     sync::{
         aref::ARef,
         SetOnce, //
@@ -275,18 +282,17 @@ impl Info {
     ///
     /// # Safety
     ///
-    /// `buf` must be a buffer whose attachments are mapped by `dmabuf::map`. Its reservation lock
-    /// must not be held.
-    pub(crate) unsafe fn of_object(buf: &Buf) -> Result<Self> {
-        let _reserved = buf.reserve_interruptible()?;
-        // SAFETY: As the caller promises. It is reserved.
-        let (attachments, mappings) = unsafe { dmabuf::users(buf.as_ptr()) };
-        Ok(Self {
-            size: buf.size() as u64,
+    /// It must be a buffer whose attachments are mapped by `dmabuf::map`.
+    pub(crate) unsafe fn of_object(reserved: &Reserved<'_>) -> Self {
+        let buf = reserved.as_ptr();
+        // SAFETY: As the caller promises. It is reserved. Its size never changes.
+        let ((attachments, mappings), size) = unsafe { (dmabuf::users(buf), (*buf).size) };
+        Self {
+            size: size as u64,
             attachments,
             mappings,
             ..Self::default()
-        })
+        }
     }
 
     /// What they say of an import.
@@ -301,11 +307,59 @@ impl Info {
         }
     }
 
+    fn fields(&self) -> [(&'static str, u64); 8] {
+        [
+            ("size", self.size),
+            ("pinned", self.pinned),
+            ("held", self.held),
+            ("resident", self.resident),
+            ("attachments", self.attachments.into()),
+            ("mappings", self.mappings.into()),
+            ("sharers", self.sharers.into()),
+            ("flags", self.flags.into()),
+        ]
+    }
+
     pub(crate) fn reply(&self, user: UserPtr) -> Result<isize> {
         UserSlice::new(user, size_of::<Self>())
             .writer()
             .write(self)?;
         Ok(0)
+    }
+}
+
+/// All objects of a driver. Each is in here from its creation until its release operation.
+pub(crate) struct Objects(pub(crate) KVec<NonNull<bindings::dma_buf>>);
+
+// SAFETY: Buffers may be used by any thread.
+unsafe impl Send for Objects {}
+
+impl Objects {
+    pub(crate) fn remove(&mut self, buf: *mut bindings::dma_buf) {
+        self.0.retain(|other| other.as_ptr() != buf);
+    }
+
+    /// Has a line for each object in a file of debugfs. Nobody has to wait for who reads it: of an
+    /// object that is reserved there is only the size.
+    pub(crate) fn show(
+        &mut self,
+        f: &mut fmt::Formatter<'_>,
+        info: impl Fn(&mut Self, &Reserved<'_>) -> Info,
+    ) -> fmt::Result {
+        for i in 0..self.0.len() {
+            let buf = self.0[i].as_ptr();
+            // SAFETY: It is in the list, and stays while that is borrowed. Its size never changes.
+            let (reserved, size) = unsafe { (try_reserve(buf), (*buf).size) };
+            if let Some(reserved) = reserved {
+                for (name, value) in info(self, &reserved).fields() {
+                    write!(f, "{name} {value} ")?;
+                }
+                writeln!(f)?;
+            } else {
+                writeln!(f, "size {size} reserved")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -413,6 +467,15 @@ impl<D, O> Context<D, O> {
 
     pub(crate) fn object(&self) -> Result<&O> {
         self.object.as_ref().ok_or(ENOENT)
+    }
+
+    /// The lines of the file in `/proc/PID/fdinfo`.
+    pub(crate) fn show(&self, m: &SeqFile, info: impl FnOnce(&O) -> Result<Info>) {
+        if let Ok(info) = self.object().and_then(info) {
+            for (name, value) in info.fields() {
+                seq_print!(m, "{name}:\t{value}\n");
+            }
+        }
     }
 
     /// Makes the object, if there is none.

@@ -2,7 +2,7 @@
 //! ioctls of `<linux/udmabuf.h>`, `<linux/dma-heap.h>` and `<linux/dma-buf.h>`, defined here so that a
 //! change of the driver's idea of them shows.
 
-use std::ffi::c_void;
+use std::ffi::{c_void, CStr};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -207,6 +207,13 @@ pub fn with_cpu_access<T>(
     let value = access();
     sync(&buf, SYNC_END | dir).context("DMA_BUF_IOCTL_SYNC end")?;
     value
+}
+
+/// `DMA_BUF_SET_NAME`.
+pub fn set_name(buf: impl AsFd, name: &CStr) -> io::Result<()> {
+    let set_name = opcode::write::<u64>(b'b', 1);
+    // SAFETY: the kernel only reads the name.
+    unsafe { ioctl(buf, set_name, name.as_ptr().cast()) }.map(drop)
 }
 
 /// The size of a dma-buf.

@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -51,6 +52,43 @@ impl Held {
 pub fn open_files() -> Result<usize> {
     let files = fs::read_dir("/proc/self/fd").context("/proc/self/fd")?;
     Ok(files.count())
+}
+
+/// A buffer as bufinfo shows it.
+#[derive(Debug)]
+pub struct Shown {
+    pub size: usize,
+    pub exporter: String,
+    pub name: String,
+    /// Those that are attached.
+    pub devices: Vec<String>,
+}
+
+/// What the kernel shows of this buffer to everybody.
+pub fn buffer(buf: impl AsFd) -> Result<Shown> {
+    let ino = rustix::fs::fstat(buf)?.st_ino;
+    let info = read("/sys/kernel/debug/dma_buf/bufinfo")?;
+    let mut lines = info.lines();
+    lines
+        .by_ref()
+        .find_map(|line| {
+            let words: Vec<_> = line.split('\t').collect();
+            let [size, _flags, _mode, _count, exporter, number, name] = words[..] else {
+                return None;
+            };
+            (number.parse() == Ok(ino)).then(|| (size, exporter, name))
+        })
+        .map(|(size, exporter, name)| -> Result<Shown> {
+            let devices = lines.skip_while(|line| *line != "\tAttached Devices:");
+            let devices = devices.skip(1).map_while(|line| line.strip_prefix('\t'));
+            Ok(Shown {
+                size: size.parse()?,
+                exporter: exporter.to_owned(),
+                name: name.to_owned(),
+                devices: devices.map(str::to_owned).collect(),
+            })
+        })
+        .context("the buffer is not in bufinfo")?
 }
 
 /// How much of the memory for bounce buffers is in use, system-wide.

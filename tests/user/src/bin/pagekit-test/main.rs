@@ -18,6 +18,7 @@ mod peer;
 mod races;
 mod radeon;
 mod sharing;
+mod shown;
 mod style;
 
 use std::fs::File;
@@ -46,6 +47,7 @@ const GROUPS: &[Group] = &[
             mapping::CASES,
             device::CASES,
             sharing::CASES,
+            shown::CASES,
             isolation::CASES,
             isolation::HEAP,
         ],
@@ -59,6 +61,8 @@ const GROUPS: &[Group] = &[
             mapping::CASES,
             device::CASES,
             sharing::CASES,
+            shown::CASES,
+            shown::OBJECTS,
             i915::CASES,
             hostile::I915,
             isolation::CASES,
@@ -79,6 +83,8 @@ const GROUPS: &[Group] = &[
             mapping::CASES,
             device::CASES,
             sharing::CASES,
+            shown::CASES,
+            shown::OBJECTS,
             nouveau::CASES,
             isolation::CASES,
             isolation::STYLE,
@@ -97,6 +103,8 @@ const GROUPS: &[Group] = &[
             mapping::CASES,
             device::CASES,
             sharing::CASES,
+            shown::CASES,
+            shown::OBJECTS,
             radeon::CASES,
             isolation::CASES,
             isolation::STYLE,
@@ -160,6 +168,7 @@ const fn udmabuf(name: &'static str) -> Group {
             device::CASES,
             sharing::CASES,
             sharing::OF_MEMFDS,
+            shown::CASES,
             isolation::CASES,
             isolation::UDMABUF,
         ],
