@@ -8,6 +8,10 @@
 
 #![allow(dead_code, reason = "No driver needs all of it.")]
 
+use crate::compat::{
+    this_module,
+    DMA_BIDIRECTIONAL, //
+};
 use core::ptr::{
     null_mut,
     without_provenance_mut,
@@ -20,7 +24,6 @@ use kernel::{
         from_result,
         to_result, //
     },
-    module::this_module,
     prelude::*,
     sizes::SZ_64K, //
 };
@@ -318,7 +321,7 @@ impl For {
         mapped: bindings::dma_data_direction,
         dir: bindings::dma_data_direction,
     ) {
-        const BOTH: bindings::dma_data_direction = bindings::dma_data_direction::DMA_BIDIRECTIONAL;
+        const BOTH: bindings::dma_data_direction = DMA_BIDIRECTIONAL;
         // Only what both sides do: a bounce buffer must not be copied over what the other one has
         // written.
         let dir = match (mapped, self) {

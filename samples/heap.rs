@@ -30,7 +30,6 @@ use kernel::{
         flags,
         VmaNew, //
     },
-    module::this_module,
     new_mutex,
     page::PAGE_SHIFT,
     prelude::*,
@@ -42,7 +41,10 @@ use pagekit_pages::{
 };
 use pagekit_vma::map_pfns;
 
+mod compat;
 mod dmabuf;
+
+use compat::this_module;
 
 module! {
     type: Heap,

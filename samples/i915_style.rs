@@ -57,7 +57,6 @@ use kernel::{
         MiscDeviceRegistration, //
     },
     mm::virt::VmaNew,
-    module::this_module,
     new_condvar,
     new_mutex,
     page::PAGE_SHIFT,
@@ -87,10 +86,15 @@ use pagekit_vma::{
     VmFault, //
 };
 
+mod compat;
 mod dmabuf;
 mod import;
 mod style;
 
+use compat::{
+    hold_module,
+    this_module, //
+};
 use dmabuf::For;
 use import::{
     Attachment,
@@ -211,7 +215,8 @@ type Object = style::Object<Handle, Pin<KBox<Import>>>;
 impl MiscDevice for Context {
     type Ptr = KBox<Self>;
 
-    fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+    fn open(file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        hold_module(file)?;
         // SAFETY: The registration is that of the `Device` that is the module, which stays loaded
         // while there are open files.
         Context::new(unsafe { &*container_of!(from_ref(misc).cast_mut(), Device, misc) })

@@ -29,7 +29,7 @@ mkdir -p "$(dirname "$folder")"
 
 new=$(mktemp -d "$folder.XXXXXX")
 trap 'rm -rf "$new"' EXIT
-cp "$samples"/template/* "$samples"/dmabuf.rs "$samples"/dmabuf_shim.h "$samples"/../src/shim.h "$new"
+cp "$samples"/template/* "$samples"/{compat,dmabuf}.rs "$samples"/dmabuf_shim.h "$samples"/../src/shim.h "$new"
 cp "$samples"/template.rs "$new/driver.rs"
 cp "$samples"/template_shim.c "$new/driver_shim.c"
 sed -i -e "s/pagekit_template/$name/g" -e "s/pagekit-template/${name//_/-}/g" \

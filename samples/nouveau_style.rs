@@ -36,7 +36,6 @@ use kernel::{
         MiscDeviceRegistration, //
     },
     mm::virt::VmaNew,
-    module::this_module,
     new_mutex,
     page::PAGE_SHIFT,
     prelude::*,
@@ -52,10 +51,15 @@ use pagekit_pin::{
 };
 use pagekit_vma::map_pfns;
 
+mod compat;
 mod dmabuf;
 mod import;
 mod style;
 
+use compat::{
+    hold_module,
+    this_module, //
+};
 use import::{
     Attachment,
     Buf,
@@ -113,7 +117,8 @@ type Object = style::Object<Handle, Import>;
 impl MiscDevice for Context {
     type Ptr = KBox<Self>;
 
-    fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+    fn open(file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        hold_module(file)?;
         // SAFETY: The registration is that of the `Device` that is the module, which stays loaded
         // while there are open files.
         Context::new(unsafe { &*container_of!(from_ref(misc).cast_mut(), Device, misc) })

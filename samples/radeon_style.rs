@@ -39,7 +39,6 @@ use kernel::{
         MiscDeviceRegistration, //
     },
     mm::virt::VmaNew,
-    module::this_module,
     new_mutex,
     page::PAGE_SHIFT,
     prelude::*,
@@ -63,10 +62,15 @@ use pagekit_vma::{
     VmFault, //
 };
 
+mod compat;
 mod dmabuf;
 mod import;
 mod style;
 
+use compat::{
+    hold_module,
+    this_module, //
+};
 use dmabuf::Pages;
 use import::{
     Attachment,
@@ -137,7 +141,8 @@ type Object = style::Object<Handle, Pin<KBox<Import>>>;
 impl MiscDevice for Context {
     type Ptr = KBox<Self>;
 
-    fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+    fn open(file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        hold_module(file)?;
         // SAFETY: The registration is that of the `Device` that is the module, which stays loaded
         // while there are open files.
         Context::new(unsafe { &*container_of!(from_ref(misc).cast_mut(), Device, misc) })

@@ -8,6 +8,11 @@
 #![allow(dead_code, reason = "No driver has all commands.")]
 
 use crate::{
+    compat::{
+        DMA_BIDIRECTIONAL,
+        DMA_FROM_DEVICE,
+        DMA_TO_DEVICE, //
+    },
     dmabuf,
     import::{
         try_reserve,
@@ -163,9 +168,9 @@ impl Access {
         let mut data = KVVec::with_capacity(len, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
         let dir = if write {
             UserSlice::new(user, len).read_all(&mut data, GFP_KERNEL_ACCOUNT)?;
-            bindings::dma_data_direction::DMA_TO_DEVICE
+            DMA_TO_DEVICE
         } else {
-            bindings::dma_data_direction::DMA_FROM_DEVICE
+            DMA_FROM_DEVICE
         };
         // SAFETY: There is a reference on the buffer, and its reservation lock is not held.
         to_result(unsafe { bindings::dma_buf_begin_cpu_access(buf.as_ptr(), dir) })?;
@@ -408,10 +413,10 @@ impl Command {
                 },
             },
             MAP => Self::Map(match flags(arg, MAP_READ | MAP_WRITE)? {
-                MAP_READ => bindings::dma_data_direction::DMA_TO_DEVICE,
-                MAP_WRITE => bindings::dma_data_direction::DMA_FROM_DEVICE,
+                MAP_READ => DMA_TO_DEVICE,
+                MAP_WRITE => DMA_FROM_DEVICE,
                 0 => return Err(EINVAL),
-                _ => bindings::dma_data_direction::DMA_BIDIRECTIONAL,
+                _ => DMA_BIDIRECTIONAL,
             }),
             UNMAP => Self::Unmap,
             ACCESS => {

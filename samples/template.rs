@@ -14,6 +14,7 @@ use kernel::{
 };
 use pagekit_pages::PageArray;
 
+mod compat;
 mod dmabuf;
 
 module! {
@@ -44,8 +45,8 @@ const CREATE: u32 = kernel::ioctl::_IO('K' as u32, 0);
 impl miscdevice::MiscDevice for Driver {
     type Ptr = ();
 
-    fn open(_file: &File, _misc: &miscdevice::MiscDeviceRegistration<Self>) -> Result {
-        Ok(())
+    fn open(file: &File, _misc: &miscdevice::MiscDeviceRegistration<Self>) -> Result {
+        compat::hold_module(file)
     }
 
     fn ioctl(_device: (), _file: &File, cmd: u32, pages: usize) -> Result<isize> {

@@ -32,7 +32,6 @@ use kernel::{
         MiscDeviceRegistration, //
     },
     mm::virt::VmaNew,
-    module::this_module,
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
@@ -58,7 +57,14 @@ use pagekit_vma::{
 
 use pagekit_view::PageRef;
 
+mod compat;
 mod dmabuf;
+
+use compat::{
+    ebadfd,
+    hold_module,
+    this_module, //
+};
 
 module! {
     type: Device,
@@ -132,8 +138,8 @@ struct Control;
 impl MiscDevice for Control {
     type Ptr = ();
 
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result {
-        Ok(())
+    fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result {
+        hold_module(file)
     }
 
     fn ioctl(_device: (), _file: &File, cmd: u32, arg: usize) -> Result<isize> {
@@ -193,7 +199,7 @@ fn create(flags: u32, items: &[u8]) -> Result<c_int> {
     let pins = PinArray::with_capacity(count as usize, PinFlags::WRITE)?;
     let mut data = KBox::write(room, Udmabuf { pins });
     for item in items() {
-        let memfd = SealedFile::lock(LocalFile::fget(item.memfd).map_err(|_| EBADFD)?)?;
+        let memfd = SealedFile::lock(LocalFile::fget(item.memfd).map_err(|_| ebadfd())?)?;
         data.pins.pin_memfd(
             &memfd.0,
             (item.offset >> PAGE_SHIFT) as usize,
@@ -235,7 +241,7 @@ impl SealedFile {
         // INVARIANT: It was locked just now.
         let this = Self(file);
         // SAFETY: As above. Who changes seals locks the inode exclusively.
-        let seals = *unsafe { pagekit_udmabuf_seals(raw).as_ref() }.ok_or(EBADFD)?;
+        let seals = *unsafe { pagekit_udmabuf_seals(raw).as_ref() }.ok_or_else(ebadfd)?;
         let denied = bindings::F_SEAL_WRITE | bindings::F_SEAL_FUTURE_WRITE;
         if seals & (bindings::F_SEAL_SHRINK | denied) != bindings::F_SEAL_SHRINK {
             return Err(EINVAL);

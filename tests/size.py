@@ -44,7 +44,8 @@ SHARED = ("drivers/gpu/drm/drm_prime.c", "drivers/gpu/drm/drm_gem_shmem_helper.c
 # Numbers that headers want of a driver that is switched off.
 NUMBERS = [f"-DCONFIG_DRM_I915_{name}=1" for name in ("TIMESLICE_DURATION", "PREEMPT_TIMEOUT", "HEARTBEAT_INTERVAL")]
 # As Kbuild has it.
-CRATE_FLAGS = "$(call rustc-option,-Zhint-mostly-unused) -Cforce-frame-pointers=yes"
+CRATE_FLAGS = ("$(call rustc-option,-Zhint-mostly-unused) -Cforce-frame-pointers=yes "
+               "$(if $(wildcard $(srctree)/rust/kernel/module.rs),,--cfg linux_7_2)")
 # What the bytes of a helper are for. All of it is text to `size`.
 PURPOSES = {
     "code": r"\.(init\.|exit\.)?text",

@@ -8,7 +8,6 @@
 #include <linux/cred.h>
 #include <linux/falloc.h>
 #include <linux/file.h>
-#include <linux/fs_struct.h>
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
 #include <linux/kthread.h>
@@ -22,6 +21,7 @@
 #include <linux/vmstat.h>
 
 #include "../../src/shim.h"
+#include "../compat.h"
 
 /* Ends the test, for which this machine lacks something. Destructors don't run. */
 void fixture_skip(const char *why);
