@@ -133,6 +133,7 @@ def without_exports(shim) -> str:
 def as_module(text) -> str:
     """A source as it is when the crates that it names are modules of its own crate."""
     text = re.sub(r"^ *#\[(inline\(never\)|export_name = .*)\]\n", "", text, flags=re.M)
+    text = re.sub(r"^#\[cfg\(CONFIG_PAGEKIT_\w+_C\)\]\nmod \w+;\n\n", "", text, flags=re.M)
     return re.sub(r"(?<![\w:])(pagekit_(?:view|pages|pin|vma)::)", r"crate::\1", text)
 
 
