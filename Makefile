@@ -79,6 +79,10 @@ matrix: ## share buffers of each exporter with each importer, and show when page
 soak: ## have threads race for long on the debug kernel [SECONDS=60]
 	@tests/run.py soak $(SECONDS)
 
+.PHONY: fuzz
+fuzz: ## do random things to all devices, on the debug kernel [MINUTES=n SEED=s]
+	@tests/run.py fuzz $(if $(KERNEL),--kernel $(KERNEL)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
 .PHONY: bench
 bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
 	@tests/run.py bench $(CASE)

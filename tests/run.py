@@ -54,19 +54,23 @@ DEMO_ROOM_MIB = 512
 PARTS = {
     ("test", "base"): "kunit user inputs selftest template matrix",
     ("test", "swiotlb"): "bounce",
-    ("test", "debug"): "kunit smoke matrix races leaks",
+    ("test", "debug"): "kunit smoke matrix races fuzz leaks",
     ("full", "base"): "kunit user inputs selftest converted template matrix",
     ("full", "swiotlb"): "bounce",
     ("full", "nocgroup"): "kunit matrix",
     ("full", "cma"): "cma",
-    ("full", "debug"): "kunit user inputs selftest converted template matrix races leaks",
+    ("full", "debug"): "kunit user inputs selftest converted template matrix races fuzz leaks",
     ("soak", "debug"): "races leaks",
     ("peer", "base"): "peer",
     ("matrix", "base"): "matrix",
     ("matrix", "debug"): "matrix",
+    ("fuzz", "base"): "fuzz",
+    ("fuzz", "debug"): "fuzz",
 }
 # How long each race lasts, by level; in a soak as long as people like.
 RACE_SECONDS = {"test": 1, "full": 5}
+# The options of pagekit-fuzz. What runs often does the same each time, but for the threads.
+FUZZ = {"test": "--seed 1 --ops 4000", "full": "--ops 20000"}
 # What an importer does, and in which order.
 STEPS = ("create", "attach", "map", "unmap", "close")
 # A kernel may have KUnit switched off: suites load, run nothing and say ok.
@@ -91,6 +95,8 @@ DRIVERS = OUT / "drivers"
 RACE_OVERHEAD = 5
 # How many checks the table of bad inputs must reach: rows that reach the same one count once.
 INPUT_CHECKS = 120
+# For all but the fuzzing itself, and to find the shortest sequence.
+FUZZ_ROOM = 120
 # The benchmark's largest objects have 4 GiB.
 BENCH_MEMORY = "6500M"
 BENCH_TIMEOUT = 60
@@ -354,7 +360,7 @@ def races() -> list[str]:
     return [name for name in read_expected() if name.startswith("races.") and name != "races.unload"]
 
 
-def test_vm(level, where, seconds=0) -> list[Case]:
+def test_vm(level, where, seconds=0, fuzz="", timeout=0) -> list[Case]:
     seconds = seconds or RACE_SECONDS.get(level, 0)
     config = "base" if where in BOOTS else where
     parts = PARTS[level, where]
@@ -363,19 +369,21 @@ def test_vm(level, where, seconds=0) -> list[Case]:
     if "selftest" in parts:
         build_selftests(Path(built["KDIR"]))
     driver = new_driver(config, built) if "template" in parts else {}
-    timeout = FULL_DEBUG_TIMEOUT if (level, where) == ("full", "debug") else TIMEOUT[where]
+    timeout = timeout or (FULL_DEBUG_TIMEOUT if (level, where) == ("full", "debug") else TIMEOUT[where])
     if "races" in parts:
         timeout += len(races()) * (seconds + RACE_OVERHEAD)
-    # There, races find all memory alike: two that pin a movable page at once can be refused.
-    append = () if level == "soak" else BOOTS.get(where, (*KUNIT_ON, MOVABLE))
+    # There all memory is alike. Pages that are referenced can't be moved to be pinned, and two that pin
+    # a movable page at once can be refused: what must come of it would depend.
+    append = () if level in ("soak", "fuzz") else BOOTS.get(where, (*KUNIT_ON, MOVABLE))
     result = run_vm(config, built, "test", name=where, memory="6500M" if "selftest" in parts else "2G",
                     timeout=timeout, append=append,
                     env=driver | {
                         "PARTS": parts, "HEAP": " ".join(load_order(modules_dir(config), HEAP)),
                         "CONVERTED": build_converted(config, built) if "converted" in parts else "",
-                        "RACE_SECONDS": seconds})
-    if (matrix := result.out_dir / "matrix.json").exists():
-        shutil.copyfile(matrix, OUT / "matrix.json")
+                        "RACE_SECONDS": seconds, "FUZZ": fuzz or FUZZ.get(level, "")})
+    for name in ("matrix.json", "fuzz.json"):
+        if (result.out_dir / name).exists():
+            shutil.copyfile(result.out_dir / name, OUT / name)
     cases = []
     if (inputs := result.out_dir / "inputs").exists():
         rows = [json.loads(line) for line in inputs.read_text().splitlines()]
@@ -496,6 +504,31 @@ def print_matrix(cells, failed):
             "FAILED" if f"matrix.{cell['exporter']}.{cell['importer']}" in failed else verdict))
 
 
+def fuzz(options) -> int:
+    """Random operations for a while. The seed of the sequence that fails begins with it."""
+    config = options.kernel or "debug"
+    seen = OUT / "fuzz.json"
+    seen.unlink(missing_ok=True)
+    seconds = round(60 * options.minutes)
+    seed = "" if options.seed is None else f" --seed {options.seed}"
+    cases = test_vm("fuzz", config, f"--seconds {seconds}{seed}", FUZZ_ROOM + seconds)
+    failed = [case for case in cases if not case.ok]
+    for case in failed:
+        print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
+    if not seen.exists():
+        # The last that the kernel heard of is where it died.
+        log = OUT / f"test-{config}" / "console.log"
+        last = re.findall(r"pagekit-fuzz: sequence (\d+)", log.read_text(errors="replace") if log.exists() else "")
+        print("fuzz: failed" + (f"; to replay it: make fuzz SEED={last[-1]}" if last else ""))
+        return 1
+    done = json.loads(seen.read_text())
+    verdict = "ok" if not failed else "failed" + (
+        f"; to replay it: make fuzz SEED={done['failed']}" if done["failed"] is not None else "")
+    print(f"fuzz: {done['ops']} operations and {done['raw_ioctls']} raw ioctls in {done['seconds']} s, "
+          f"seed {done['seed']}: {verdict}")
+    return 1 if failed else 0
+
+
 def check(options) -> int:
     """All that needs no machine to boot. What the set-up prints comes first."""
     try:
@@ -568,6 +601,7 @@ def main() -> int:
                                  ("matrix", matrix, "who shares with whom, and when pages are pinned"),
                                  ("soak", soak, "races between threads, each for long, on the debug kernel"),
                                  ("peer", peer, "what mainline's drivers are known to fail: those cases must fail there"),
+                                 ("fuzz", fuzz, "random operations and garbage"),
                                  ("check", check, "the sources, the documents and what the modules link to"),
                                  ("expected", expected, "compare expected.txt with the last run")):
         command = commands.add_parser(name, help=text)
@@ -580,6 +614,9 @@ def main() -> int:
             command.add_argument("--kernel", choices=("base", "debug"))
         if function is try_driver:
             command.add_argument("dir", help="where make new-driver has created it")
+        if function is fuzz:
+            command.add_argument("--minutes", type=float, default=1)
+            command.add_argument("--seed", type=int, help="of the first sequence (default: drawn)")
         if function is demo:
             command.add_argument("file", nargs="?", help="default: the kernel image")
     command = commands.add_parser("bench", help="measure the helpers and their peers")

@@ -111,6 +111,24 @@ nodes() {
 	echo madvise >$thp
 }
 
+matrix() {
+	# Mainline's driver syncs in other directions than it maps, which would be reported.
+	without=
+	[ ! -e /sys/kernel/debug/dma-api ] || without=mainline-udmabuf
+	tool "$BIN/pagekit-matrix" "$OUT/matrix.json" $without
+}
+
+races() { tool "$BIN/pagekit-test" --group races --seconds "$RACE_SECONDS"; }
+
+# Files have large folios, if they are as large, and mappings huge pages.
+fuzz() {
+	echo never >$THP/shmem_enabled
+	echo within_size >$THP/hugepages-64kB/shmem_enabled
+	echo within_size >$THP/hugepages-2048kB/shmem_enabled
+	echo always >$THP/enabled
+	tool "$BIN/pagekit-fuzz" --json "$OUT/fuzz.json" $FUZZ
+}
+
 bounced() { [ "$(cat /sys/kernel/debug/swiotlb/io_tlb_used_hiwater)" -gt 0 ]; }
 
 loaded() { grep -q "^$1 " /proc/modules; }
@@ -193,7 +211,7 @@ for part in $PARTS; do
 		echo "== selftest-heaps"
 		selftest_heaps || broken "no heap for the selftest"
 		;;
-	matrix | races)
+	matrix | races | fuzz)
 		again=
 		for module in $MODULES; do
 			loaded "$module" && continue
@@ -201,15 +219,8 @@ for part in $PARTS; do
 			again="$module $again"
 		done
 		echo "=="
-		if [ "$part" = races ]; then
-			tool "$BIN/pagekit-test" --group races --seconds "$RACE_SECONDS"
-		else
-			# Mainline's driver syncs in other directions than it maps, which would be reported.
-			without=
-			[ ! -e /sys/kernel/debug/dma-api ] || without=mainline-udmabuf
-			tool "$BIN/pagekit-matrix" "$OUT/matrix.json" $without
-		fi
-		check "$part.unload" rmmod $again
+		$part
+		check $part.unload rmmod $again
 		;;
 	esac
 done

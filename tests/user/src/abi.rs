@@ -65,7 +65,7 @@ pub const UDMABUF_CREATE_LIST: Opcode = opcode::write::<UdmabufCreateList>(b'u',
 /// C: `DMA_HEAP_IOCTL_ALLOC`.
 pub const DMA_HEAP_IOCTL_ALLOC: Opcode = opcode::read_write::<HeapAllocation>(b'H', 0);
 /// C: `DMA_BUF_IOCTL_SYNC`.
-const DMA_BUF_IOCTL_SYNC: Opcode = opcode::write::<DmaBufSync>(b'b', 0);
+pub const DMA_BUF_IOCTL_SYNC: Opcode = opcode::write::<DmaBufSync>(b'b', 0);
 
 /// C: `DMA_BUF_SYNC_READ`, `_WRITE`, `_RW`; added to one of the next two.
 pub const SYNC_READ: u64 = 1;

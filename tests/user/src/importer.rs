@@ -11,7 +11,7 @@ use rustix::ioctl::{opcode, Opcode};
 
 use crate::abi;
 
-const DEVICE: &str = "/dev/pagekit-importer";
+pub const DEVICE: &str = "/dev/pagekit-importer";
 
 /// C: `IMPORTER_DYNAMIC`.
 pub const DYNAMIC: u32 = 1;
@@ -28,6 +28,9 @@ pub const ACCESS: Opcode = opcode::write::<Access>(b'P', 5);
 pub const MOVES: Opcode = opcode::none(b'P', 6);
 pub const TWICE: Opcode = opcode::none(b'P', 7);
 pub const MOVE: Opcode = opcode::none(b'P', 8);
+
+/// All of them.
+pub const COMMANDS: &[Opcode] = &[ATTACH, DETACH, MAP, UNMAP, ACCESS, MOVES, TWICE, MOVE];
 
 /// C: `struct importer_attach`.
 #[repr(C)]

@@ -205,3 +205,9 @@ impl AsFd for Object {
         self.0.as_fd()
     }
 }
+
+impl From<Object> for OwnedFd {
+    fn from(object: Object) -> Self {
+        object.0.into()
+    }
+}
