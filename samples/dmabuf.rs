@@ -474,8 +474,8 @@ pub(crate) const fn ops<T: Pages>() -> bindings::dma_buf_ops {
         attachment: *mut bindings::dma_buf_attachment,
         dir: bindings::dma_data_direction,
     ) -> *mut bindings::sg_table {
-        // SAFETY: The core passes an attachment of a buffer that was exported with a `T`, whose pages
-        // stay.
+        // SAFETY: The core passes an attachment of a buffer that was exported with a `T`, whose
+        // pages stay.
         unsafe {
             let pages = data::<T>((*attachment).dmabuf).pages();
             table_or_err(map(attachment, pages, dir))
