@@ -9,6 +9,7 @@ are cut down to what is there, so that each patch builds alone.
 
 import argparse
 import fnmatch
+import functools
 import os
 import re
 import shlex
@@ -33,8 +34,11 @@ class Error(vm.Error):
     """The tree can't be changed as asked for; nothing was."""
 
 
-def run(*cmd, **options):
-    return subprocess.run([str(c) for c in cmd], check=True, stdout=subprocess.PIPE, text=True, **options).stdout
+def run(*cmd, **options) -> str:
+    try:
+        return subprocess.run([str(c) for c in cmd], check=True, stdout=subprocess.PIPE, text=True, **options).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Error(f"{' '.join(str(c) for c in cmd[:2])} failed: {error}") from error
 
 
 # --- What goes into a tree ----------------------------------------------------------
@@ -60,10 +64,13 @@ def series() -> list[Patch]:
     return [Patch(patterns.split(), subject, body.strip()) for patterns, subject, body in found]
 
 
+@functools.cache
 def sources() -> dict[str, str]:
     """All new files but Makefile and Kconfig."""
-    kept = run("git", "ls-files", "src", "samples", "tests/kunit", cwd=TOP).split()
-    files = {f"{HOME}/{name}": (TOP / name).read_text() for name in kept if not name.endswith((".toml", ".lock"))}
+    names = run("git", "ls-files", "src", "samples", "tests/kunit", cwd=TOP).split()
+    # The kernel's version is that of modules in its tree.
+    kept = [name for name in names if name.endswith((".rs", ".c", ".h", ".awk")) and name != "src/version.h"]
+    files = {f"{HOME}/{name}": (TOP / name).read_text() for name in kept}
     files[f"{HOME}/.kunitconfig"] = (OURS / "kunitconfig").read_text()
     files[f"{HOME}/.gitignore"] = "# SPDX-License-Identifier: GPL-2.0\n*_exports.h\n*.inc\n"
     index = (OURS / "index.rst").read_text()
@@ -389,7 +396,11 @@ def main() -> int:
     elif options.command == "undo":
         undo(Path(options.kdir).resolve(), options.force)
     else:
-        place(Path(options.kdir).resolve())
+        tree = Path(options.kdir).resolve()
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        if tree.is_relative_to(Path(os.environ.get("PAGEKIT_CACHE") or Path(caches, "pagekit")).resolve()):
+            raise Error(f"KDIR={tree} is what the tests build their kernels from; copy it first")
+        place(tree)
     return 0
 
 
