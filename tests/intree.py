@@ -67,7 +67,7 @@ def series() -> list[Patch]:
 @functools.cache
 def sources() -> dict[str, str]:
     """All new files but Makefile and Kconfig."""
-    names = run("git", "ls-files", "src", "samples", "tests/kunit", cwd=TOP).split()
+    names = run("git", "ls-files", "include", "src", "samples", "tests/kunit", cwd=TOP).split()
     # The kernel's version is that of modules in its tree.
     kept = [name for name in names if name.endswith((".rs", ".c", ".h", ".awk")) and name != "src/version.h"]
     files = {f"{HOME}/{name}": (TOP / name).read_text() for name in kept}
@@ -104,15 +104,15 @@ def kbuild(text, files) -> str:
     def user(match):
         return match[0] if there(match[1]) else ""
 
-    def helpers(match):
-        kept = " ".join(name for name in match[1].split() if there(f"src/{name}"))
-        return match[0].replace(match[1], kept) if kept else ""
+    def helper(match):
+        return match[0] if there(f"src/{match[1]}") else ""
 
     kept = ""
     for section in re.split(r"(?m)^(?=# --- )", text):
-        cut = re.sub(r"(?m)^(?:#.*\n)*obj-.*\n(?P<parts>(?:(?!obj-)\w+-\S+ [:+]= .*\n)+)", module, section)
+        cut = re.sub(r"(?m)^(?:#.*\n)*obj-.*\n(?P<parts>(?:(?!obj-)\w+-\S+ [:+]= .*\n)+)"
+                     r"(?:CFLAGS_.*\n)?", module, section)
         cut = re.sub(r"(?m)^\$\(eval \$\(call user,(.*?),.*\n", user, cut)
-        cut = re.sub(r"(?m)^\$\(foreach h,([\w ]+),.*\n", helpers, cut)
+        cut = re.sub(r"(?m)^\$\(eval \$\(call helper,(.*?),.*\n", helper, cut)
         # Definitions that nothing uses any more go, and rules for what isn't there.
         if ("$(eval" in cut or "$(eval" not in section) and there(*re.findall(r"(?m)^\$\(obj\)/([\w/]+)\.o:", cut)):
             kept += cut
