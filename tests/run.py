@@ -35,6 +35,9 @@ BIN = OUT / "user" / "release"
 EXPECTED = TESTS / "expected.txt"
 UNLISTED = "not in tests/expected.txt"
 SAMPLE = "pagekit_udmabuf"
+# What the core says whenever an exporter can't map a buffer for the kernel, which is one of the
+# things that fail on purpose.
+VMAP_WARNING = r"WARNING: .* dma_buf_vmap\+"
 # Once loaded, it stays, and what it needs stays with it.
 HEAP = "pagekit_heap"
 # The kernel tree's own tests, with where the headers are that the machine lacks, or has of
@@ -54,12 +57,12 @@ DEMO_ROOM_MIB = 512
 PARTS = {
     ("test", "base"): "kunit user inputs selftest template matrix",
     ("test", "swiotlb"): "bounce",
-    ("test", "debug"): "kunit smoke matrix races fuzz leaks",
+    ("test", "debug"): "kunit smoke faults-smoke matrix races fuzz leaks",
     ("full", "base"): "kunit user inputs selftest converted template matrix",
     ("full", "swiotlb"): "bounce",
     ("full", "nocgroup"): "kunit matrix",
     ("full", "cma"): "cma",
-    ("full", "debug"): "kunit user inputs selftest converted template matrix races fuzz leaks",
+    ("full", "debug"): "kunit user faults inputs selftest converted template matrix races fuzz leaks",
     ("soak", "debug"): "races leaks",
     ("peer", "base"): "peer",
     ("matrix", "base"): "matrix",
@@ -86,7 +89,7 @@ BOOTS = {
     "nocgroup": (*KUNIT_ON, MOVABLE, "cgroup_disable=memory"),
     "cma": ("cma=1024M@512M",),
 }
-TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "debug": 90}
+TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "debug": 100}
 FULL_DEBUG_TIMEOUT = 300
 # A driver as a newcomer makes it, and where: beside the root that the helpers are installed in.
 DRIVER = "acme_share"
@@ -376,7 +379,7 @@ def test_vm(level, where, seconds=0, fuzz="", timeout=0) -> list[Case]:
     # a movable page at once can be refused: what must come of it would depend.
     append = () if level in ("soak", "fuzz") else BOOTS.get(where, (*KUNIT_ON, MOVABLE))
     result = run_vm(config, built, "test", name=where, memory="6500M" if "selftest" in parts else "2G",
-                    timeout=timeout, append=append,
+                    timeout=timeout, append=append, expected=VMAP_WARNING if "faults" in parts else None,
                     env=driver | {
                         "PARTS": parts, "HEAP": " ".join(load_order(modules_dir(config), HEAP)),
                         "CONVERTED": build_converted(config, built) if "converted" in parts else "",
@@ -393,9 +396,34 @@ def test_vm(level, where, seconds=0, fuzz="", timeout=0) -> list[Case]:
     text = (result.out_dir / "stdout.log").read_text(errors="replace")
     if "races" in parts:
         (OUT / "races.json").write_text(json.dumps({"rows": race_rows(text)}, indent=1) + "\n")
+    if "faults" in parts:
+        report_faults(text)
     broken = re.findall(r"^# broken: (.*)", text, re.M) if result.status else []
     detail = "; ".join([result.reason, *broken, f"logs in {os.path.relpath(result.out_dir)}"]) if result.reason else ""
     return [Case(where, "vm.clean", not result.reason, detail), *cases, *parse_tap(text, where)]
+
+
+# What the guest prints in front of a case's result.
+FAULT_KINDS = ("slab", "page", "usercopy")
+FAULTS = re.compile(r"^# (\w+): (\d+) points, (\d+) survived\n", re.M)
+CASE_FAULTS = re.compile(r"((?:^# \w+: .* survived\n)+)^(?:not )?ok \d+ - faults\.(\S+)", re.M)
+
+
+def report_faults(text):
+    """What failed on purpose in each entry point, and after how much of that all was well."""
+    rows, devices = {}, {}
+    for counts, entry in CASE_FAULTS.findall(text):
+        for kind, points, survived in FAULTS.findall(counts):
+            row = rows.setdefault((entry, kind), {"entry": entry, "kind": kind, "points": 0, "survived": 0})
+            row["points"] += int(points)
+            row["survived"] += int(survived)
+            total = devices.setdefault(entry.split(".")[0], Counter())
+            total.update({kind: int(points), "survived": int(survived)})
+    (OUT / "faults.json").write_text(json.dumps({"rows": list(rows.values())}, indent=1) + "\n")
+    line = "{:24}" + "{:>10}" * (len(FAULT_KINDS) + 1)
+    print("\n" + line.format("made to fail", *FAULT_KINDS, "survived"))
+    for device, total in devices.items():
+        print(line.format(device, *(total[kind] for kind in FAULT_KINDS), total["survived"]))
 
 
 def test_host(_level, _host) -> list[Case]:

@@ -94,10 +94,11 @@ class Result:
 
 
 def run(kdir, script, name, *, args=(), memory="1G", cpus=2, timeout=60, icount=False,
-        append=(), env=None, accel=None, virtme_run=None, echo=True) -> Result:
+        append=(), env=None, accel=None, virtme_run=None, echo=True, expected=None) -> Result:
     """Boot the kernel built in kdir and run the sh script in it. timeout: seconds
     for the script with hardware acceleration. icount: one CPU and a clock that
-    counts guest instructions, for figures that repeat."""
+    counts guest instructions, for figures that repeat. expected: a pattern of what
+    the kernel may report."""
     kdir, script, out = Path(kdir).resolve(), Path(script), OUT / name
     virtme_run = virtme_run or find_virtme_run()
     accel = "icount" if icount else accel or probe(kdir, virtme_run)
@@ -132,7 +133,7 @@ def run(kdir, script, name, *, args=(), memory="1G", cpus=2, timeout=60, icount=
         print(f"vm: {TROUBLED}: {_report((out / 'console.log').read_text(errors='replace'))}; once more", flush=True)
         (out / "started").unlink()
         late = _boot([str(c) for c in cmd], out, accel, timeout, echo)
-    return _judge(out, accel, time.monotonic() - start, late)
+    return _judge(out, accel, time.monotonic() - start, late, expected)
 
 
 def _boot(cmd, out, accel, timeout, echo) -> str | None:
@@ -183,17 +184,17 @@ def _boot(cmd, out, accel, timeout, echo) -> str | None:
             left.unlink()
 
 
-def _report(log) -> str | None:
+def _report(log, expected=None) -> str | None:
     """The first line of what the kernel reports: it tells most. The timestamp says nothing."""
-    report = REPORT.search(log)
-    return report and report[0][report.start(1) - report.start():].strip()
+    lines = (report[0][report.start(1) - report.start():].strip() for report in REPORT.finditer(log))
+    return next((line for line in lines if not expected or not re.match(expected, line)), None)
 
 
-def _judge(out, accel, seconds, late) -> Result:
+def _judge(out, accel, seconds, late, expected) -> Result:
     console = (out / "console.log").read_text(errors="replace").replace("\r", "")
     dmesg = out / "dmesg.log"
     log = console + (dmesg.read_text(errors="replace") if dmesg.exists() else "")
-    report = _report(log)
+    report = _report(log, expected)
     status = reason = None
     with contextlib.suppress(OSError, ValueError):
         status = int((out / "status").read_text())

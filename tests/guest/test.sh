@@ -91,8 +91,8 @@ selftest_heaps() {
 # cases <part> <group> <device>
 cases() {
 	case $1 in
-	user | cma) which_cases= ;;
-	smoke) which_cases=--smoke ;;
+	user | faults | cma) which_cases= ;;
+	smoke | faults-smoke) which_cases=--smoke ;;
 	bounce) which_cases="device heap.charge" ;;
 	inputs) which_cases="--inputs $OUT/inputs" ;;
 	esac
@@ -100,13 +100,13 @@ cases() {
 	tool "$BIN/pagekit-test" --group "$2" --device "$3" $which_cases
 }
 
-# The nodes for the kinds of mappings, each with the cases for its kind.
+# nodes <part> <prefix of groups>: the nodes for the kinds of mappings, each with the cases for its kind.
 nodes() {
 	# Else the kernel maps no huge pages by reference.
 	thp=/sys/kernel/mm/transparent_hugepage/enabled
 	echo always >$thp
 	for node in /dev/pagekit-map-*; do
-		cases "$1" "${node#/dev/pagekit-}" "$node"
+		cases "$1" "$2${node#/dev/pagekit-}" "$node"
 	done
 	echo madvise >$thp
 }
@@ -158,7 +158,7 @@ for part in $PARTS; do
 			# make size loads what is in Rust only.
 			[ ! -e /dev/pagekit-$kind ] || cases $part $kind /dev/pagekit-$kind
 		done
-		[ $part = bounce ] || nodes $part
+		[ $part = bounce ] || nodes $part ""
 		[ $part = inputs ] || continue
 		cases $part importer /dev/pagekit-importer
 		cases $part parameters /dev/pagekit-udmabuf
@@ -170,6 +170,12 @@ for part in $PARTS; do
 		tool "$BIN/pagekit-test" --peer --device /dev/dma_heap/system --group heap read_only
 		;;
 	cma) cases cma cma /dev/pagekit-udmabuf ;;
+	faults*)
+		for kind in udmabuf i915 nouveau radeon bench; do
+			cases $part faults.$kind /dev/pagekit-$kind
+		done
+		nodes $part faults.
+		;;
 	selftest)
 		echo "== selftest-udmabuf"
 		rmmod pagekit_udmabuf && insmod "$MODDIR/pagekit_udmabuf.ko" name=pagekit-selftest &&
@@ -206,6 +212,11 @@ for part in $PARTS; do
 	case $part in
 	user | smoke | bounce | inputs)
 		cases $part heap /dev/dma_heap/pagekit
+		;;
+	faults*)
+		cases $part faults.heap /dev/dma_heap/pagekit
+		# What it warned of once it shall warn of again.
+		echo 1 >/sys/kernel/debug/clear_warn_once
 		;;
 	selftest)
 		echo "== selftest-heaps"

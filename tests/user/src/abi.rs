@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! ioctls of `<linux/udmabuf.h>`, `<linux/dma-heap.h>` and `<linux/dma-buf.h>`, defined here so that a
-//! change of the driver's idea of them shows.
+//! ioctls of `<linux/udmabuf.h>`, `<linux/dma-heap.h>`, `<linux/dma-buf.h>` and `tests/bench/bench.h`,
+//! defined here so that a change of the driver's idea of them shows.
 
 use std::ffi::{c_void, CStr};
 use std::fs::File;
@@ -52,6 +52,16 @@ pub struct HeapAllocation {
     pub heap_flags: u64,
 }
 
+/// C: `struct bench_make`, see `tests/bench/bench.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct BenchMake {
+    pub how: u32,
+    pub fd: RawFd,
+    pub start: u64,
+    pub count: u64,
+}
+
 /// C: `struct dma_buf_sync`.
 #[repr(C)]
 struct DmaBufSync {
@@ -64,6 +74,8 @@ pub const UDMABUF_CREATE: Opcode = opcode::write::<UdmabufCreate>(b'u', 0x42);
 pub const UDMABUF_CREATE_LIST: Opcode = opcode::write::<UdmabufCreateList>(b'u', 0x43);
 /// C: `DMA_HEAP_IOCTL_ALLOC`.
 pub const DMA_HEAP_IOCTL_ALLOC: Opcode = opcode::read_write::<HeapAllocation>(b'H', 0);
+/// C: `BENCH_MAKE`.
+const BENCH_MAKE: Opcode = opcode::write::<BenchMake>(b'B', 1);
 /// C: `DMA_BUF_IOCTL_SYNC`.
 pub const DMA_BUF_IOCTL_SYNC: Opcode = opcode::write::<DmaBufSync>(b'b', 0);
 
@@ -188,6 +200,12 @@ pub fn show_file(node: impl AsFd, memfd: impl AsFd, pgoff: usize, count: usize) 
     };
     // SAFETY: the kernel only reads `range`.
     unsafe { ioctl(node, SHOW_FILE, (&raw const range).cast()) }.map(drop)
+}
+
+/// `BENCH_MAKE`.
+pub fn bench_make(device: impl AsFd, arg: &BenchMake) -> io::Result<()> {
+    // SAFETY: the kernel only reads `arg`.
+    unsafe { ioctl(device, BENCH_MAKE, (&raw const *arg).cast()) }.map(drop)
 }
 
 /// `DMA_BUF_IOCTL_SYNC` with any flags.

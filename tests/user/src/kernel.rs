@@ -35,6 +35,7 @@ pub fn buffers() -> Result<i64> {
 pub struct Held {
     pins: i64,
     buffers: i64,
+    device_mappings: i64,
     bounce_slots: i64,
 }
 
@@ -43,6 +44,7 @@ impl Held {
         Ok(Self {
             pins: pins()?,
             buffers: buffers()?,
+            device_mappings: device_mappings()?,
             bounce_slots: bounce_slots()?,
         })
     }
@@ -89,6 +91,16 @@ pub fn buffer(buf: impl AsFd) -> Result<Shown> {
             })
         })
         .context("the buffer is not in bufinfo")?
+}
+
+/// How many mappings for devices there are, system-wide, where the kernel counts them.
+pub fn device_mappings() -> Result<i64> {
+    const DIR: &str = "/sys/kernel/debug/dma-api";
+    let count = |name| -> Result<i64> { Ok(read(format!("{DIR}/{name}"))?.parse()?) };
+    match Path::new(DIR).exists() {
+        true => Ok(count("nr_total_entries")? - count("num_free_entries")?),
+        false => Ok(0),
+    }
 }
 
 /// How much of the memory for bounce buffers is in use, system-wide.
@@ -229,6 +241,17 @@ impl Cgroup {
         Ok(read(self.0.join("memory.current"))?.parse()?)
     }
 
+    /// How many bytes of pages stay charged to it once no process is in it and all that can be
+    /// reclaimed is: some may be there for slabs that others have objects in.
+    pub fn left(&self) -> Result<i64> {
+        self.limit(self.slabs()? as u64)?;
+        Ok(self.charge()? as i64 - self.slabs()?)
+    }
+
+    fn slabs(&self) -> Result<i64> {
+        field(&read(self.0.join("memory.stat"))?, "slab").context("no slab in memory.stat")
+    }
+
     /// Nothing beyond that many bytes can be charged to it.
     pub fn limit(&self, bytes: u64) -> Result<()> {
         write(self.0.join("memory.max"), &bytes.to_string())
@@ -254,18 +277,21 @@ pub fn address_in(text: &str) -> Option<&str> {
 }
 
 /// Reads what the kernel says, to notice when it complains.
-pub struct Log(File);
+pub struct Log {
+    file: File,
+    expected: Option<&'static str>,
+}
 
 impl Log {
-    /// From now on.
-    pub fn follow() -> Result<Self> {
+    /// From now on. A message with `expected` in it is no complaint.
+    pub fn follow(expected: Option<&'static str>) -> Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
             .open("/dev/kmsg")
             .context("opening /dev/kmsg")?;
         file.seek(SeekFrom::End(0))?;
-        Ok(Self(file))
+        Ok(Self { file, expected })
     }
 
     /// The first complaint since the last call, or the first line that tells where the kernel has
@@ -285,13 +311,16 @@ impl Log {
         let mut found = None;
         let mut record = [0; 8192];
         loop {
-            match self.0.read(&mut record) {
+            match self.file.read(&mut record) {
                 Ok(0) => return Ok(found),
                 Ok(len) => {
                     let text = String::from_utf8_lossy(&record[..len]);
                     let text = text.split_once(';').map_or("", |(_, text)| text);
-                    let complains = COMPLAINTS.iter().any(|c| text.starts_with(c));
-                    if found.is_none() && (complains || address_in(text).is_some()) {
+                    let expected = self.expected.is_some_and(|part| text.contains(part));
+                    let complains = COMPLAINTS.iter().any(|c| text.starts_with(c)) && !expected;
+                    // What is expected shows registers, too.
+                    let shows = self.expected.is_none() && address_in(text).is_some();
+                    if found.is_none() && (complains || shows) {
                         found = text.lines().next().map(str::to_owned);
                     }
                 }

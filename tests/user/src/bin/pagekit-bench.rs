@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::{bail, ensure, Context, Result};
 use lexopt::prelude::*;
-use pagekit_user::abi::{self, UdmabufCreate};
+use pagekit_user::abi::{self, BenchMake, UdmabufCreate};
 use pagekit_user::kernel;
 use pagekit_user::map::Mapping;
 use pagekit_user::PAGE;
@@ -34,16 +34,6 @@ const SIZES: [usize; 5] = [1, 8, 64, 512, 4096];
 const MEMORY_MIB: usize = 512;
 /// Runs after which we no longer hope that two agree.
 const MAX_RUNS: usize = 12;
-
-/// C: `struct bench_make`, see `tests/bench/bench.h`.
-#[repr(C)]
-struct BenchMake {
-    how: u32,
-    fd: i32,
-    start: u64,
-    count: u64,
-}
-const BENCH_MAKE: Opcode = opcode::write::<BenchMake>(b'B', 1);
 
 /// C: `struct dma_heap_allocation_data`.
 #[repr(C)]
@@ -361,8 +351,7 @@ impl Maker {
                     start: backing.memory.as_ref().map_or(0, |map| map.at(0) as u64),
                     count: (backing.len / PAGE) as u64,
                 };
-                // SAFETY: the kernel only reads `arg`.
-                unsafe { abi::ioctl(device, BENCH_MAKE, (&raw const arg).cast()) }?;
+                abi::bench_make(device, &arg)?;
                 Ok(None)
             }
         }

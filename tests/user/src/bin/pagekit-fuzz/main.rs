@@ -306,7 +306,7 @@ fn run(args: &Args) -> Result<bool> {
     let fuzzer = Fuzzer {
         trace: Trace::new()?,
         group: RootGroup::mount()?,
-        log: RefCell::new(kernel::Log::follow()?),
+        log: RefCell::new(kernel::Log::follow(None)?),
         verbose: args.verbose,
     };
     println!("# fuzz: seed {}", args.seed);

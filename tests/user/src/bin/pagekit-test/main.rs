@@ -5,9 +5,11 @@
 mod create;
 mod device;
 mod env;
+mod faults;
 mod heap;
 mod hostile;
 mod i915;
+mod inject;
 mod inputs;
 mod isolation;
 mod mapping;
@@ -147,6 +149,47 @@ const GROUPS: &[Group] = &[
         tables: races::TABLES,
         inputs: &[],
     },
+    Group {
+        name: "faults.udmabuf",
+        fill: |env, id, pages| Ok(env.buffer(id, pages)?.1),
+        tables: &[
+            faults::UDMABUF,
+            faults::EXPORTER,
+            faults::VMAP,
+            faults::FAULT,
+        ],
+        inputs: &[],
+    },
+    Group {
+        name: "faults.heap",
+        fill: heap::filled,
+        tables: &[faults::HEAP, faults::EXPORTER, faults::VMAP],
+        inputs: &[],
+    },
+    style(
+        "faults.i915",
+        &[faults::STYLE, faults::I915, faults::EXPORTER, faults::VMAP],
+        &[],
+    ),
+    style("faults.nouveau", &[faults::STYLE, faults::EXPORTER], &[]),
+    style(
+        "faults.radeon",
+        &[
+            faults::STYLE,
+            faults::RADEON,
+            faults::EXPORTER,
+            faults::VMAP,
+            faults::FAULT,
+        ],
+        &[],
+    ),
+    node("faults.map-pfns", nodes::FAULTS_OF_FILES, &[]),
+    node("faults.map-huge-pfns", nodes::FAULTS, &[]),
+    node("faults.map-eager-pfns", nodes::FAULTS_EAGER, &[]),
+    node("faults.map-pages", nodes::FAULTS, &[]),
+    node("faults.map-huge-pages", nodes::FAULTS, &[]),
+    node("faults.map-eager-pages", nodes::FAULTS_EAGER, &[]),
+    node("faults.bench", &[faults::HELPERS], &[]),
 ];
 
 const PFN_INPUTS: Inputs = &[inputs::mapper::ROWS, inputs::mapper::PFNS];
@@ -330,7 +373,13 @@ fn run(args: &Args) -> Result<bool> {
         tests.iter().for_each(|(name, _)| println!("{name}"));
         return Ok(true);
     }
-    let mut log = kernel::Log::follow()?;
+    // The core of dma-bufs warns whenever a buffer can't be mapped for the kernel.
+    let expected = args
+        .group
+        .name
+        .starts_with("faults.")
+        .then_some(" dma_buf_vmap+");
+    let mut log = kernel::Log::follow(expected)?;
     let (mut failed, mut seen) = (0, String::new());
     println!("1..{}", tests.len());
     for (number, (name, test)) in (1..).zip(&tests) {

@@ -42,7 +42,7 @@ pub const CASES: &[Case] = &[
 ];
 
 pub const HUGE_PAGES: usize = (2 << 20) / PAGE;
-const THP: &str = "/sys/kernel/mm/transparent_hugepage";
+pub const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 
 /// A file that is all hole, and one with some pages written.
 fn holes(env: &Env) -> Result<()> {

@@ -2,6 +2,7 @@
 //! The kinds of mappings, at the test nodes of `tests/mapper.rs`: the same cases for all, with what
 //! each kind allows.
 
+mod faults;
 mod file;
 mod gup;
 mod huge;
@@ -33,6 +34,9 @@ pub const HUGE_PFNS: &[&[Case]] = &[
 ];
 pub const REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES, NODE];
 pub const HUGE_REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES, huge::CASES, NODE];
+pub const FAULTS_EAGER: &[&[Case]] = &[faults::CASES];
+pub const FAULTS: &[&[Case]] = &[faults::CASES, faults::FAULT_CASES];
+pub const FAULTS_OF_FILES: &[&[Case]] = &[faults::CASES, faults::FAULT_CASES, faults::FILE_CASES];
 
 const CASES: &[Case] = &[
     Case::new("offsets", offsets).smoke(),
