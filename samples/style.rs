@@ -321,7 +321,7 @@ impl Info {
             ("attachments", self.attachments.into()),
             ("mappings", self.mappings.into()),
             ("sharers", self.sharers.into()),
-            ("flags", self.flags.into()),
+            ("object_flags", self.flags.into()),
         ]
     }
 

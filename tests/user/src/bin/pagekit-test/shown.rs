@@ -97,7 +97,7 @@ fn fields(info: &Info) -> Vec<String> {
         ("attachments", info.attachments.into()),
         ("mappings", info.mappings.into()),
         ("sharers", info.sharers.into()),
-        ("flags", info.flags.into()),
+        ("object_flags", info.flags.into()),
     ];
     let fields = fields.map(|(name, value)| format!("{name} {value}"));
     fields.into()
