@@ -301,8 +301,8 @@ unsafe extern "C" fn mmap(
     // mapping has gone.
     from_result(|| unsafe {
         let vma = VmaNew::from_raw(vma);
-        // `mmap()` of the buffer has looked. An importer maps it into a file of its own, which may be
-        // writable where the buffer is not.
+        // `mmap()` of the buffer has looked. An importer maps it into a file of its own, which may
+        // be writable where the buffer is not.
         let writable = flags::SHARED | flags::MAYWRITE;
         if (*(*buf).file).f_flags & bindings::O_ACCMODE == bindings::O_RDONLY
             && vma.flags() & writable == writable

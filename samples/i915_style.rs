@@ -831,8 +831,8 @@ unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::ios
 ///
 /// To be called by the core, when the last file descriptor, mapping and importer has gone.
 unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
-    // SAFETY: The core passes a buffer of ours, for the last time. Who looks at the list is done with
-    // it when it has been removed.
+    // SAFETY: The core passes a buffer of ours, for the last time. Who looks at the list is done
+    // with it when it has been removed.
     unsafe {
         dmabuf::data::<Bo>(buf).device.lock.lock().remove(buf);
         drop(dmabuf::release::<Bo>(buf));

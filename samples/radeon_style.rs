@@ -484,8 +484,8 @@ unsafe extern "C" fn huge_fault(
 ///
 /// To be called by the core, when the last file descriptor, mapping and importer has gone.
 unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
-    // SAFETY: The core passes a buffer of ours, for the last time. Who looks at the list is done with
-    // it when it has been removed. This unpins.
+    // SAFETY: The core passes a buffer of ours, for the last time. Who looks at the list is done
+    // with it when it has been removed. This unpins.
     unsafe {
         dmabuf::data::<Bo>(buf).device.objects.lock().remove(buf);
         drop(dmabuf::release::<Bo>(buf));

@@ -103,8 +103,8 @@ pub(crate) struct Create {
 unsafe impl FromBytes for Create {}
 
 impl Create {
-    /// The number of pages, if they are no more than the driver's parameter allows and no other flags
-    /// are set than those that it knows.
+    /// The number of pages, if they are no more than the driver's parameter allows and no other
+    /// flags are set than those that it knows.
     pub(crate) fn pages(&self, known: u32) -> Result<usize> {
         // A file can't be larger.
         let pages = bindings::loff_t::try_from(self.size)? as usize >> PAGE_SHIFT;

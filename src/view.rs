@@ -129,8 +129,8 @@ impl PageVec {
     /// # Safety
     ///
     /// `pages` must be memory that `kvfree()` may free, with `len` entries that are what the
-    /// invariants of [`PageRef`] ask for, and with room for `capacity` in all. Nobody else may use it
-    /// while this is in use.
+    /// invariants of [`PageRef`] ask for, and with room for `capacity` in all. Nobody else may use
+    /// it while this is in use.
     #[inline]
     pub unsafe fn from_raw_parts(
         pages: *mut *mut bindings::page,
