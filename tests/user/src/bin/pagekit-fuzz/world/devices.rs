@@ -243,13 +243,23 @@ impl World<'_> {
         Ok(())
     }
 
+    fn importer(&self, pick: Pick) -> Option<(&Attachment<'static>, &Device)> {
+        let fits = |device: &Device| device.object().is_none();
+        let device = &self.devices[choose(&self.devices, pick, fits)?];
+        match &device.end {
+            End::Importer(attachment) => Some((attachment, device)),
+            End::Object(..) => None,
+        }
+    }
+
+    pub(super) fn object(&self, pick: Pick) -> Option<(Driver, &Object, &Device)> {
+        let fits = |device: &Device| device.object().is_some();
+        let device = &self.devices[choose(&self.devices, pick, fits)?];
+        device.object().map(|(by, object)| (by, object, device))
+    }
+
     pub(super) fn twice(&mut self, device: Pick) -> Result<()> {
-        let importer = |device: &Device| device.object().is_none();
-        let Some(device) = choose(&self.devices, device, importer) else {
-            return Ok(());
-        };
-        let device = &self.devices[device];
-        let End::Importer(attachment) = &device.end else {
+        let Some((attachment, device)) = self.importer(device) else {
             return Ok(());
         };
         let i915 = device.memory.driver() == Some(Driver::I915);
@@ -264,12 +274,7 @@ impl World<'_> {
     }
 
     pub(super) fn move_buffer(&mut self, device: Pick) -> Result<()> {
-        let importer = |device: &Device| device.object().is_none();
-        let Some(device) = choose(&self.devices, device, importer) else {
-            return Ok(());
-        };
-        let device = &self.devices[device];
-        let End::Importer(attachment) = &device.end else {
+        let Some((attachment, device)) = self.importer(device) else {
             return Ok(());
         };
         let memory = device.memory.clone();
@@ -281,12 +286,7 @@ impl World<'_> {
 
     pub(super) fn info(&mut self, device: Pick) -> Result<()> {
         // As above: others count, too.
-        let exact = |device: &Device| device.object().is_some() && self.alone;
-        let Some(device) = choose(&self.devices, device, exact) else {
-            return Ok(());
-        };
-        let device = &self.devices[device];
-        let Some((by, object)) = device.object() else {
+        let Some((by, object, device)) = self.object(device).filter(|_| self.alone) else {
             return Ok(());
         };
         let memory = &device.memory;
@@ -343,11 +343,7 @@ impl World<'_> {
     }
 
     pub(super) fn shrink(&mut self, device: Pick, revoke: bool) -> Result<()> {
-        let Some(device) = choose(&self.devices, device, |device| device.object().is_some()) else {
-            return Ok(());
-        };
-        let device = &self.devices[device];
-        let Some((by, object)) = device.object() else {
+        let Some((by, object, device)) = self.object(device) else {
             return Ok(());
         };
         let memory = device.memory.clone();

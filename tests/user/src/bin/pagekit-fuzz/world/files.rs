@@ -228,11 +228,7 @@ impl World<'_> {
     }
 
     pub(super) fn export(&mut self, device: Pick) -> Result<()> {
-        let Some(device) = choose(&self.devices, device, |device| device.object().is_some()) else {
-            return Ok(());
-        };
-        let device = &self.devices[device];
-        let Some((by, object)) = device.object() else {
+        let Some((by, object, device)) = self.object(device) else {
             return Ok(());
         };
         let memory = device.memory.clone();
