@@ -584,14 +584,16 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let mut left = pages.len();
     // SAFETY: The VMA is locked and a mixed mapping, and has as many pages as the slice, which is
     // only read.
-    to_result(unsafe {
+    let result = to_result(unsafe {
         bindings::vm_insert_pages(
             vma.as_ptr(),
             vma.start(),
             pages.as_ptr().cast_mut().cast(),
             &mut left,
         )
-    })
+    });
+    // The addresses are those of the VMA: what was not to be had is an upper page table.
+    result.map_err(|e| if e == EFAULT { ENOMEM } else { e })
 }
 
 /// Maps referenced pages for a fault in a VMA that [`setup_pages`] or [`map_pages`] has set up,
