@@ -107,6 +107,10 @@ htmldocs: ## make Documentation/ HTML
 rust-analyzer: ## write rust-project.json, for editors
 	@tests/docs.py rust-analyzer
 
+.PHONY: test-intree
+test-intree: ## build and test kernels with it in their tree
+	@tests/intree_test.py
+
 .PHONY: size
 size: ## compare drivers that link the helpers with those that have copies
 	@tests/size.py

@@ -106,6 +106,7 @@ nodes() {
 	thp=/sys/kernel/mm/transparent_hugepage/enabled
 	echo always >$thp
 	for node in /dev/pagekit-map-*; do
+		[ -e "$node" ] || continue
 		cases "$1" "$2${node#/dev/pagekit-}" "$node"
 	done
 	echo madvise >$thp

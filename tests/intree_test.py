@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""make test-intree: build a kernel with pagekit in its tree, patch by patch, built in and as
+modules, run kunit.py on it, and boot both kinds with the user-space cases.
+
+The base kernel's build is taken over, so that little more than pagekit is compiled.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import intree
+import run
+import vm
+from host import HELPERS, Case, case
+
+OUT = vm.OUT / "intree"
+# What is there before any user space: no swap, no disk.
+WITHOUT_USER_SPACE = re.compile(r"swapped_out|survives_reclaim|memory_of_disks")
+DRIVERS = ("udmabuf", "i915", "nouveau", "radeon", "heap")
+# kunit.py takes KVM wherever /dev/kvm opens; this is for machines where guests hang on it.
+QEMU = """\
+#!/bin/bash
+for arg; do shift; case $arg in kvm | hvf) arg=tcg ;; esac; set -- "$@" "$arg"; done
+PATH=${PATH#*:} exec qemu-system-x86_64 "$@"
+"""
+
+
+class Tree:
+    """A kernel tree of our own, and builds of it."""
+
+    def __init__(self, built):
+        self.built, self.folder = Path(built["KDIR"]), Path(built["PAGEKIT_CACHE"]) / "intree"
+        self.env = os.environ | {name: built[name] for name in ("PATH", "RUST_LIB_SRC", "LIBCLANG_PATH")}
+        self.llvm = f"LLVM={built['LLVM']}"
+        self.source = self.folder / "linux"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        run.call("copying the source", "cp", "-al", (self.built / "source").resolve(), self.source)
+
+    def build_of(self, kind) -> Path:
+        """A copy of the base build whose commands name its own folders: make finds nothing to do."""
+        new, old_source = self.folder / kind, (self.built / "source").resolve()
+        run.call("copying the build", "cp", "-a", self.built, new)
+        (new / "source").unlink()
+        (new / "source").symlink_to(self.source)
+        for path in [new / "Makefile", *new.rglob(".*.cmd")]:
+            text = path.read_text()
+            path.write_text(text.replace(str(old_source), str(self.source)).replace(str(self.built), str(new)))
+        return new
+
+    def make(self, build, what, *args):
+        """What failed, if it did. Any warning is a failure."""
+        log = OUT / f"{build.name}-{what}.log"
+        with open(log, "w") as out:
+            result = subprocess.run(["make", "-C", self.source, f"O={build}", self.llvm, f"-j{os.cpu_count()}", *args],
+                                    env=self.env, stdout=out, stderr=subprocess.STDOUT)
+        said = re.findall(r"(?im)^.*\b(?:warning|error)(?:\[\w+\])?: .*", log.read_text())
+        if result.returncode or said:
+            return f"{' | '.join(said[:3]) or 'make failed'}; see {os.path.relpath(log)}"
+        return ""
+
+    def configure(self, build, lines):
+        """As the lines want it, and nothing else changed."""
+        names = "|".join(line.partition("=")[0] for line in lines) or "nothing"
+        config = re.sub(rf"(?m)^(# )?({names})[ =].*\n", "", (build / ".config").read_text())
+        (build / ".config").write_text(config + "\n".join(dict.fromkeys(lines)) + "\n")
+
+
+def symbols(text) -> list[str]:
+    return [f"CONFIG_{name}" for name in re.findall(r"(?m)^config (\w+)", text)]
+
+
+def kunitconfig(tree) -> list[str]:
+    lines = (tree.source / intree.HOME / ".kunitconfig").read_text().splitlines()
+    return [line for line in lines if line.startswith("CONFIG")]
+
+
+def menu(tree, build):
+    """What menuconfig has to show."""
+    wanted = symbols((tree.source / intree.HOME / "Kconfig").read_text())
+    said = ""
+    # Some are only shown with the helpers.
+    for lines in [], [f"CONFIG_{name.upper()}=m" for name in HELPERS]:
+        tree.configure(build, lines)
+        tree.make(build, "help", "helpnewconfig")
+        said += (OUT / f"{build.name}-help.log").read_text()
+    lost = [name for name in wanted if not re.search(rf"(?m)^{name}:\n\n(?:.+\n)+", said)]
+    yield case("intree.menu", f"no help for {', '.join(lost)}" if lost or not wanted else "")
+
+
+def patch_by_patch(tree, build):
+    """Each patch builds alone, with all built in that there is."""
+    patches = intree.series()[1:]
+    for i, patch in enumerate(patches, 1):
+        new = intree.content(patches[:i])
+        intree.add(tree.source, new)
+        if f"{intree.HOME}/Kconfig" not in new.files:
+            continue
+        tree.configure(build, [f"{name}=y" for name in symbols(new.files[f"{intree.HOME}/Kconfig"])])
+        name = re.sub(r"\W+", "-", patch.subject)
+        yield case(f"intree.{name}", tree.make(build, name, "olddefconfig", f"{intree.HOME}/"))
+
+
+def kunit(tree, build):
+    """As a user runs it, but for the build directory."""
+    extra = ["CONFIG_SERIAL_8250=y", "CONFIG_SERIAL_8250_CONSOLE=y"]  # as kunit.py adds for this architecture
+    (build / "last_used_kunitconfig").write_text("\n".join(kunitconfig(tree) + extra) + "\n")
+    env = dict(tree.env)
+    if vm.probe(tree.built, vm.find_virtme_run()) != "kvm":
+        (OUT / "bin").mkdir(exist_ok=True)
+        (OUT / "bin/qemu-system-x86_64").write_text(QEMU)
+        (OUT / "bin/qemu-system-x86_64").chmod(0o755)
+        env["PATH"] = f"{OUT / 'bin'}:{env['PATH']}"
+    with open(OUT / "kunit.log", "w") as out:
+        subprocess.run(["tools/testing/kunit/kunit.py", "run", "--arch=x86_64", "--make_options", tree.llvm,
+                        f"--build_dir={build}", f"--kunitconfig={intree.HOME}", "--timeout=900",
+                        f"--json={OUT / 'kunit.json'}"], cwd=tree.source, env=env, stdout=out, stderr=subprocess.STDOUT)
+    if not (OUT / "kunit.json").exists():
+        yield Case("kunit.py", "intree.kunit", False, f"no results; see {os.path.relpath(OUT / 'kunit.log')}")
+        return
+    for suite in json.loads((OUT / "kunit.json").read_text())["sub_groups"]:
+        for test in suite["test_cases"]:
+            name, status = f"{suite['name']}.{test['name']}", test["status"]
+            if suite["name"].startswith("pagekit_"):
+                skips = bool(WITHOUT_USER_SPACE.search(name))
+                yield Case("kunit.py", name, status == ("SKIP" if skips else "PASS"), status)
+
+
+def in_vm(tree, built, build, kind):
+    """The user-space cases, and for modules KUnit too."""
+    modules = OUT / f"modules-{kind}"
+    modules.mkdir()
+    for path in (build / intree.HOME).glob("*.ko"):
+        shutil.copy(path, modules)
+    importer = ["make", "-s", "-C", build, f"M={run.TOP}", f"MO={OUT / f'importer-{kind}'}", tree.llvm,
+                "CONFIG_PAGEKIT_TEST_IMPORTER=m", "modules"]
+    run.call("building the test importer", *importer, env=tree.env)
+    shutil.copy(OUT / f"importer-{kind}/pagekit_importer.ko", modules)
+    # What is built in has run its KUnit cases by then, and took movable memory for them.
+    order, heap, parts, movable = ["pagekit_importer"], [], "smoke", "movablecore=0"
+    if kind == "m":
+        order, heap = run.load_order(modules), run.load_order(modules, run.HEAP)
+        parts, movable = "kunit smoke", run.MOVABLE
+    result = run.run_vm("base", built | {"KDIR": build}, "test", modules=modules, order=order, name=f"intree-{kind}",
+                        memory="2G", timeout=60, append=(*run.KUNIT_ON, movable),
+                        env={"PARTS": parts, "HEAP": " ".join(heap)})
+    return [Case(kind, "vm.clean", not result.reason, result.reason or ""),
+            *run.parse_tap((result.out_dir / "stdout.log").read_text(errors="replace"), kind)]
+
+
+def wanted(where, *suites) -> list[Case]:
+    return [Case(where, name, False, "did not run") for name, wheres in run.read_expected().items()
+            if "debug" in wheres and name.split(".")[0] in suites]
+
+
+def main() -> int:
+    os.environ.pop("KDIR", None)
+    built = run.set_up("base")
+    os.environ["VNG"] = built["VNG"]
+    run.build_compat()
+    shutil.rmtree(OUT, ignore_errors=True)
+    OUT.mkdir(parents=True)
+    tree = Tree(built)
+    y, m = tree.build_of("y"), tree.build_of("m")
+    suites = [name for name in {name.split(".")[0] for name in run.read_expected()} if name.startswith("pagekit_")]
+
+    print("intree: building patch by patch, with log files in out/intree", flush=True)
+    cases = [*patch_by_patch(tree, y), *menu(tree, m)]
+    kconfig = symbols((tree.source / intree.HOME / "Kconfig").read_text())
+    print("intree: building it built in, and as modules", flush=True)
+    for build in (y, m):
+        lines = [f"{name}={build.name}" for name in kconfig]
+        tree.configure(build, [*lines, *(kunitconfig(tree) if build is y else [])])
+        cases.append(case(f"intree.build_{build.name}", tree.make(build, "all", "olddefconfig", "bzImage", "modules")))
+    print("intree: kunit.py", flush=True)
+    cases += kunit(tree, y)
+    expected = wanted("kunit.py", *suites)
+    for build, more in (y, []), (m, suites):
+        cases += in_vm(tree, built, build, build.name)
+        expected += wanted(build.name, *DRIVERS, *more)
+    ran = {(c.where, c.name) for c in cases}
+    return run.report(cases + [c for c in expected if (c.where, c.name) not in ran], "intree")
+
+
+if __name__ == "__main__":
+    sys.exit(vm.guarded(main))
