@@ -291,6 +291,19 @@ mod tests {
     }
 
     #[test]
+    fn ranges_that_do_not_fit_fill_nothing() -> Result {
+        // More than is pinned at once: the end is not in the first part.
+        const PAGES: usize = 4096 + 1;
+        for (in_file, room) in [(PAGES - 1, PAGES), (PAGES, PAGES - 1)] {
+            let file = TestFile::shmem(in_file)?;
+            let mut array = PinArray::with_capacity(room, PinFlags::WRITE)?;
+            assert_eq!(array.pin_memfd(file.file(), 0, PAGES), Err(EINVAL));
+            assert!(file.find(0).is_none());
+        }
+        Ok(())
+    }
+
+    #[test]
     fn user_memory_is_pinned() -> Result {
         let start = user_memory(None, MANY, RW)?;
         for i in 0..MANY {

@@ -724,6 +724,25 @@ mod tests {
     }
 
     #[test]
+    fn faults_of_another_kind_than_set_up_fail() -> Result {
+        attach()?;
+        for (set_up, other) in [
+            (FaultPfns, FaultPages),
+            (FaultPages, FaultPfns),
+            (HugePfns, HugePages),
+            (HugePages, HugePfns),
+        ] {
+            let mut object = Object::large(set_up, 512)?;
+            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            advise_huge(AT)?;
+            object.kind = other;
+            assert_eq!(map.read(7), Err(EFAULT));
+            assert_eq!(refs(object.array.pages()[0].as_ptr()), 512);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn faults_of_larger_orders_have_no_page_table() -> Result {
         attach()?;
         for kind in [HugePfns, HugePages] {
@@ -757,6 +776,55 @@ mod tests {
         advise_huge(AT)?;
         assert_eq!(map.read(0), Err(EFAULT));
         assert!(!is_huge(AT));
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_of_drivers_are_not_huge() -> Result {
+        attach()?;
+        // Aligned and contiguous, but not one folio, or not one for page tables.
+        for gfp in [
+            bindings::GFP_KERNEL,
+            bindings::GFP_KERNEL | 1 << bindings::___GFP_COMP_BIT, // __GFP_COMP
+        ] {
+            // SAFETY: Plain call.
+            let block = unsafe { bindings::alloc_pages(gfp, 9) };
+            assert!(!block.is_null());
+            fill(block, pattern(0));
+            let mut array = KVec::from_elem(block, 512, GFP_KERNEL)?;
+            for (i, page) in array.iter_mut().enumerate() {
+                *page = block.wrapping_add(i);
+            }
+            let mut object = Object::fresh(HugePages, 512, 0)?;
+            let first = NonNull::new(array.as_mut_ptr()).ok_or(EINVAL)?;
+            // SAFETY: These are as many pages, which outlive the object and its mappings.
+            object.own = Some(unsafe { PageRef::slice_from_raw(first, 512) });
+            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            advise_huge(AT)?;
+            assert_eq!(map.read(0)?, pattern(0));
+            assert!(!is_huge(AT));
+            drop(map);
+            assert_eq!(refs(block), 1);
+            // SAFETY: The mapping has gone.
+            unsafe { bindings::__free_pages(block, 9) };
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn neighbours_that_cannot_be_mapped_are_left_out() -> Result {
+        attach()?;
+        let file = TestFile::pattern(1)?;
+        let (mut object, page) = (
+            Object::fresh(FaultPages, 2, 0)?,
+            file.find(0).ok_or(ENOENT)?,
+        );
+        let mut array = [object.array.pages()[0].as_ptr(), page.as_ptr()];
+        // SAFETY: These are two pages, which outlive the mappings of the object.
+        object.own = Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut array).cast(), 2) });
+        let map = object.mmap(0, 2, RW, SHARED)?;
+        assert_eq!(map.read(0)?, pattern(0));
+        assert_eq!(map.read(1), Err(EFAULT));
         Ok(())
     }
 
