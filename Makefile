@@ -87,6 +87,10 @@ fuzz: ## do random things to all devices, on the debug kernel [MINUTES=n SEED=s]
 bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
 	@tests/run.py bench $(CASE)
 
+.PHONY: coverage
+coverage: ## show which lines of src/ and samples/ the tests reach [PARTS="part ..."]
+	@tests/coverage.py $(PARTS)
+
 .PHONY: check
 check: ## check format, lints, documents, and what the modules link to and call
 	@tests/run.py check

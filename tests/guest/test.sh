@@ -4,6 +4,7 @@
 # the host judges: it knows which cases there must be. What fails here for another
 # reason than a failed case (a tool that crashes) is this script's exit status.
 status=0
+covers=0
 THP=/sys/kernel/mm/transparent_hugepage
 
 broken() {
@@ -132,9 +133,23 @@ fuzz() {
 
 bounced() { [ "$(cat /sys/kernel/debug/swiotlb/io_tlb_used_hiwater)" -gt 0 ]; }
 
+# covered <command...>: for make coverage, keeps where modules were and what of them has run
+covered() {
+	[ -n "$COVERAGE" ] || { "$@"; return; }
+	covers=$((covers + 1))
+	grep . /sys/module/pagekit_*/sections/.*text* >"$OUT/coverage.$covers"
+	"$@"
+	covered_status=$?
+	cat /sys/kernel/debug/pagekit_cov >>"$OUT/coverage.$covers"
+	return $covered_status
+}
+
+rmmod() { covered command rmmod "$@"; }
+
 loaded() { grep -q "^$1 " /proc/modules; }
 not() { ! "$@"; }
 
+[ -z "$COVERAGE" ] || insmod "$MODDIR/tests/pagekit_cov.ko" || broken "nothing records what runs"
 echo "=="
 check modules.load load $MODULES
 
@@ -236,6 +251,7 @@ for part in $PARTS; do
 		;;
 	esac
 done
+covered :
 echo "=="
 check heap.stays not rmmod pagekit_heap
 case $PARTS in *bounce*) check device.bounced bounced ;; esac
