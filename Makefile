@@ -91,6 +91,10 @@ bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
 coverage: ## show which lines of src/ and samples/ the tests reach [PARTS="part ..."]
 	@tests/coverage.py $(PARTS)
 
+.PHONY: mutate
+mutate: ## break each line of src/ that checks or releases, and see that tests fail [FILE=src/...]
+	@tests/mutate.py $(FILE)
+
 .PHONY: check
 check: ## check format, lints, documents, and what the modules link to and call
 	@tests/run.py check
