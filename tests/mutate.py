@@ -64,8 +64,9 @@ class Build:
         self.folder = WORK / (f"{config}-all" if everything else config)
         self.folder.mkdir(parents=True, exist_ok=True)
         symbols = re.findall(r"^config (\w+)", (TOP / "Kconfig").read_text(), re.M)
-        wanted = "." if everything else r"^PAGEKIT_\w+_KUNIT_TEST$|^PAGEKIT_(PAGES|PIN|VMA)$"
-        self.symbols = [f"CONFIG_{name}={'m' if re.search(wanted, name) else 'n'}" for name in symbols]
+        wanted = "." if everything else r"^PAGEKIT_\w+_KUNIT_TEST$|^PAGEKIT_(PAGES|PIN|VMA)(_C)?$"
+        self.symbols = [f"CONFIG_{name}={('y' if name.endswith('_C') else 'm') if re.search(wanted, name) else 'n'}"
+                        for name in symbols]
         self.helpers = [re.sub("(?<=_KUNIT_TEST)=m", "=n", symbol) for symbol in self.symbols]
         self.whole = self.modules(self.symbols)
         self.cases = None  # how many each suite has
@@ -92,7 +93,7 @@ class Build:
 
 def lay_out():
     """The sources, without what is not tracked."""
-    for name in [*tracked("Kbuild", "src", "samples", "tests")]:
+    for name in [*tracked("Kbuild", "include", "src", "samples", "tests")]:
         new, path = (TOP / name).read_bytes(), TREE / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_bytes() != new:
