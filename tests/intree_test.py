@@ -96,9 +96,11 @@ def menu(tree, build):
 
 def patch_by_patch(tree, build):
     """Each patch builds alone, with all built in that there is."""
-    patches = intree.series()[1:]
+    patches, base = intree.series()[1:], intree.pristine(tree.source, intree.content())
     for i, patch in enumerate(patches, 1):
         new = intree.content(patches[:i])
+        for name, text in base.items():
+            intree.write(tree.source / name, text)
         intree.add(tree.source, new)
         if f"{intree.HOME}/Kconfig" not in new.files:
             continue
