@@ -67,7 +67,7 @@ def series() -> list[Patch]:
 @functools.cache
 def sources() -> dict[str, str]:
     """All new files but Makefile and Kconfig."""
-    names = run("git", "ls-files", "include", "src", "samples", "tests/kunit", cwd=TOP).split()
+    names = run("git", "ls-files", "include", "src", "samples", "tests/compat.h", "tests/kunit", cwd=TOP).split()
     # The kernel's version is that of modules in its tree.
     kept = [name for name in names if name.endswith((".rs", ".c", ".h", ".awk")) and name != "src/version.h"]
     files = {f"{HOME}/{name}": (TOP / name).read_text() for name in kept}

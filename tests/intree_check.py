@@ -5,6 +5,7 @@ and with the tree's own checkpatch.
 
 import contextlib
 import io
+import os
 import re
 import shutil
 import tempfile
@@ -101,6 +102,15 @@ def documents() -> str:
     return ", ".join(f"{page} refers to {other}" for page, other in sorted(wanted) if other not in pages)
 
 
+def includes() -> str:
+    """What a file includes by a path is there, or made by the Makefile."""
+    files = intree.content().files
+    found = [(name, os.path.normpath(Path(name).parent / other)) for name, text in files.items()
+             if name.startswith(intree.HOME) for other in re.findall(r'(?m)^#include "(.*)"', text)]
+    return ", ".join(f"{name} includes {other}" for name, other in found
+                     if other not in files and not other.endswith("_exports.h"))
+
+
 def series(source: Path, scratch: Path):
     patches = intree.write_series(source, scratch / "patches")
     base = intree.pristine(source, intree.content())
@@ -115,7 +125,7 @@ def cases(kdir) -> list:
     source = Path(kdir, "source") if Path(kdir, "source").exists() else Path(kdir)
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         try:
-            return [case("intree.documents", documents()), *placing(source, Path(scratch).resolve()),
-                    *series(source, Path(scratch).resolve())]
+            return [case("intree.documents", documents()), case("intree.includes", includes()),
+                    *placing(source, Path(scratch).resolve()), *series(source, Path(scratch).resolve())]
         except intree.vm.Error as error:
             return [case("intree.setup", str(error))]
