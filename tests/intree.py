@@ -64,6 +64,11 @@ def series() -> list[Patch]:
     return [Patch(patterns.split(), subject, body.strip()) for patterns, subject, body in found]
 
 
+def ours(name) -> str:
+    """A file of ours without its SPDX tag: that is not the one of what is made of it."""
+    return (OURS / name).read_text().partition("\n")[2]
+
+
 @functools.cache
 def sources() -> dict[str, str]:
     """All new files but Makefile and Kconfig."""
@@ -89,7 +94,7 @@ def bitflags() -> dict[str, str]:
         todo += [f"{mod}.rs" for cfg, mod in re.findall(r"^(#\[cfg.*\n)?(?:pub )?mod (\w+);", text, re.M) if not cfg]
         files[f"{CRATE}/{name}"] = "// SPDX-License-Identifier: Apache-2.0 OR MIT\n\n" + text
     version = lib.parent.parent.name.rpartition("-")[2]
-    readme = (OURS / "bitflags.md").read_text().replace("@VERSION@", version)
+    readme = ours("bitflags.md").replace("@VERSION@", version)
     return files | {f"{CRATE}/README.md": readme}
 
 
@@ -139,7 +144,7 @@ def after(pattern):
 
 def in_order(text):
     """Where our entry goes in MAINTAINERS: behind the last one of this letter that sorts before it."""
-    title = (OURS / "MAINTAINERS").read_text().partition("\n")[0]
+    title = ours("MAINTAINERS").partition("\n")[0]
     entries = re.finditer(rf"(?<=\n\n)({title[0]}.*)\n[A-Z]:\t(?:.+\n)+\n", text)
     return max((entry.end() for entry in entries if entry[1] < title), default=None)
 
@@ -163,7 +168,7 @@ def content(patches=None) -> Content:
     if has(HOME):
         files[f"{HOME}/Makefile"] = kbuild((TOP / "Kbuild").read_text(), files)
         files[f"{HOME}/Kconfig"] = kconfig((TOP / "Kconfig").read_text(), files[f"{HOME}/Makefile"])
-        entry = (OURS / "MAINTAINERS").read_text().splitlines(keepends=True)
+        entry = ours("MAINTAINERS").splitlines(keepends=True)
         new.hooks = {
             "drivers/dma-buf/Kconfig": (after('source "drivers/dma-buf/heaps/Kconfig"'),
                                         f'\nsource "{HOME}/Kconfig"\n'),
