@@ -13,7 +13,6 @@ that survived are tried again when the tests have changed.
 import argparse
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess

@@ -55,10 +55,10 @@ DEMO_ROOM_MIB = 512
 # What runs where: by level, the parts of guest/test.sh. Time limits are for hardware
 # acceleration (vm.py scales them); the selftests need the 6 GiB.
 PARTS = {
-    ("test", "base"): "kunit user inputs selftest template matrix",
+    ("test", "base"): "kunit user inputs selftest template matrix fuzz",
     ("test", "swiotlb"): "bounce",
-    ("test", "debug"): "kunit smoke faults-smoke matrix races fuzz leaks",
-    ("full", "base"): "kunit user inputs selftest converted template matrix",
+    ("test", "debug"): "kunit smoke faults-smoke matrix races leaks",
+    ("full", "base"): "kunit user inputs selftest converted template matrix fuzz",
     ("full", "swiotlb"): "bounce",
     ("full", "nocgroup"): "kunit matrix",
     ("full", "cma"): "cma",
@@ -72,8 +72,8 @@ PARTS = {
 }
 # How long each race lasts, by level; in a soak as long as people like.
 RACE_SECONDS = {"test": 1, "full": 5}
-# The options of pagekit-fuzz. What runs often does the same each time, but for the threads.
-FUZZ = {"test": "--seed 1 --ops 4000", "full": "--ops 20000"}
+# The options of pagekit-fuzz. What runs often begins with the same each time.
+FUZZ = {"test": "--seed 1 --seconds 40", "full": "--ops 20000"}
 # What an importer does, and in which order.
 STEPS = ("create", "attach", "map", "unmap", "close")
 # A kernel may have KUnit switched off: suites load, run nothing and say ok.
@@ -98,7 +98,7 @@ DRIVERS = OUT / "drivers"
 RACE_OVERHEAD = 5
 # How many checks the table of bad inputs must reach: rows that reach the same one count once.
 INPUT_CHECKS = 120
-# For all but the fuzzing itself, and to find the shortest sequence.
+# For 20,000 operations, or to find the shortest sequence that fails.
 FUZZ_ROOM = 120
 # The benchmark's largest objects have 4 GiB.
 BENCH_MEMORY = "6500M"
@@ -375,6 +375,8 @@ def test_vm(level, where, seconds=0, fuzz="", timeout=0) -> list[Case]:
     timeout = timeout or (FULL_DEBUG_TIMEOUT if (level, where) == ("full", "debug") else TIMEOUT[where])
     if "races" in parts:
         timeout += len(races()) * (seconds + RACE_OVERHEAD)
+    if "fuzz" in parts:
+        timeout += FUZZ_ROOM
     # There all memory is alike. Pages that are referenced can't be moved to be pinned, and two that pin
     # a movable page at once can be refused: what must come of it would depend.
     append = () if level in ("soak", "fuzz") else BOOTS.get(where, (*KUNIT_ON, MOVABLE))
@@ -549,7 +551,7 @@ def fuzz(options) -> int:
     seen.unlink(missing_ok=True)
     seconds = round(60 * options.minutes)
     seed = "" if options.seed is None else f" --seed {options.seed}"
-    cases = test_vm("fuzz", config, f"--seconds {seconds}{seed}", FUZZ_ROOM + seconds)
+    cases = test_vm("fuzz", config, f"--seconds {seconds}{seed}", seconds)
     failed = [case for case in cases if not case.ok]
     for case in failed:
         print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))

@@ -67,6 +67,10 @@ impl World<'_> {
     }
 
     pub(super) fn map_device(&mut self, pick: Pick, dir: Dir) -> Result<()> {
+        let mapped = self.devices.iter().filter(|device| device.mapped.is_some());
+        if mapped.count() >= if self.alone { 3 * MAPPED } else { MAPPED } {
+            return Ok(());
+        }
         let fits = |device: &Device| !device.own && device.mapped.is_none() || seldom(pick);
         let Some(at) = choose(&self.devices, pick, fits) else {
             return Ok(());
