@@ -14,7 +14,7 @@ OUT = vm.OUT
 PARTS = ("faults", "fuzz", "inputs", "races")
 # What a detector says when it begins, and when it reports: the group is a number of reports.
 DETECTORS = {
-    "kasan": (r"kasan: .* initialized", r"BUG: KASAN:()"),
+    "kasan": (r"KernelAddressSanitizer initialized", r"BUG: KASAN:()"),
     "lockdep": (r"Lock dependency validator",
                 r"(?:WARNING|INFO|BUG): (?:possible|inconsistent|bad unlock|bad contention|held lock|lock held|"
                 r"nested lock|suspicious RCU|trying to register|MAX_LOCK)()|turning off the locking correctness()"),
