@@ -551,7 +551,7 @@ def fuzz(options) -> int:
     seen.unlink(missing_ok=True)
     seconds = round(60 * options.minutes)
     seed = "" if options.seed is None else f" --seed {options.seed}"
-    cases = test_vm("fuzz", config, f"--seconds {seconds}{seed}", seconds)
+    cases = test_vm("fuzz", config, fuzz=f"--seconds {seconds}{seed}", timeout=seconds)
     failed = [case for case in cases if not case.ok]
     for case in failed:
         print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
