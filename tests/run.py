@@ -492,6 +492,11 @@ def test(options) -> int:
     return report(cases, level)
 
 
+def print_failed(failed):
+    for case in failed:
+        print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
+
+
 def matrix(options) -> int:
     """Who shares with whom, and when pages are pinned."""
     seen = OUT / "matrix.json"
@@ -500,8 +505,7 @@ def matrix(options) -> int:
     failed = [case for case in cases if not case.ok]
     if seen.exists():
         print_matrix(json.loads(seen.read_text()), {case.name for case in failed})
-    for case in failed:
-        print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
+    print_failed(failed)
     print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
@@ -510,8 +514,7 @@ def peer(_options) -> int:
     """What mainline's drivers are known to fail."""
     cases = test_vm("peer", "base")
     failed = [case for case in cases if not case.ok]
-    for case in failed:
-        print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
+    print_failed(failed)
     print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
@@ -522,8 +525,7 @@ def soak(options) -> int:
     ran = {case.name for case in cases}
     failed = [case for case in cases if not case.ok]
     failed += [Case("debug", name, False, "did not run") for name in races() if name not in ran]
-    for case in failed:
-        print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
+    print_failed(failed)
     rows = json.loads((OUT / "races.json").read_text())["rows"]
     print(f"soak: {len(rows)} races, {sum(row['seconds'] for row in rows):.0f} s, "
           f"{sum(row['rounds'] for row in rows)} rounds: {f'{len(failed)} failed' if failed else 'all well'}; "
@@ -553,8 +555,7 @@ def fuzz(options) -> int:
     seed = "" if options.seed is None else f" --seed {options.seed}"
     cases = test_vm("fuzz", config, fuzz=f"--seconds {seconds}{seed}", timeout=seconds)
     failed = [case for case in cases if not case.ok]
-    for case in failed:
-        print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
+    print_failed(failed)
     if not seen.exists():
         # The last that the kernel heard of is where it died.
         log = OUT / f"test-{config}" / "console.log"

@@ -8,12 +8,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{bail, ensure, Context, Result};
-use pagekit_user::kernel::{self, Cgroup, Setting};
+use pagekit_user::kernel::{self, Cgroup, Held, Setting};
 use pagekit_user::process::Child;
 use rustix::fs::{fcntl_add_seals, SealFlags};
 use rustix::io::{self, Errno};
-
-use pagekit_user::kernel::Held;
 
 /// What can fail, where it is set up, and the errors that a call may give then. A new shmem file
 /// says that there is no space where there is no inode.
