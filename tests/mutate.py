@@ -35,10 +35,10 @@ DOCUMENT = TOP / "Documentation/testing.rst"
 BATCH = 40  # mutants in one boot
 # Seconds for a mutant, with hardware. What hangs is found out by the guest.
 TIMEOUT = {"base": 8, "debug": 30}
-PARTS = "smoke", "user matrix"
+# What is run from user space, on which kernel, and the seconds that it has.
+PARTS = ("base", "smoke", 60), ("base", "user matrix", 60), ("debug", "smoke faults-smoke leaks", 100)
 # How far a mutant has come that is not killed yet.
 PASSES = "passes on base", "passes on debug"
-PARTS_TIMEOUT = 60
 
 
 def key(mutant) -> str:
@@ -202,26 +202,30 @@ def on_host(found, mark):
 
 def in_user_space(found, mark):
     """One boot for each: a heap can't be unloaded."""
-    build = Build("base", everything=True)
+    if not found:
+        return
+    builds = {config: Build(config, everything=True) for config in ("base", "debug")}
     run.build_compat()
     for mutant in found:
-        changed = build.mutated(mutant)
-        for name, ko in changed.items():
-            (build.folder / f"{name}.ko").write_bytes(ko)
-        for parts in PARTS:
-            print(f"base: {parts}: {mutant.file}:{mutant.line}", flush=True)
-            result = run.run_vm("base", build.built, "test", modules=build.folder, name="mutant", memory="2G",
-                                echo=False, timeout=PARTS_TIMEOUT, append=(*run.KUNIT_ON, run.MOVABLE),
+        for config, parts, timeout in PARTS:
+            build = builds[config]
+            print(f"{config}: {parts}: {mutant.file}:{mutant.line}", flush=True)
+            changed = build.mutated(mutant)
+            for name, ko in changed.items():
+                (build.folder / f"{name}.ko").write_bytes(ko)
+            result = run.run_vm(config, build.built, "test", modules=build.folder, name="mutant", memory="2G",
+                                echo=False, timeout=timeout, append=(*run.KUNIT_ON, run.MOVABLE),
+                                expected=run.VMAP_WARNING if "faults" in parts else None,
                                 env={"PARTS": parts, "HEAP": " ".join(run.load_order(build.folder, run.HEAP))})
+            for name in changed:
+                (build.folder / f"{name}.ko").write_bytes(build.whole[name])
             text = (result.out_dir / "stdout.log").read_text(errors="replace")
-            bad = [case.name for case in run.parse_tap(text, "base") if not case.ok]
+            bad = [case.name for case in run.parse_tap(text, config) if not case.ok]
             if bad or result.reason:
-                mark(mutant, "killed", f"base: {bad[0] if bad else result.reason}")
+                mark(mutant, "killed", f"{config}: {bad[0] if bad else result.reason}")
                 break
         else:
             mark(mutant, "survived")
-        for name in changed:
-            (build.folder / f"{name}.ko").write_bytes(build.whole[name])
 
 
 # --- What came out -------------------------------------------------------------------
