@@ -158,7 +158,7 @@ def suites(build, found, mark, then):
         if not (build.kos / name).exists():
             try:
                 changed = build.mutated(mutant)
-            except run.Broken:
+            except vm.Error:
                 mark(mutant, "not compiled")
                 continue
             if not changed:
