@@ -24,7 +24,7 @@ SHIM(unsigned long, pagekit_pages_put_small,
 SHIM(void, pagekit_pages_get, (struct folio *folio, int refs), folio_ref_add(folio, refs))
 SHIM(void, pagekit_pages_put, (struct folio *folio, int refs), folio_put_refs(folio, refs))
 SHIM(struct folio *, pagekit_pages_alloc_large, (gfp_t gfp, unsigned int order),
-     folio_alloc((gfp | __GFP_NOWARN | __GFP_NORETRY) & ~__GFP_RECLAIM, order))
+     folio_alloc((gfp | __GFP_NOWARN) & ~__GFP_RECLAIM, order))
 SHIM(unsigned long, pagekit_pages_alloc_bulk,
      (gfp_t gfp, unsigned long count, struct page **pages),
      alloc_pages_bulk(gfp, count, pages))
