@@ -15,6 +15,7 @@ BLANK = (
     r"//[^\n]*", r"/\*.*?\*/", r'"(?:[^"\\\n]|\\.)*"',
     r"^(?:module!|extern  *\{|impl kernel::Module|bitflags::bitflags!) .*?^\}", r"^(?:pub )?use [^;]*;",
     r"^#(?:[^\n]*\\\n)*[^\n]*", r"^ *#\[[^\n]*", r"^ *(?:pub )?const [A-Z][^;]*;", r"^pub mod [^;]*;",
+    r"\bassert_unchecked\([^;]*;",
 )
 # Statements that call one of these are left out.
 RELEASES = (r"\w*?(?:put|unpin|release|drop|clear|truncate|dirty|accessed|_get|inc_len|set_flags|pins|folios|range"
