@@ -252,6 +252,8 @@ impl Bo {
     fn new(device: &'static Device, create: &Create) -> Result<Pin<KBox<Self>>> {
         let pages = create.pages(style::CREATE_USERPTR)?;
         let mut pins = PinArray::with_capacity(pages, PinFlags::WRITE)?;
+        // Before anything is pinned, so that nothing that is pinned is ever not accounted for.
+        let room = KBox::<Self>::new_uninit(GFP_KERNEL_ACCOUNT)?;
         let (file, account) = if create.has(style::CREATE_USERPTR) {
             let account = Account::new(pages)?;
             // Takes the mmap lock, after which comes the reservation.
@@ -260,16 +262,13 @@ impl Bo {
         } else {
             (Some(style::shmem(pages << PAGE_SHIFT)?), None)
         };
-        let bo = KBox::pin_init(
-            pin_init!(Self {
-                device,
-                pins: SetOnce::new(),
-                reservation <- new_mutex!(Shared { sharers: 0 }, "Bo::reservation"),
-                file,
-                account,
-            }),
-            GFP_KERNEL_ACCOUNT,
-        )?;
+        let bo = room.write_pin_init(pin_init!(Self {
+            device,
+            pins: SetOnce::new(),
+            reservation <- new_mutex!(Shared { sharers: 0 }, "Bo::reservation"),
+            file,
+            account,
+        }))?;
         let reserved = reserve(&bo.reservation, false)?;
         if let Some(file) = &bo.file {
             pins.pin_memfd(file, 0, pages)?;
