@@ -141,7 +141,7 @@ impl PageArray {
     /// * `EINVAL`: not a shmem file, `count` is 0, or the range reaches past the
     ///   end of the file.
     /// * `EIO`: a page of the range, or of a large folio that reaches into it, has a hardware
-    ///   memory error.
+    ///   memory error, or can't be read from swap.
     /// * `EINTR`: a fatal signal is pending.
     /// * `ENOMEM`: also if there are too many references on a page already.
     /// * `ENOSPC`: the file system is full.

@@ -146,7 +146,7 @@ impl PinArray {
     /// * `EINVAL`: neither a shmem nor a hugetlbfs file, `count` is 0, the range reaches past the
     ///   end of the file, or there is no room for it in the array.
     /// * `EIO`: a page of the range, or of a large folio that reaches into it, has a hardware
-    ///   memory error.
+    ///   memory error, or can't be read from swap.
     /// * `EINTR`: a fatal signal is pending.
     /// * `ENOMEM`: also if a page is pinned too many times already.
     /// * Others, as from `memfd_pin_folios()`.

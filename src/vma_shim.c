@@ -54,7 +54,7 @@ int pagekit_vma_pmd(struct vm_fault *vmf)
 	return pmd_none(pmd) ? 0 : pmd_leaf(pmd) ? 2 : 1;
 }
 
-/* Pages of files and processes, also while they go to swap or have been truncated. */
+/* Of a file or a process? Pages of shmem say so also in swap, and after they were truncated. */
 bool pagekit_vma_has_owner(struct page *const *pages, unsigned long count);
 bool pagekit_vma_has_owner(struct page *const *pages, unsigned long count)
 {
