@@ -92,13 +92,14 @@ const PMD_LEAF: c_int = 2;
 ///
 /// # Invariants
 ///
-/// The `vm_fault` is one that the kernel has passed to a `vm_operations_struct` callback that has
-/// not returned. So its VMA is valid and locked for reading at least.
+/// The `vm_fault` is one that the kernel has passed to a `fault` or `huge_fault` operation that has
+/// not returned, nor dropped a lock. So its VMA is valid and locked for reading at least, and what
+/// handles it may sleep.
 #[repr(transparent)]
 pub struct VmFault(Opaque<bindings::vm_fault>);
 
 impl VmFault {
-    /// Borrows the fault that a `vm_operations_struct` callback is called for.
+    /// Borrows the fault that a `fault` or `huge_fault` operation is called for.
     ///
     /// # Safety
     ///
@@ -444,6 +445,9 @@ pub unsafe fn fault_pfns(
 /// Returns what [`fault_pfns`] does, and `VM_FAULT_FALLBACK` for other orders and blocks: the
 /// kernel calls the fault operation, then.
 ///
+/// Not for memory of processes: `CONFIG_PAGE_TABLE_CHECK` takes a second huge page table entry that
+/// shows it for a bug.
+///
 /// Context and safety are those of [`fault_pfns`], which the driver's fault operation must call.
 ///
 /// C: `vmf_insert_pfn_pmd()` in `mm/huge_memory.c`.
@@ -579,11 +583,11 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     if !are_free_standing(pages) {
         return Err(EINVAL);
     }
-    // SAFETY: It is not one for PFNs.
-    unsafe { set_flags(vma, flags::MIXEDMAP | flags::DONTEXPAND | flags::DONTDUMP) };
+    // SAFETY: Neither of these is one of the two.
+    unsafe { set_flags(vma, flags::DONTEXPAND | flags::DONTDUMP) };
     let mut left = pages.len();
-    // SAFETY: The VMA is locked and a mixed mapping, and has as many pages as the slice, which is
-    // only read.
+    // SAFETY: The VMA is locked, not one for PFNs, and has as many pages as the slice, which is
+    // only read. The kernel makes it a mixed mapping.
     let result = to_result(unsafe {
         bindings::vm_insert_pages(
             vma.as_ptr(),
@@ -703,7 +707,8 @@ pub unsafe fn huge_fault_pages(
     }
 }
 
-/// Whether pages are neither a file's nor a process's, and never were.
+/// Whether pages are neither a file's nor a process's. Those of processes and of shmem never become
+/// so; one that another file has lost does, and no file takes it back.
 fn are_free_standing(pages: &[PageRef<'_>]) -> bool {
     // SAFETY: The pages exist.
     !unsafe { pagekit_vma_has_owner(pages.as_ptr(), pages.len()) }
