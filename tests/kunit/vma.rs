@@ -4,6 +4,7 @@
 //! operations as short as they get.
 
 use core::{
+    cell::Cell,
     ops::Range,
     ptr::{
         null_mut,
@@ -16,7 +17,11 @@ use kernel::{
         from_err_ptr,
         from_result, //
     },
-    mm::virt::VmaNew,
+    mm::virt::{
+        flags,
+        vm_flags_t,
+        VmaNew, //
+    },
     page::PAGE_SIZE,
     prelude::*, //
 };
@@ -85,6 +90,14 @@ struct Object {
     part: Range<usize>,
     /// The driver serves huge faults as if they were others.
     small: bool,
+    /// Flags that it sets by itself, first.
+    flags: vm_flags_t,
+    /// And that is all it sets up.
+    bare: bool,
+    /// It maps without caching.
+    uncached: bool,
+    /// The flags of the VMA in the end.
+    seen: Cell<vm_flags_t>,
     /// Pages that are shown instead of the array.
     own: Option<&'static [PageRef<'static>]>,
 }
@@ -115,17 +128,23 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
         let object = &*(*file).private_data.cast::<Object>();
         let (new, pages) = (VmaNew::from_raw(vma), object.pages());
         (*vma).vm_private_data = (*file).private_data;
+        (*vma).__bindgen_anon_2.vm_flags |= object.flags;
+        if object.uncached {
+            (*vma).vm_page_prot.pgprot |= 1 << 4; // _PAGE_PCD
+        }
         match object.kind {
             FaultPfns | FaultPages => (*vma).vm_ops = &VM_OPS,
             HugePfns | EagerHugePfns | HugePages => (*vma).vm_ops = &HUGE_VM_OPS,
             EagerPfns | EagerPages => (),
         }
         match object.kind {
+            _ if object.bare => (),
             FaultPfns | HugePfns => setup_pfns(new, object.claim, object.base)?,
             FaultPages | HugePages => setup_pages(new, object.claim, object.base)?,
             EagerPfns | EagerHugePfns => map_pfns(new, pages, object.base)?,
             EagerPages => map_pages(new, pages, object.base)?,
         }
+        object.seen.set(new.flags());
         Ok(0)
     })
 }
@@ -189,15 +208,28 @@ impl Drop for Mapping {
 
 impl Object {
     fn new(file: &fixture::TestFile, pages: usize, base: usize) -> Result<Self> {
-        Ok(Self {
-            array: PageArray::from_shmem(file.file(), 0, pages)?,
-            kind: FaultPfns,
+        Ok(Self::showing(
+            FaultPfns,
+            PageArray::from_shmem(file.file(), 0, pages)?,
+            base,
+        ))
+    }
+
+    fn showing(kind: Kind, array: PageArray, base: usize) -> Self {
+        let pages = array.pages().len();
+        Self {
+            array,
+            kind,
             base,
             claim: pages,
             part: 0..pages,
             small: false,
+            flags: 0,
+            bare: false,
+            uncached: false,
+            seen: Cell::new(0),
             own: None,
-        })
+        }
     }
 
     fn pages(&self) -> &[PageRef<'_>] {
@@ -215,19 +247,10 @@ impl Object {
     }
 
     fn of(kind: Kind, array: PageArray, base: usize) -> Result<Self> {
-        let pages = array.pages().len();
         for (i, page) in array.pages().iter().enumerate() {
             fixture::fill(page.as_ptr(), fixture::pattern(i));
         }
-        Ok(Self {
-            array,
-            kind,
-            base,
-            claim: pages,
-            part: 0..pages,
-            small: false,
-            own: None,
-        })
+        Ok(Self::showing(kind, array, base))
     }
 
     fn mmap(&self, pgoff: usize, pages: usize, prot: u32, flags: u32) -> Result<Mapping> {
@@ -537,6 +560,74 @@ mod tests {
         Ok(())
     }
 
+    const KEPT: vm_flags_t = flags::DONTEXPAND | flags::DONTDUMP;
+
+    fn own_flags(kind: Kind) -> vm_flags_t {
+        match kind {
+            FaultPages | HugePages => 0,
+            EagerPages => flags::MIXEDMAP,
+            _ => flags::PFNMAP,
+        }
+    }
+
+    #[test]
+    fn all_kinds_set_their_flags() -> Result {
+        attach()?;
+        for kind in KINDS {
+            let object = Object::fresh(kind, PAGES, 0)?;
+            let _map = object.mmap(0, PAGES, RW, SHARED)?;
+            let all = KEPT | flags::PFNMAP | flags::MIXEDMAP;
+            assert_eq!(object.seen.get() & all, KEPT | own_flags(kind));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn all_kinds_refuse_a_vma_of_another_kind() -> Result {
+        attach()?;
+        for kind in KINDS {
+            let mut object = Object::fresh(kind, PAGES, 0)?;
+            object.flags = if kind.is_referenced() {
+                flags::PFNMAP
+            } else {
+                flags::MIXEDMAP
+            };
+            assert_eq!(object.mmap(0, 1, RW, SHARED).err(), Some(EINVAL));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn faults_where_nobody_has_checked_the_vma_fail() -> Result {
+        attach()?;
+        for (kind, set_up) in [(FaultPfns, flags::PFNMAP), (FaultPages, flags::DONTEXPAND)] {
+            let mut object = Object::fresh(kind, PAGES, 0)?;
+            object.bare = true;
+            for (flags, share, byte) in [
+                (0, SHARED, Err(EFAULT)),
+                (set_up, PRIVATE, Err(EFAULT)),
+                (set_up, SHARED, Ok(pattern(3))),
+            ] {
+                object.flags = flags;
+                assert_eq!(object.mmap(3, 1, READ, share)?.read(0), byte);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn faults_before_the_base_fail() -> Result {
+        attach()?;
+        for kind in [FaultPfns, FaultPages] {
+            let mut object = Object::fresh(kind, PAGES, 0)?;
+            let map = object.mmap(0, PAGES, READ, SHARED)?;
+            // A difference that wraps around would be an index.
+            object.base = usize::MAX - 3;
+            assert_eq!(map.read(0), Err(EFAULT));
+        }
+        Ok(())
+    }
+
     #[test]
     fn gup_works_on_referenced_pages_only() -> Result {
         attach()?;
@@ -587,6 +678,55 @@ mod tests {
         assert_eq!(object.mmap(0, PAGES, READ, SHARED)?.read(5), Err(EFAULT));
         drop(object);
         assert_eq!(file.refs(0), before);
+        Ok(())
+    }
+
+    #[test]
+    fn each_page_is_asked_whose_it_is() -> Result {
+        attach()?;
+        let file = TestFile::huge_pattern(512)?;
+        let held = PageArray::from_shmem(file.file(), 0, 512)?;
+        let disk = TestFile::disk()?;
+        // Whatever is there, it gets into the page cache.
+        disk.reads(0, 0)?;
+        let cached = disk.find(0).ok_or(ENOENT)?;
+        // A huge page that has left its file.
+        let hugetlb = TestFile::hugetlb_pattern(512)?;
+        let huge = hugetlb.find(5).ok_or(ENOENT)?;
+        hugetlb.punch_hole(0, 512)?;
+        // Two pages that follow each other, each a folio of its own, the second as if of a process.
+        // SAFETY: Plain call; nobody else has the pages.
+        let (free, next) = unsafe {
+            let block = bindings::alloc_pages(bindings::GFP_KERNEL, 1);
+            assert!(!block.is_null());
+            bindings::split_page(block, 1);
+            (block, block.wrapping_add(1))
+        };
+        let mark = 1 << bindings::pageflags_PG_swapbacked;
+        // SAFETY: As above.
+        unsafe { (*next).flags.f |= mark };
+        for mut pages in [
+            [free, next],
+            [free, held.pages()[5].as_ptr()],
+            [free, cached.as_ptr()],
+            [free, huge.as_ptr()],
+        ] {
+            let mut object = Object::fresh(EagerPages, 2, 0)?;
+            // SAFETY: These are two pages, which outlive the object.
+            object.own =
+                Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut pages).cast(), 2) });
+            assert_eq!(object.mmap(0, 2, READ, SHARED).err(), Some(EINVAL));
+        }
+        // SAFETY: As above.
+        unsafe {
+            (*next).flags.f &= !mark;
+            bindings::__free_pages(free, 0);
+            bindings::__free_pages(next, 0);
+        }
+        // The first, too, where the array has the one before it.
+        let mut object = Object::new(&file, 512, 0)?;
+        (object.kind, object.part) = (EagerPages, 5..9);
+        assert_eq!(object.mmap(0, 4, READ, SHARED).err(), Some(EINVAL));
         Ok(())
     }
 
@@ -674,7 +814,102 @@ mod tests {
                 drop(map);
                 pages.swap(a, b);
             }
+            // Whole groups.
+            for i in 8..16 {
+                pages.swap(i, i + 8);
+            }
+            // SAFETY: As above.
+            object.own =
+                Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut pages[0]), pages.len()) });
+            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            advise_huge(AT)?;
+            assert_eq!(map.read(8)?, pattern(16));
+            assert!(!is_huge(AT));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn memory_that_is_not_aligned_is_not_huge() -> Result {
+        attach()?;
+        // SAFETY: Plain call.
+        let block = unsafe { bindings::alloc_pages(bindings::GFP_KERNEL, 10) };
+        assert!(!block.is_null());
+        let mut array = KVec::from_elem(block, 512, GFP_KERNEL)?;
+        for (i, page) in array.iter_mut().enumerate() {
+            *page = block.wrapping_add(1 + i);
+            fill(*page, pattern(i));
+        }
+        for kind in [HugePfns, EagerHugePfns] {
+            let mut object = Object::fresh(kind, 512, 0)?;
+            let first = NonNull::new(array.as_mut_ptr()).ok_or(EINVAL)?;
+            // SAFETY: These are as many pages, which outlive the object and its mappings.
+            object.own = Some(unsafe { PageRef::slice_from_raw(first, 512) });
+            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            for i in [0, 200, 511] {
+                assert_eq!(map.read(i)?, pattern(i));
+            }
+            assert!(!is_huge(AT));
+        }
+        // SAFETY: The mappings have gone.
+        unsafe { bindings::__free_pages(block, 10) };
+        Ok(())
+    }
+
+    #[test]
+    fn drivers_that_choose_the_cache_mode_have_no_huge_pages() -> Result {
+        attach()?;
+        for kind in [HugePfns, EagerHugePfns, HugePages] {
+            let mut object = Object::large(kind, 512)?;
+            object.uncached = true;
+            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            advise_huge(AT)?;
+            assert_eq!(map.read(200)?, pattern(200));
+            assert!(!is_huge(AT));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn mixed_mappings_have_no_huge_pages() -> Result {
+        attach()?;
+        let mut object = Object::large(HugePages, 512)?;
+        object.flags = flags::MIXEDMAP;
+        let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+        advise_huge(AT)?;
+        assert_eq!(map.read(200)?, pattern(200));
+        assert!(!is_huge(AT));
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_that_are_not_huge_are_mapped_at_once() -> Result {
+        attach()?;
+        let mut object = Object::fresh(EagerHugePfns, PAGES, 0)?;
+        let map = object.mmap(0, PAGES, RW, SHARED)?;
+        // Without an array no fault is served.
+        object.base = usize::MAX;
+        for i in 0..PAGES {
+            assert_eq!(map.read(i)?, pattern(i));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_that_may_become_huge_are_left_but_for_a_page() -> Result {
+        attach()?;
+        let mut object = Object::large(HugePages, 512)?;
+        let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+        // Nobody has asked for huge pages yet, so that there is no fault for one.
+        assert_eq!(map.read(7)?, pattern(7));
+        object.base = usize::MAX;
+        assert_eq!(map.read(7)?, pattern(7));
+        assert_eq!(map.read(8), Err(EFAULT));
+        object.base = 0;
+        // There is a page table now: all of it.
+        assert_eq!(map.read(8)?, pattern(8));
+        object.base = usize::MAX;
+        assert_eq!(map.read(511)?, pattern(511));
         Ok(())
     }
 
@@ -746,12 +981,14 @@ mod tests {
     fn faults_of_larger_orders_have_no_page_table() -> Result {
         attach()?;
         for kind in [HugePfns, HugePages] {
-            let mut object = Object::large(kind, 512)?;
-            object.small = true;
-            // Nothing else is mapped in this part of the address space.
-            let map = object.mmap_at(1 << 40, 0, 512, RW, FIXED)?;
-            advise_huge(map.start)?;
-            assert_eq!(map.read(7)?, pattern(7));
+            for small in [false, true] {
+                let mut object = Object::large(kind, 512)?;
+                object.small = small;
+                // Nothing else is mapped in this part of the address space.
+                let map = object.mmap_at(1 << 40, 0, 512, RW, FIXED)?;
+                advise_huge(map.start)?;
+                assert_eq!(map.read(7)?, pattern(7));
+            }
         }
         Ok(())
     }
@@ -775,6 +1012,40 @@ mod tests {
         let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
         advise_huge(AT)?;
         assert_eq!(map.read(0), Err(EFAULT));
+        assert!(!is_huge(AT));
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_of_smaller_folios_are_not_huge() -> Result {
+        attach()?;
+        // Two that follow each other, and are aligned as one: the machine has just booted.
+        let mut folios = KVec::<PageArray>::new();
+        let mut pages = loop {
+            let folio = PageArray::alloc(256, AllocFlags::LARGE)?;
+            let first = folio.pages()[0].as_ptr();
+            assert_eq!(nr(first), 256);
+            // As the PFN is: the structures of pages begin at an address that is.
+            let pfn = first as usize / size_of::<bindings::page>();
+            folios.push(folio, GFP_KERNEL)?;
+            let has = |page| folios.iter().any(|folio| folio.pages()[0].as_ptr() == page);
+            if pfn % 512 == 0 && has(first.wrapping_add(256)) {
+                break KVec::from_elem(first, 512, GFP_KERNEL)?;
+            }
+            if pfn % 512 == 256 && has(first.wrapping_sub(256)) {
+                break KVec::from_elem(first.wrapping_sub(256), 512, GFP_KERNEL)?;
+            }
+        };
+        for (i, page) in pages.iter_mut().enumerate() {
+            *page = page.wrapping_add(i);
+            fill(*page, pattern(i));
+        }
+        let mut object = Object::fresh(HugePages, 512, 0)?;
+        // SAFETY: These are as many pages, which outlive the object and its mappings.
+        object.own = Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut pages[0]), 512) });
+        let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+        advise_huge(AT)?;
+        assert_eq!(map.read(300)?, pattern(300));
         assert!(!is_huge(AT));
         Ok(())
     }
