@@ -686,10 +686,6 @@ mod tests {
         attach()?;
         let file = TestFile::huge_pattern(512)?;
         let held = PageArray::from_shmem(file.file(), 0, 512)?;
-        let disk = TestFile::disk()?;
-        // Whatever is there, it gets into the page cache.
-        disk.reads(0, 0)?;
-        let cached = disk.find(0).ok_or(ENOENT)?;
         // A huge page that has left its file.
         let hugetlb = TestFile::hugetlb_pattern(512)?;
         let huge = hugetlb.find(5).ok_or(ENOENT)?;
@@ -708,7 +704,6 @@ mod tests {
         for mut pages in [
             [free, next],
             [free, held.pages()[5].as_ptr()],
-            [free, cached.as_ptr()],
             [free, huge.as_ptr()],
         ] {
             let mut object = Object::fresh(EagerPages, 2, 0)?;
@@ -727,6 +722,21 @@ mod tests {
         let mut object = Object::new(&file, 512, 0)?;
         (object.kind, object.part) = (EagerPages, 5..9);
         assert_eq!(object.mmap(0, 4, READ, SHARED).err(), Some(EINVAL));
+        Ok(())
+    }
+
+    #[test]
+    fn memory_of_disks_is_not_mapped_by_reference() -> Result {
+        attach()?;
+        let disk = TestFile::disk()?;
+        // Whatever is there, it gets into the page cache.
+        disk.reads(0, 0)?;
+        let cached = disk.find(0).ok_or(ENOENT)?;
+        let mut object = Object::fresh(EagerPages, 1, 0)?;
+        let mut page = cached.as_ptr();
+        // SAFETY: This is a page, which outlives the object.
+        object.own = Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut page), 1) });
+        assert_eq!(object.mmap(0, 1, READ, SHARED).err(), Some(EINVAL));
         Ok(())
     }
 
