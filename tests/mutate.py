@@ -67,7 +67,6 @@ class Build:
         wanted = "." if everything else r"^PAGEKIT_\w+_KUNIT_TEST$|^PAGEKIT_(PAGES|PIN|VMA)(_C)?$"
         self.symbols = [f"CONFIG_{name}={('y' if name.endswith('_C') else 'm') if re.search(wanted, name) else 'n'}"
                         for name in symbols]
-        self.helpers = [re.sub("(?<=_KUNIT_TEST)=m", "=n", symbol) for symbol in self.symbols]
         self.whole = self.modules(self.symbols)
         self.cases = None  # how many each suite has
         self.kos = WORK / f"ko/{config}-{stamp('src', 'tests')}"
@@ -77,16 +76,13 @@ class Build:
         return {path.stem: path.read_bytes() for path in self.folder.glob("*.ko")}
 
     def mutated(self, mutant) -> dict[str, bytes]:
-        """The modules that differ: helpers, or if none does because all is inlined, what uses them."""
+        """The modules that differ: helpers, and where something is inlined what uses them."""
         path = TREE / mutant.file
         whole = path.read_text()
         path.write_text(mutant.text)
         try:
-            for symbols, names in ((self.helpers, HELPERS), (self.symbols, self.whole)):
-                kos = self.modules(symbols)
-                if changed := {name: kos[name] for name in names if kos[name] != self.whole[name]}:
-                    return changed
-            return {}
+            kos = self.modules(self.symbols)
+            return {name: kos[name] for name in self.whole if kos[name] != self.whole[name]}
         finally:
             path.write_text(whole)
 
