@@ -179,8 +179,9 @@ int pagekit_setup_pfns(struct vm_area_struct *vma, unsigned long count, unsigned
  *
  * Context: The mmap operation, under the mmap lock held for writing. May sleep.
  *
- * Return: 0; -EINVAL as from pagekit_setup_pfns(); -ENOMEM. An error must be
- * that of the mmap operation: the kernel unmaps what was mapped, then.
+ * Return: 0; -EINVAL as from pagekit_setup_pfns(); -EINTR if a fatal signal is
+ * pending; -ENOMEM. An error must be that of the mmap operation: the kernel
+ * unmaps what was mapped, then.
  */
 int pagekit_map_pfns(struct vm_area_struct *vma, struct page **pages, unsigned long count,
 		     unsigned long base);
@@ -259,8 +260,9 @@ int pagekit_setup_pages(struct vm_area_struct *vma, unsigned long count, unsigne
  * Context: The mmap operation, under the mmap lock held for writing. May sleep.
  *
  * Return: 0; -EINVAL as from pagekit_setup_pages(), or for pages that can't be
- * mapped so; -EBUSY if something is mapped there; -ENOMEM. An error must be that
- * of the mmap operation: the kernel unmaps what was mapped, then.
+ * mapped so; -EBUSY if something is mapped there; -EINTR if a fatal signal is
+ * pending; -ENOMEM. An error must be that of the mmap operation: the kernel
+ * unmaps what was mapped, then.
  */
 int pagekit_map_pages(struct vm_area_struct *vma, struct page **pages, unsigned long count,
 		      unsigned long base);

@@ -56,6 +56,7 @@ extern "C" {
         count: usize,
     ) -> c_int;
     fn pagekit_vma_pmd(vmf: *mut bindings::vm_fault) -> c_int;
+    fn pagekit_vma_yield() -> bool;
     fn pagekit_vma_insert_huge_pfn(
         vmf: *mut bindings::vm_fault,
         page: *mut bindings::page,
@@ -83,6 +84,20 @@ const PMD_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
 const KINDS: vm_flags_t = flags::PFNMAP | flags::MIXEDMAP;
 /// What one fault fills at the most: the reach of one page table, C's `PMD_SIZE`.
 const BLOCK: usize = 1 << bindings::PMD_SHIFT;
+
+/// How many referenced pages are mapped before it is looked whether others wait.
+const CHUNK: usize = 1 << 12;
+
+/// Gives way to others, and looks whether it's any use to go on.
+fn yield_or_eintr() -> Result {
+    // SAFETY: This runs in an mmap operation, which may sleep. It reads the flags of the current
+    // task.
+    if unsafe { pagekit_vma_yield() } {
+        Err(EINTR)
+    } else {
+        Ok(())
+    }
+}
 
 // What `pagekit_vma_pmd` tells of where the fault is.
 const PMD_NONE: c_int = 0;
@@ -346,6 +361,7 @@ pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
 /// # Errors
 ///
 /// * `EINVAL`: as from [`setup_pfns`].
+/// * `EINTR`: a fatal signal is pending.
 /// * `ENOMEM`: no page tables.
 ///
 /// The error must be that of the mmap operation: the kernel unmaps what was mapped, then.
@@ -381,6 +397,7 @@ pub unsafe fn map_pfns(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Resu
         pages: pages.get(window).ok_or(EINVAL)?,
     };
     while let Some(block) = Block::new(vma, rest.addr, rest.pages, 0) {
+        yield_or_eintr()?;
         if !(has_huge_fault(vma) && block.huge(vma).is_some()) {
             // SAFETY: The VMA is locked and for PFNs, and the block is in it. The caller promises
             // that the pages outlive their mapping.
@@ -562,6 +579,7 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
 /// * `EINVAL`: as from [`setup_pages`]; or a page that is a file's or a process's, or can't be
 ///   mapped for another reason (a part of a high-order allocation that is not compound, a slab).
 /// * `EBUSY`: something is mapped there already.
+/// * `EINTR`: a fatal signal is pending.
 /// * `ENOMEM`: no page tables.
 ///
 /// The error must be that of the mmap operation: the kernel unmaps what was mapped, then.
@@ -585,19 +603,25 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     }
     // SAFETY: Neither of these is one of the two.
     unsafe { set_flags(vma, flags::DONTEXPAND | flags::DONTDUMP) };
-    let mut left = pages.len();
-    // SAFETY: The VMA is locked, not one for PFNs, and has as many pages as the slice, which is
-    // only read. The kernel makes it a mixed mapping.
-    let result = to_result(unsafe {
-        bindings::vm_insert_pages(
-            vma.as_ptr(),
-            vma.start(),
-            pages.as_ptr().cast_mut().cast(),
-            &mut left,
-        )
-    });
-    // The addresses are those of the VMA: what was not to be had is an upper page table.
-    result.map_err(|e| if e == EFAULT { ENOMEM } else { e })
+    let mut addr = vma.start();
+    for some in pages.chunks(CHUNK) {
+        yield_or_eintr()?;
+        let mut left = some.len();
+        // SAFETY: The VMA is locked, not one for PFNs, and has these pages from `addr` on. The
+        // slice is only read. The kernel makes it a mixed mapping.
+        let result = to_result(unsafe {
+            bindings::vm_insert_pages(
+                vma.as_ptr(),
+                addr,
+                some.as_ptr().cast_mut().cast(),
+                &mut left,
+            )
+        });
+        // The addresses are those of the VMA: what was not to be had is an upper page table.
+        result.map_err(|e| if e == EFAULT { ENOMEM } else { e })?;
+        addr = addr.wrapping_add(some.len() << PAGE_SHIFT);
+    }
+    Ok(())
 }
 
 /// Maps referenced pages for a fault in a VMA that [`setup_pages`] or [`map_pages`] has set up,

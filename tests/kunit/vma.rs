@@ -629,6 +629,19 @@ mod tests {
     }
 
     #[test]
+    fn fatal_signals_end_mapping() -> Result {
+        attach()?;
+        for kind in [EagerPfns, EagerPages] {
+            let object = Object::fresh(kind, PAGES, 0)?;
+            let map = dying(|| object.mmap(0, PAGES, READ, SHARED));
+            assert_eq!(map.err(), Some(EINTR));
+            assert_eq!(refs(object.array.pages()[0].as_ptr()), 1);
+            assert_eq!(object.mmap(0, PAGES, READ, SHARED)?.read(3)?, pattern(3));
+        }
+        Ok(())
+    }
+
+    #[test]
     fn gup_works_on_referenced_pages_only() -> Result {
         attach()?;
         for kind in KINDS {
