@@ -123,6 +123,9 @@ module! {
     reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
+    // A module parameter, see style_shim.h.
+    #[link_name = "pagekit_i915_size_limit_mb"]
+    static SIZE_LIMIT_MB: c_int;
     // Static inlines, see i915_style_shim.c.
     fn pagekit_i915_lock_interruptible(mutex: *mut bindings::mutex) -> c_int;
     fn pagekit_i915_mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int;

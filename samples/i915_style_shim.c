@@ -3,6 +3,7 @@
 #include <linux/fs.h>
 #include <linux/mutex.h>
 
+#define SIZE_LIMIT_MB pagekit_i915_size_limit_mb
 #include "style_shim.h"
 
 SHIM(int, pagekit_i915_lock_interruptible, (struct mutex *mutex), mutex_lock_interruptible(mutex))

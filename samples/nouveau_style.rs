@@ -80,6 +80,12 @@ module! {
     imports_ns: ["DMA_BUF"],
 }
 
+extern "C" {
+    // A module parameter, see style_shim.h.
+    #[link_name = "pagekit_nouveau_size_limit_mb"]
+    static SIZE_LIMIT_MB: c_int;
+}
+
 // --- The device -----------------------------------------------------------------
 
 #[pin_data]

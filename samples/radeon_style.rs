@@ -99,6 +99,9 @@ module! {
     reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
+    // A module parameter, see style_shim.h.
+    #[link_name = "pagekit_radeon_size_limit_mb"]
+    static SIZE_LIMIT_MB: c_int;
     // See radeon_style_shim.c.
     fn pagekit_radeon_account(pages: usize) -> *mut bindings::user_struct;
     fn pagekit_radeon_unaccount(user: *mut bindings::user_struct, pages: usize);

@@ -8,6 +8,7 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/user.h>
 
+#define SIZE_LIMIT_MB pagekit_radeon_size_limit_mb
 #include "style_shim.h"
 
 /*

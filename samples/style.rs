@@ -60,8 +60,7 @@ use kernel::{
     reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
-    // A module parameter and static inlines, see style_shim.h.
-    static pagekit_style_size_limit_mb: c_int;
+    // Static inlines, see style_shim.h.
     fn pagekit_style_ram_pages() -> c_ulong;
     fn pagekit_style_shmem(size: bindings::loff_t) -> *mut bindings::file;
     fn pagekit_style_copy_from(
@@ -109,7 +108,7 @@ impl Create {
         // A file can't be larger.
         let pages = bindings::loff_t::try_from(self.size)? as usize >> PAGE_SHIFT;
         // SAFETY: The parameter is an int that may be written to at any time.
-        let limit_mb = unsafe { (&raw const pagekit_style_size_limit_mb).read_volatile() };
+        let limit_mb = unsafe { (&raw const crate::SIZE_LIMIT_MB).read_volatile() };
         if self.flags & !known != 0
             || self.address != 0 && self.flags & CREATE_USERPTR == 0
             || self.size % PAGE_SIZE as u64 != 0

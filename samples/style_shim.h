@@ -8,9 +8,10 @@
 #include "dmabuf_shim.h"
 #include "import_shim.h"
 
-extern int pagekit_style_size_limit_mb;
-int pagekit_style_size_limit_mb = INT_MAX;
-module_param_named(size_limit_mb, pagekit_style_size_limit_mb, int, 0644);
+/* SIZE_LIMIT_MB is a name of the driver's own, as several can be built into one kernel. */
+extern int SIZE_LIMIT_MB;
+int SIZE_LIMIT_MB = INT_MAX;
+module_param_named(size_limit_mb, SIZE_LIMIT_MB, int, 0644);
 MODULE_PARM_DESC(size_limit_mb, "Max size of an object, in megabytes. Default is INT_MAX.");
 
 SHIM(unsigned long, pagekit_style_ram_pages, (void), totalram_pages())
