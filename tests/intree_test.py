@@ -76,6 +76,12 @@ def symbols(text) -> list[str]:
     return [f"CONFIG_{name}" for name in re.findall(r"(?m)^config (\w+)", text)]
 
 
+def all_of(text, value) -> list[str]:
+    """All symbols, y where they can't be modules."""
+    kinds = re.findall(r"(?m)^config (\w+)\n\t(bool|tristate) ", text)
+    return [f"CONFIG_{name}={value if kind == 'tristate' else 'y'}" for name, kind in kinds]
+
+
 def kunitconfig(tree) -> list[str]:
     lines = (tree.source / intree.HOME / ".kunitconfig").read_text().splitlines()
     return [line for line in lines if line.startswith("CONFIG")]
@@ -86,7 +92,8 @@ def menu(tree, build):
     wanted = symbols((tree.source / intree.HOME / "Kconfig").read_text())
     said = ""
     # Some are only shown with the helpers.
-    for lines in [], [f"CONFIG_{name.upper()}=m" for name in HELPERS]:
+    helpers = [f"CONFIG_{name.upper()}" for name in HELPERS]
+    for lines in [], [*(f"{name}=m" for name in helpers), *(f"{name}_C=y" for name in helpers)]:
         tree.configure(build, lines)
         tree.make(build, "help", "helpnewconfig")
         said += (OUT / f"{build.name}-help.log").read_text()
@@ -174,11 +181,10 @@ def main() -> int:
 
     print("intree: building patch by patch, with log files in out/intree", flush=True)
     cases = [*patch_by_patch(tree, y), *menu(tree, m)]
-    kconfig = symbols((tree.source / intree.HOME / "Kconfig").read_text())
+    kconfig = (tree.source / intree.HOME / "Kconfig").read_text()
     print("intree: building it built in, and as modules", flush=True)
     for build in (y, m):
-        lines = [f"{name}={build.name}" for name in kconfig]
-        tree.configure(build, [*lines, *(kunitconfig(tree) if build is y else [])])
+        tree.configure(build, [*all_of(kconfig, build.name), *(kunitconfig(tree) if build is y else [])])
         cases.append(case(f"intree.build_{build.name}", tree.make(build, "all", "olddefconfig", "bzImage", "modules")))
     print("intree: kunit.py", flush=True)
     cases += kunit(tree, y)
