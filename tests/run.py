@@ -85,7 +85,8 @@ MOVABLE = "movablecore=25%"
 # shows, and heaps charge their buffers; or there are no memory cgroups to charge to; or there is a CMA
 # area, which movable pages come from first as it is most of what is free.
 BOOTS = {
-    "swiotlb": ("swiotlb=force,track_hiwater", "dma_heap.mem_accounting=1"),
+    # Linux 7.2 knows no more than force.
+    "swiotlb": ("swiotlb=force", "swiotlb=force,track_hiwater", "dma_heap.mem_accounting=1"),
     "nocgroup": (*KUNIT_ON, MOVABLE, "cgroup_disable=memory"),
     "cma": ("cma=1024M@512M",),
 }
