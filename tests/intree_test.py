@@ -22,6 +22,8 @@ from host import HELPERS, Case, case
 OUT = vm.OUT / "intree"
 # What is there before any user space: no swap, no disk.
 WITHOUT_USER_SPACE = re.compile(r"swapped_out|survives_reclaim|memory_of_disks")
+# What is built in is not to be unloaded.
+ONLY_MODULES = ".unload_refused"
 DRIVERS = ("udmabuf", "i915", "nouveau", "radeon", "heap")
 # kunit.py takes KVM wherever /dev/kvm opens; this is for machines where guests hang on it.
 QEMU = """\
@@ -91,9 +93,10 @@ def menu(tree, build):
     """What menuconfig has to show."""
     wanted = symbols((tree.source / intree.HOME / "Kconfig").read_text())
     said = ""
-    # Some are only shown with the helpers.
+    # What is chosen is not shown, and some are only shown with the helpers, or with their C interfaces.
     helpers = [f"CONFIG_{name.upper()}" for name in HELPERS]
-    for lines in [], [*(f"{name}=m" for name in helpers), *(f"{name}_C=y" for name in helpers)]:
+    alone = [f"{name}=m" for name in helpers]
+    for lines in [], alone, [*alone, *(f"{name}_C=y" for name in helpers)]:
         tree.configure(build, lines)
         tree.make(build, "help", "helpnewconfig")
         said += (OUT / f"{build.name}-help.log").read_text()
@@ -139,6 +142,11 @@ def kunit(tree, build):
             if suite["name"].startswith("pagekit_"):
                 skips = bool(WITHOUT_USER_SPACE.search(name))
                 yield Case("kunit.py", name, status == ("SKIP" if skips else "PASS"), status)
+        # A case with parameters is a group.
+        for group in suite["sub_groups"] if suite["name"].startswith("pagekit_") else ():
+            name, tests = f"{suite['name']}.{group['name']}", group["test_cases"]
+            bad = [test["name"] for test in tests if test["status"] != "PASS"]
+            yield Case("kunit.py", name, bool(tests) and not bad, ", ".join(bad))
 
 
 def in_vm(tree, built, build, kind):
@@ -159,13 +167,14 @@ def in_vm(tree, built, build, kind):
     result = run.run_vm("base", built | {"KDIR": build}, "test", modules=modules, order=order, name=f"intree-{kind}",
                         memory="2G", timeout=60, append=(*run.KUNIT_ON, movable),
                         env={"PARTS": parts, "HEAP": " ".join(heap)})
+    cases = run.parse_tap((result.out_dir / "stdout.log").read_text(errors="replace"), kind)
     return [Case(kind, "vm.clean", not result.reason, result.reason or ""),
-            *run.parse_tap((result.out_dir / "stdout.log").read_text(errors="replace"), kind)]
+            *(c for c in cases if kind == "m" or not c.name.endswith(ONLY_MODULES))]
 
 
 def wanted(where, *suites) -> list[Case]:
     return [Case(where, name, False, "did not run") for name, wheres in run.read_expected().items()
-            if "debug" in wheres and name.split(".")[0] in suites]
+            if "debug" in wheres and name.split(".")[0] in suites and (where != "y" or not name.endswith(ONLY_MODULES))]
 
 
 def main() -> int:
