@@ -50,6 +50,9 @@ use pagekit_vma::{
     VmFault, //
 };
 
+#[path = "../samples/compat.rs"]
+mod compat;
+
 module! {
     type: Nodes,
     name: "pagekit_mapper",
@@ -171,7 +174,8 @@ impl Node {
 impl MiscDevice for Node {
     type Ptr = Pin<KBox<Self>>;
 
-    fn open(_file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Pin<KBox<Self>>> {
+    fn open(file: &File, misc: &MiscDeviceRegistration<Self>) -> Result<Pin<KBox<Self>>> {
+        compat::hold_module(file)?;
         let name = misc.device().name();
         let kind = KINDS.iter().find(|kind| kind.name == name).ok_or(ENODEV)?;
         let fresh = PageArray::alloc(PAGES, AllocFlags::ACCOUNT | AllocFlags::LARGE)?;

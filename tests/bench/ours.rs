@@ -41,6 +41,9 @@ use pagekit_vma::{
     VmFault, //
 };
 
+#[path = "../../samples/compat.rs"]
+mod compat;
+
 module! {
     type: Device,
     name: "pagekit_bench",
@@ -133,7 +136,8 @@ fn make(make: &Make) -> Result<Array> {
 impl MiscDevice for Bench {
     type Ptr = KBox<Self>;
 
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+    fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        compat::hold_module(file)?;
         Ok(KBox::new(Self(SetOnce::new()), GFP_KERNEL)?)
     }
 
