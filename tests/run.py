@@ -574,7 +574,7 @@ def fuzz(options) -> int:
 def check(options) -> int:
     """All that needs no machine to boot. What the set-up prints comes first."""
     try:
-        built = set_up("base")
+        built = set_up("base", "check")
         print("check: clippy builds everything once more", flush=True)
         cases = [*host.cases(modules_dir("base"), built), *host.style_cases(), *host.clippy_cases("base"),
                  *intree_check.cases(built["KDIR"])]

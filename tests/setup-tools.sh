@@ -79,6 +79,7 @@ modules_ready() { have make cc modinfo && find_bitflags; }
 vm_ready() { have qemu-system-x86_64 python3 && virtme_ng_ready; }
 size_ready() { have size cloc; }
 convert_ready() { have spatch; }
+check_ready() { have shellcheck; }
 
 # --- Requirements -------------------------------------------------------------
 
@@ -130,6 +131,7 @@ size_requirements() {
 	requirement size - package:binutils path_of size
 	requirement cloc - package:cloc path_of cloc
 }
+check_requirements() { requirement shellcheck - package:shellcheck path_of shellcheck; }
 convert_requirements() { requirement spatch - package:coccinelle path_of spatch; }
 
 # Packages for building a kernel

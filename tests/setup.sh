@@ -9,6 +9,7 @@
 #   setup.sh modules base|debug  the same without the virtual machine
 #   setup.sh convert base|debug  all, and what converts a driver of the kernel's to C
 #   setup.sh size base|debug     the same, and what counts lines for make size
+#   setup.sh check base|debug    all, and what make check needs
 #   setup.sh bitflags            get the crate; the last line printed is its lib.rs
 #   setup.sh sphinx|ruff         a tool for documents, or for Python; prints where it is
 #   setup.sh env base|debug      NAME=value lines for a machine that is set up
@@ -234,7 +235,7 @@ usage() { sed -n 's/^#   \(setup.sh .*\)/usage: tests\/\1/p' "${BASH_SOURCE[0]}"
 
 main() {
 	case ${1:-} in
-	kernel | modules | convert | size | env)
+	kernel | modules | convert | size | check | env)
 		(($# == 2)) || usage
 		[[ $2 && -f $here/config/$2.config ]] || die "CONFIG=$2: tests/config has no such kernel"
 		case $1 in
@@ -242,6 +243,7 @@ main() {
 		modules) set_up "$2" modules_ready ;;
 		convert) set_up "$2" modules_ready vm_ready convert_ready ;;
 		size) set_up "$2" modules_ready vm_ready convert_ready size_ready ;;
+		check) set_up "$2" modules_ready vm_ready check_ready ;;
 		env) print_env "$2"; exit ;;
 		esac
 		echo "$KDIR"
