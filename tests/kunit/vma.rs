@@ -9,7 +9,8 @@ use core::{
     ptr::{
         null_mut,
         NonNull, //
-    }, //
+    },
+    slice, //
 };
 use kernel::{
     bindings,
@@ -230,6 +231,18 @@ impl Object {
             seen: Cell::new(0),
             own: None,
         }
+    }
+
+    /// Shows these pages instead of the array.
+    ///
+    /// # Safety
+    ///
+    /// They, and the slice as it is, must stay until others are shown in new mappings, or the
+    /// object and its mappings have gone.
+    unsafe fn show(&mut self, pages: &mut [*mut bindings::page]) {
+        let first = NonNull::from(&mut *pages).cast();
+        // SAFETY: As the caller promises.
+        self.own = Some(unsafe { PageRef::slice_from_raw(first, pages.len()) });
     }
 
     fn pages(&self) -> &[PageRef<'_>] {
@@ -721,8 +734,7 @@ mod tests {
         ] {
             let mut object = Object::fresh(EagerPages, 2, 0)?;
             // SAFETY: These are two pages, which outlive the object.
-            object.own =
-                Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut pages).cast(), 2) });
+            unsafe { object.show(&mut pages) };
             assert_eq!(object.mmap(0, 2, READ, SHARED).err(), Some(EINVAL));
         }
         // SAFETY: As above.
@@ -748,7 +760,7 @@ mod tests {
         let mut object = Object::fresh(EagerPages, 1, 0)?;
         let mut page = cached.as_ptr();
         // SAFETY: This is a page, which outlives the object.
-        object.own = Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut page), 1) });
+        unsafe { object.show(slice::from_mut(&mut page)) };
         assert_eq!(object.mmap(0, 1, READ, SHARED).err(), Some(EINVAL));
         Ok(())
     }
@@ -825,9 +837,7 @@ mod tests {
             for (a, b) in [(1, 2), (7, 8), (15, 16), (31, 300), (495, 510), (100, 100)] {
                 pages.swap(a, b);
                 // SAFETY: These are the pages of the array, which outlives its mappings.
-                object.own = Some(unsafe {
-                    PageRef::slice_from_raw(NonNull::from(&mut pages[0]), pages.len())
-                });
+                unsafe { object.show(&mut pages) };
                 let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
                 advise_huge(AT)?;
                 for (i, shown) in [(0, 0), (a, b), (b, a), (200, 200), (511, 511)] {
@@ -842,8 +852,7 @@ mod tests {
                 pages.swap(i, i + 8);
             }
             // SAFETY: As above.
-            object.own =
-                Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut pages[0]), pages.len()) });
+            unsafe { object.show(&mut pages) };
             let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
             advise_huge(AT)?;
             assert_eq!(map.read(8)?, pattern(16));
@@ -865,9 +874,8 @@ mod tests {
         }
         for kind in [HugePfns, EagerHugePfns] {
             let mut object = Object::fresh(kind, 512, 0)?;
-            let first = NonNull::new(array.as_mut_ptr()).ok_or(EINVAL)?;
             // SAFETY: These are as many pages, which outlive the object and its mappings.
-            object.own = Some(unsafe { PageRef::slice_from_raw(first, 512) });
+            unsafe { object.show(&mut array) };
             let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
             for i in [0, 200, 511] {
                 assert_eq!(map.read(i)?, pattern(i));
@@ -1065,7 +1073,7 @@ mod tests {
         }
         let mut object = Object::fresh(HugePages, 512, 0)?;
         // SAFETY: These are as many pages, which outlive the object and its mappings.
-        object.own = Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut pages[0]), 512) });
+        unsafe { object.show(&mut pages) };
         let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
         advise_huge(AT)?;
         assert_eq!(map.read(300)?, pattern(300));
@@ -1090,9 +1098,8 @@ mod tests {
                 *page = block.wrapping_add(i);
             }
             let mut object = Object::fresh(HugePages, 512, 0)?;
-            let first = NonNull::new(array.as_mut_ptr()).ok_or(EINVAL)?;
             // SAFETY: These are as many pages, which outlive the object and its mappings.
-            object.own = Some(unsafe { PageRef::slice_from_raw(first, 512) });
+            unsafe { object.show(&mut array) };
             let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
             advise_huge(AT)?;
             assert_eq!(map.read(0)?, pattern(0));
@@ -1115,7 +1122,7 @@ mod tests {
         );
         let mut array = [object.array.pages()[0].as_ptr(), page.as_ptr()];
         // SAFETY: These are two pages, which outlive the mappings of the object.
-        object.own = Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut array).cast(), 2) });
+        unsafe { object.show(&mut array) };
         let map = object.mmap(0, 2, RW, SHARED)?;
         assert_eq!(map.read(0)?, pattern(0));
         assert_eq!(map.read(1), Err(EFAULT));
@@ -1153,8 +1160,7 @@ mod tests {
         for kind in [FaultPfns, EagerPfns, FaultPages, EagerPages] {
             let mut object = Object::fresh(kind, 4, 0)?;
             // SAFETY: These are four pages, which outlive the object and its mappings.
-            object.own =
-                Some(unsafe { PageRef::slice_from_raw(NonNull::from(&mut array).cast(), 4) });
+            unsafe { object.show(&mut array) };
             let map = object.mmap(0, 4, RW, SHARED);
             if kind == EagerPages {
                 assert_eq!(map.err(), Some(EINVAL));
