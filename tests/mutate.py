@@ -204,10 +204,11 @@ def in_user_space(found, mark):
     builds = {config: Build(config, everything=True) for config in ("base", "debug")}
     run.build_compat()
     for mutant in found:
+        mutated = {}
         for config, parts, timeout in PARTS:
             build = builds[config]
             print(f"{config}: {parts}: {mutant.file}:{mutant.line}", flush=True)
-            changed = build.mutated(mutant)
+            changed = mutated[config] = mutated.get(config) or build.mutated(mutant)
             for name, ko in changed.items():
                 (build.folder / f"{name}.ko").write_bytes(ko)
             result = run.run_vm(config, build.built, "test", modules=build.folder, name="mutant", memory="2G",
