@@ -32,8 +32,8 @@
  *
  * Return: The array, or ERR_PTR(): -EINVAL if @file is not a shmem file, @count
  * is 0 or the range reaches past the end of the file; -EIO after a hardware
- * memory error; -EINTR if a fatal signal is pending; -ENOMEM; -ENOSPC. On any
- * error no reference is left.
+ * memory error, or if a page can't be read from swap; -EINTR if a fatal signal
+ * is pending; -ENOMEM; -ENOSPC. On any error no reference is left.
  */
 struct page **pagekit_get_pages(struct file *file, pgoff_t pgoff, unsigned long count);
 
@@ -90,9 +90,9 @@ void pagekit_put_pages(struct page **pages, unsigned long count, bool dirty, boo
  *
  * Return: 0, with @pinned + @count entries pinned; -EINVAL if it is no such
  * file, @count is 0 or the range reaches past the end of the file; -EIO after a
- * hardware memory error; -EINTR if a fatal signal is pending; -ENOMEM; others
- * as from memfd_pin_folios(). On any error the first @pinned are as they were,
- * and no other is pinned.
+ * hardware memory error, or if a page can't be read from swap; -EINTR if a fatal
+ * signal is pending; -ENOMEM; others as from memfd_pin_folios(). On any error the
+ * first @pinned are as they were, and no other is pinned.
  */
 int pagekit_pin_memfd(struct page **pages, unsigned long pinned, struct file *memfd,
 		      pgoff_t pgoff, unsigned long count);
