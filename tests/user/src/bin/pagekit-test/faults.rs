@@ -20,10 +20,10 @@ use pagekit_user::style::{
 };
 use pagekit_user::PAGE;
 use rustix::fs::{Mode, OFlags};
-use rustix::io;
+use rustix::io::{self, Errno};
 
 use crate::env::{check_file, check_pages, item, written, Case, Content, Env};
-use crate::inject::{each, Unshared};
+use crate::inject::{each, without_pages, Unshared};
 use crate::memory::{evict, huge_memfd, HUGE_PAGES, THP};
 use crate::style::{self, check, fill, foreign};
 
@@ -92,6 +92,7 @@ pub const HELPERS: &[Case] = &[
     }),
     Case::new("alloc", |env| of_nothing(env, OURS_MAP_PAGES)).smoke(),
     Case::new("alloc_large", |env| of_nothing(env, OURS_MAP_PAGES_LARGE)),
+    Case::new("alloc_none", alloc_none).smoke(),
     Case::new("pin_user", pin_user).smoke(),
     Case::new("pin_memfd", |env| of_memfd(env, OURS_PIN_MEMFD, FEW, holes)).smoke(),
     Case::new("pin_memfd_many", |env| {
@@ -606,6 +607,16 @@ fn of_nothing(env: &Env, how: u32) -> Result<()> {
             check_pages(&map, |_| Content::Zero)
         },
     )
+}
+
+/// As long as there are no pages, it isn't tried again.
+fn alloc_none(env: &Env) -> Result<()> {
+    for how in [OURS_MAP_PAGES, OURS_MAP_PAGES_LARGE] {
+        let (file, result) = without_pages(|| env.open(), |file| make(file, how, -1, 0, FEW))?;
+        ensure!(result == Err(Errno::NOMEM), "{result:?}");
+        make(&file, how, -1, 0, FEW).context("once more")?;
+    }
+    Ok(())
 }
 
 fn pin_user(env: &Env) -> Result<()> {

@@ -36,6 +36,15 @@ const SETTINGS: [(&str, &str); 10] = [
     ("fail_page_alloc/verbose", "0"),
     ("fail_usercopy/verbose", "0"),
 ];
+/// Pages that a thread wants which has asked for them to fail.
+const NO_PAGES: [(&str, &str); 6] = [
+    ("ignore-gfp-wait", "N"),
+    ("ignore-gfp-highmem", "N"),
+    ("min-order", "0"),
+    ("times", "-1"),
+    ("verbose", "0"),
+    ("task-filter", "Y"),
+];
 /// What each CPU charges ahead.
 const SLACK: i64 = 1 << 20;
 /// No call has as many points of failure.
@@ -145,6 +154,31 @@ pub fn each<S, T>(
     let left = cgroup.left()?;
     ensure!(left < SLACK, "{left} bytes of pages stay charged");
     Ok(())
+}
+
+/// Makes `call` while this thread gets no page at all.
+pub fn without_pages<S, T>(
+    prepare: impl Fn() -> Result<S>,
+    call: impl Fn(&S) -> T,
+) -> Result<(S, T)> {
+    let (first, state) = (prepare()?, prepare()?);
+    let fails = format!("{DEBUG}/fail_page_alloc");
+    let _settings = NO_PAGES
+        .into_iter()
+        .map(|(name, value)| Setting::set(format!("{fails}/{name}"), value))
+        .collect::<Result<Vec<_>>>()?;
+    // Goes first, as the others filter.
+    let _always = Setting::set(format!("{fails}/probability"), "100")?;
+    let switch = File::options()
+        .write(true)
+        .open("/proc/thread-self/make-it-fail")?;
+    // The process must have its own pages by then: it would fault for ever.
+    switch.write_all_at(b"0", 0)?;
+    call(&first);
+    switch.write_all_at(b"1", 0)?;
+    let value = call(&state);
+    switch.write_all_at(b"0", 0)?;
+    Ok((state, value))
 }
 
 /// A file whose pages nobody may still refer to when it is dropped: else it can't be sealed.
