@@ -36,8 +36,9 @@ DOCUMENT = TOP / "Documentation/testing.rst"
 BATCH = 40  # mutants in one boot
 # Seconds for a mutant, with hardware. What hangs is found out by the guest.
 TIMEOUT = {"base": 8, "debug": 30}
-# What is run from user space, on which kernel, and the seconds that it has.
-PARTS = ("base", "smoke", 60), ("base", "user matrix", 60), ("debug", "smoke faults-smoke leaks", 100)
+# What is run from user space, where, and the seconds that it has.
+PARTS = (("base", "smoke", 60), ("swiotlb", "bounce", 30), ("base", "user matrix", 60),
+         ("debug", "smoke faults-smoke leaks", 100))
 # How far a mutant has come that is not killed yet.
 PASSES = "passes on base", "passes on debug"
 
@@ -205,14 +206,15 @@ def in_user_space(found, mark):
     run.build_compat()
     for mutant in found:
         mutated = {}
-        for config, parts, timeout in PARTS:
+        for where, parts, timeout in PARTS:
+            config = "base" if where in run.BOOTS else where
             build = builds[config]
-            print(f"{config}: {parts}: {mutant.file}:{mutant.line}", flush=True)
+            print(f"{where}: {parts}: {mutant.file}:{mutant.line}", flush=True)
             changed = mutated[config] = mutated.get(config) or build.mutated(mutant)
             for name, ko in changed.items():
                 (build.folder / f"{name}.ko").write_bytes(ko)
             result = run.run_vm(config, build.built, "test", modules=build.folder, name="mutant", memory="2G",
-                                echo=False, timeout=timeout, append=(*run.KUNIT_ON, run.MOVABLE),
+                                echo=False, timeout=timeout, append=run.BOOTS.get(where, (*run.KUNIT_ON, run.MOVABLE)),
                                 expected=run.VMAP_WARNING if "faults" in parts else None,
                                 env={"PARTS": parts, "HEAP": " ".join(run.load_order(build.folder, run.HEAP))})
             for name in changed:
@@ -220,7 +222,7 @@ def in_user_space(found, mark):
             text = (result.out_dir / "stdout.log").read_text(errors="replace")
             bad = [case.name for case in run.parse_tap(text, config) if not case.ok]
             if bad or result.reason:
-                mark(mutant, "killed", f"{config}: {bad[0] if bad else result.reason}")
+                mark(mutant, "killed", f"{where}: {bad[0] if bad else result.reason}")
                 break
         else:
             mark(mutant, "survived")
