@@ -46,17 +46,6 @@ unsafe impl Send for PageRef<'_> {}
 unsafe impl Sync for PageRef<'_> {}
 
 impl<'a> PageRef<'a> {
-    /// Borrows the page behind `page`.
-    ///
-    /// # Safety
-    ///
-    /// `page` must be what the invariants of [`PageRef`] ask for.
-    #[inline]
-    pub const unsafe fn from_raw(page: NonNull<bindings::page>) -> Self {
-        // INVARIANT: By the safety requirements of this function.
-        Self(page, PhantomData)
-    }
-
     /// Borrows an array of pages that a driver has already: TTM's `ttm->pages`, say. No references
     /// are taken, and none is needed on what is no compound page.
     ///
