@@ -115,9 +115,10 @@ int pagekit_pin_memfd(struct page **pages, unsigned long pinned, struct file *me
  *
  * Return: 0, with @pinned + @count entries pinned; -EINVAL if @addr is not page
  * aligned, @count is 0 or the range wraps around; -EFAULT if it is not mapped,
- * not user memory, not to be written to or there is no process; -EINTR if a
- * fatal signal is pending; -ENOMEM; others as from pin_user_pages_fast(). On any
- * error the first @pinned are as they were, and no other is pinned.
+ * not user memory, with @write not to be written to or of a file on disk, or
+ * there is no process; -EINTR if a fatal signal is pending; -ENOMEM; others as
+ * from pin_user_pages_fast(). On any error the first @pinned are as they were,
+ * and no other is pinned.
  */
 int pagekit_pin_user(struct page **pages, unsigned long pinned, unsigned long addr,
 		     unsigned long count, bool write);
@@ -172,7 +173,9 @@ int pagekit_setup_pfns(struct vm_area_struct *vma, unsigned long count, unsigned
  * @base: page offset of its first page
  *
  * As pagekit_setup_pfns(), and maps at once. If the VMA has an operation for
- * huge faults already, blocks that can be huge pages are left to that.
+ * huge faults already, blocks that can be huge pages are left to that. Not for
+ * pages that the driver revokes: unmap_mapping_range() misses a VMA whose mmap
+ * operation is running.
  *
  * Lifetime: The mapping holds no references. Each page must stay allocated until
  * it is gone: until the file that was mapped is released.
@@ -217,7 +220,9 @@ vm_fault_t pagekit_fault_pfns(struct vm_fault *vmf, struct page **pages, unsigne
  * @base: page offset of its first page
  *
  * Maps the block of PMD_SIZE around the faulting address as one, if the VMA and
- * the array have all of it and its pages are contiguous and aligned.
+ * the array have all of it and its pages are contiguous and aligned. Not for
+ * memory of processes: CONFIG_PAGE_TABLE_CHECK takes a second huge entry that
+ * shows it for a bug.
  *
  * Lifetime: As for pagekit_fault_pfns().
  *
