@@ -15,14 +15,23 @@ silent() {
 	[ -z "$said" ] || ! echo "$said" | sed 's/^/# /'
 }
 
-loaded() { grep -q "^$1 " /proc/modules; }
-not() { ! "$@"; }
+loaded() {
+	[ $# != 0 ] || return
+	for module; do grep -q "^$module " /proc/modules || return; done
+}
+
+gone() {
+	for module; do ! grep -q "^$module " /proc/modules || return; done
+}
 
 before=$(dmesg | wc -l)
 check load modprobe -d "$ROOT" "$DRIVER"
-check links loaded pagekit_vma
+needs=$(modinfo -b "$ROOT" -F depends "$DRIVER" | tr , ' ')
+# shellcheck disable=SC2086 # a list
+check links loaded $needs
 check share "$PYTHON" "$SHARE" "/dev/$(echo "$DRIVER" | tr _ -)"
 check unload modprobe -d "$ROOT" -r "$DRIVER"
-check unlinks not loaded pagekit_vma
+# shellcheck disable=SC2086 # a list
+check unlinks gone $needs
 check silent silent
 exit $status
