@@ -170,6 +170,12 @@ doctor() {
 	fi
 	requirement virtme-ng - "$get" eval 'virtme_ng_ready && echo "$VIRTME_NG"'
 	requirement bitflags - "$get" eval 'find_bitflags && basename "$(dirname "$(dirname "$bitflags")")"'
+	# Only some targets take these, and get them.
+	local needed=$unmet
+	size_requirements
+	check_requirements
+	convert_requirements
+	unmet=$needed
 	return "$unmet"
 }
 
