@@ -65,6 +65,7 @@ PARTS = {
     ("full", "debug"): "kunit user faults inputs selftest converted template matrix races fuzz leaks",
     ("soak", "debug"): "races leaks",
     ("peer", "base"): "peer",
+    ("peer", "swiotlb"): "bounced-peer",
     ("matrix", "base"): "matrix",
     ("matrix", "debug"): "matrix",
     ("fuzz", "base"): "fuzz",
@@ -513,7 +514,7 @@ def matrix(options) -> int:
 
 def peer(_options) -> int:
     """What mainline's drivers are known to fail."""
-    cases = test_vm("peer", "base")
+    cases = test_vm("peer", "base") + test_vm("peer", "swiotlb")
     failed = [case for case in cases if not case.ok]
     print_failed(failed)
     print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")

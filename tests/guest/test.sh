@@ -185,6 +185,11 @@ for part in $PARTS; do
 		tool "$BIN/pagekit-test" --peer --device /dev/udmabuf stale unwritten partly_written dirty
 		tool "$BIN/pagekit-test" --peer --device /dev/dma_heap/system --group heap read_only
 		;;
+	bounced-peer)
+		echo "=="
+		tool "$BIN/pagekit-test" --peer --device /dev/udmabuf device
+		tool "$BIN/pagekit-test" --peer --device /dev/dma_heap/system --group heap device
+		;;
 	cma) cases cma cma /dev/pagekit-udmabuf ;;
 	faults*)
 		for kind in udmabuf i915 nouveau radeon bench; do

@@ -34,10 +34,33 @@ const KNOWN_FAILURES: &[(&str, &str)] = &[
     ("inputs.heap.read_only_private", PRIVATE),
 ];
 
+/// And where all DMA goes through bounce buffers.
+const BOUNCED: &[(&str, &str)] = &[
+    ("udmabuf.device_writes", UNSYNCED),
+    ("udmabuf.device_writes_file", UNSYNCED),
+    ("udmabuf.device_large", SEGMENTS),
+    ("udmabuf.device_hugetlb", SEGMENTS),
+    ("udmabuf.device_dynamic", UNSYNCED),
+    ("udmabuf.device_told_of_moves", UNSYNCED),
+    ("udmabuf.device_then_cpu", UNSYNCED),
+    ("udmabuf.cpu_then_device", UNSYNCED),
+    ("udmabuf.device_beside_cpu", UNSYNCED),
+    ("udmabuf.device_to_device", UNSYNCED),
+    ("udmabuf.kernel_beside_device", UNSYNCED),
+    ("heap.device_large", SEGMENTS),
+    ("heap.device_maps_twice", "keeps bounce buffers"),
+    ("heap.device_beside_cpu", "loses what a device has written"),
+];
+const SEGMENTS: &str = "makes segments that can't be bounced";
+const UNSYNCED: &str = "syncs a mapping that no importer has";
+
 /// Why mainline fails this case, if it does.
 pub fn known_failure(name: &str) -> Option<&'static str> {
+    let bounced =
+        std::fs::read_to_string("/proc/cmdline").is_ok_and(|s| s.contains("swiotlb=force"));
     KNOWN_FAILURES
         .iter()
+        .chain(BOUNCED.iter().filter(|_| bounced))
         .find(|(known, _)| *known == name)
         .map(|&(_, why)| why)
 }
