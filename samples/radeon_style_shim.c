@@ -12,19 +12,21 @@
 #include "style_shim.h"
 
 /*
- * Pinned pages are locked memory of the user, as for io_uring. NULL if they are more
- * than the limit of the process allows.
+ * Pinned pages are locked memory of the user. NULL if they are more than the limit of
+ * the process allows.
  */
 struct user_struct *pagekit_radeon_account(unsigned long pages);
 struct user_struct *pagekit_radeon_account(unsigned long pages)
 {
 	struct user_struct *user = current_user();
 	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+	long locked = atomic_long_read(&user->locked_vm);
 
-	if (atomic_long_add_return(pages, &user->locked_vm) > limit && !capable(CAP_IPC_LOCK)) {
-		atomic_long_sub(pages, &user->locked_vm);
-		return NULL;
-	}
+	/* What is refused is not counted for a moment either: others would be, too. */
+	do {
+		if (locked + pages > limit && !capable(CAP_IPC_LOCK))
+			return NULL;
+	} while (!atomic_long_try_cmpxchg(&user->locked_vm, &locked, locked + pages));
 	return get_uid(user);
 }
 
