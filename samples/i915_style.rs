@@ -10,7 +10,8 @@
 //! * Pages are pinned while a device or the kernel has them mapped, and no longer. For the CPU
 //!   alone they are only held. An object that nobody uses has none: they are in its shmem file, or
 //!   in swap.
-//! * Held pages are given back under memory pressure, or when user space asks.
+//! * Held pages are given back under memory pressure, or when user space asks. Not if the pressure
+//!   is that of a memory cgroup, or comes of an object that is being filled under the lock.
 //! * CPU mappings are of PFNs, on fault, and revoked when the pages go. Or they are those of the
 //!   shmem file, if the object was created so.
 //! * Importers that can do without for a while are asked for pinned pages, too, but only by user
@@ -155,11 +156,11 @@ impl kernel::InPlaceModule for Device {
         try_pin_init!(&this in Self {
             lock <- debugfs.read_callback_file(
                 c"objects",
-                new_mutex!(Objects(KVec::new()), "Device::lock"),
+                new_mutex!(Objects(KVVec::new()), "Device::lock"),
                 &|lock: &Mutex<Objects>, f| {
                     lock.lock().show(f, |objects, reserved| {
                         // SAFETY: What is in the list is ours.
-                        unsafe { Own::new(reserved.as_ptr()) }.info(objects, reserved)
+                        Ok(unsafe { Own::new(reserved.as_ptr()) }.info(objects, reserved))
                     })
                 },
             ),
@@ -291,7 +292,11 @@ impl Object {
                 let reserved = handle.0.reserve_interruptible()?;
                 handle.own().info(&mut device.lock.lock(), &reserved)
             }
-            Self::Foreign(import) => Info::of_import(self.buf(), import.mapping.lock().is_some()),
+            Self::Foreign(import) => {
+                // It is locked while it comes, is used or goes, which an exporter can keep waiting.
+                let mapped = import.mapping.try_lock().is_none_or(|it| it.is_some());
+                Info::of_import(self.buf(), mapped)
+            }
         };
         if device.wedged.lock().is_some() {
             info.flags |= style::INFO_WEDGED;
@@ -586,11 +591,7 @@ impl Handle {
             .bo()
             .inode
             .populate(Inode::of(&buf));
-        device
-            .lock
-            .lock()
-            .0
-            .push(buf.as_non_null(), GFP_KERNEL_ACCOUNT)?;
+        device.lock.lock().add(&buf)?;
         // SAFETY: It was exported with `OPS` above.
         Ok(unsafe { Self::new(buf) })
     }

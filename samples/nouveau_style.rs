@@ -104,9 +104,11 @@ impl kernel::InPlaceModule for Device {
         try_pin_init!(Self {
             objects <- debugfs.read_callback_file(
                 c"objects",
-                new_mutex!(Objects(KVec::new()), "Device::objects"),
-                // SAFETY: What is in the list is ours.
-                &|objects: &Mutex<Objects>, f| objects.lock().show(f, |_, bo| unsafe { info(bo) }),
+                new_mutex!(Objects(KVVec::new()), "Device::objects"),
+                &|objects: &Mutex<Objects>, f| {
+                    // SAFETY: What is in the list is ours.
+                    objects.lock().show(f, |_, bo| Ok(unsafe { info(bo) }))
+                },
             ),
             dma: import::Device::new(c"pagekit-nouveau")?,
             misc <- MiscDeviceRegistration::register(MiscDeviceOptions {
@@ -275,7 +277,7 @@ impl Handle {
         };
         handle.reserved(|bo| bo.pins.pin_memfd(&bo.file, 0, pages))?;
         let mut objects = device.objects.lock();
-        objects.0.push(handle.0.as_non_null(), GFP_KERNEL_ACCOUNT)?;
+        objects.add(&handle.0)?;
         drop(objects);
         Ok(handle)
     }

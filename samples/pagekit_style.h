@@ -11,7 +11,9 @@
  * fields that are not 0 are EINVAL, unknown commands, and those that a driver
  * doesn't have and that are right otherwise, ENOTTY. Without an object, commands
  * for one are ENOENT, and with one, CREATE and IMPORT are EEXIST. A signal that
- * comes while a command waits for a lock makes it EINTR. All sizes and offsets are
+ * comes while a command waits for a device that hangs, or for who has an object
+ * reserved, makes it EINTR; not what waits in an exporter's operations, or for
+ * radeon's own reservation. All sizes and offsets are
  * in bytes. What INFO tells is in /proc/PID/fdinfo/FD, too, and of all objects in
  * /sys/kernel/debug/pagekit-i915/objects and so on.
  */

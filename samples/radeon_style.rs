@@ -11,8 +11,8 @@
 //! * Pages are pinned when an object is created, while it is reserved, and unpinned when it is
 //!   released. As pinned pages stay, mapping them needs no reservation.
 //! * Objects may be of user memory, which is accounted as locked memory of the user for as long as
-//!   they exist, as io_uring does it: that of the process would end with it, or with an `exec()`,
-//!   while pages stay pinned. They are not exported (`EPERM`): their memory goes with the process.
+//!   they exist: that of the process would end with it, or with an `exec()`, while pages stay
+//!   pinned. They are not exported (`EPERM`): their memory goes with the process.
 //! * CPU mappings are of PFNs, on fault, by huge pages where they fit.
 //! * The mapping for the kernel lasts from the first to the last who asks for it.
 //! * Foreign buffers may not move while they are mapped: the driver would not notice.
@@ -125,9 +125,11 @@ impl kernel::InPlaceModule for Device {
         try_pin_init!(Self {
             objects <- debugfs.read_callback_file(
                 c"objects",
-                new_mutex!(Objects(KVec::new()), "Device::objects"),
-                // SAFETY: What is in the list is ours.
-                &|objects: &Mutex<Objects>, f| objects.lock().show(f, |_, bo| unsafe { info(bo) }),
+                new_mutex!(Objects(KVVec::new()), "Device::objects"),
+                &|objects: &Mutex<Objects>, f| {
+                    // SAFETY: What is in the list is ours.
+                    objects.lock().show(f, |_, bo| unsafe { info(bo, true) })
+                },
             ),
             dma: import::Device::new(c"pagekit-radeon")?,
             misc <- MiscDeviceRegistration::register(MiscDeviceOptions {
@@ -212,11 +214,15 @@ impl Object {
 
     fn info(&self) -> Result<Info> {
         let buf = self.buf();
-        Ok(match self {
+        match self {
             // SAFETY: It is ours.
-            Self::Own(_) => unsafe { info(&buf.reserve_interruptible()?) },
-            Self::Foreign(import) => Info::of_import(buf, import.mapping.lock().is_some()),
-        })
+            Self::Own(_) => unsafe { info(&buf.reserve_interruptible()?, false) },
+            Self::Foreign(import) => {
+                // It is locked while it comes, is used or goes, which an exporter can keep waiting.
+                let mapped = import.mapping.try_lock().is_none_or(|it| it.is_some());
+                Ok(Info::of_import(buf, mapped))
+            }
+        }
     }
 }
 
@@ -291,16 +297,16 @@ impl dmabuf::Pages for Bo {
 /// # Safety
 ///
 /// It must be a buffer that was exported with `OPS`.
-unsafe fn info(reserved: &Reserved<'_>) -> Info {
+unsafe fn info(reserved: &Reserved<'_>, nowait: bool) -> Result<Info> {
     // SAFETY: As the caller promises; it stays while it is reserved.
     unsafe {
         let bo = dmabuf::data::<Bo>(reserved.as_ptr());
-        Info {
+        Ok(Info {
             pinned: bo.pages().len() as u64,
             resident: bo.pages().len() as u64,
-            sharers: bo.reservation.lock().sharers,
+            sharers: reserve(&bo.reservation, nowait)?.sharers,
             ..Info::of_object(reserved)
-        }
+        })
     }
 }
 
@@ -359,7 +365,7 @@ impl Handle {
             )?))
         };
         let mut objects = device.objects.lock();
-        objects.0.push(handle.0.as_non_null(), GFP_KERNEL_ACCOUNT)?;
+        objects.add(&handle.0)?;
         drop(objects);
         Ok(handle)
     }

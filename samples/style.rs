@@ -120,8 +120,10 @@ impl Create {
         }
         // Objects are in memory as a whole or not at all. What can't be had is refused before other
         // processes are killed for it, and before a fault that can't succeed is tried for ever.
+        // So is what the kernel makes no array of.
         // SAFETY: Plain call.
-        if pages > unsafe { pagekit_style_ram_pages() } {
+        let ram = unsafe { pagekit_style_ram_pages() };
+        if pages > ram.min(i32::MAX as usize / size_of::<usize>()) {
             return Err(ENOMEM);
         }
         Ok(pages)
@@ -333,29 +335,34 @@ impl Info {
 }
 
 /// All objects of a driver. Each is in here from its creation until its release operation.
-pub(crate) struct Objects(pub(crate) KVec<NonNull<bindings::dma_buf>>);
+pub(crate) struct Objects(pub(crate) KVVec<NonNull<bindings::dma_buf>>);
 
 // SAFETY: Buffers may be used by any thread.
 unsafe impl Send for Objects {}
 
 impl Objects {
+    pub(crate) fn add(&mut self, buf: &Buf) -> Result {
+        let flags = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+        Ok(self.0.push(buf.as_non_null(), flags)?)
+    }
+
     pub(crate) fn remove(&mut self, buf: *mut bindings::dma_buf) {
         self.0.retain(|other| other.as_ptr() != buf);
     }
 
     /// Has a line for each object in a file of debugfs. Nobody has to wait for who reads it: of an
-    /// object that is reserved there is only the size.
+    /// object that is reserved, or for which `info` would wait, there is only the size.
     pub(crate) fn show(
         &mut self,
         f: &mut fmt::Formatter<'_>,
-        info: impl Fn(&mut Self, &Reserved<'_>) -> Info,
+        info: impl Fn(&mut Self, &Reserved<'_>) -> Result<Info>,
     ) -> fmt::Result {
         for i in 0..self.0.len() {
             let buf = self.0[i].as_ptr();
             // SAFETY: It is in the list, and stays while that is borrowed. Its size never changes.
             let (reserved, size) = unsafe { (try_reserve(buf), (*buf).size) };
-            if let Some(reserved) = reserved {
-                for (name, value) in info(self, &reserved).fields() {
+            if let Some(Ok(info)) = reserved.map(|reserved| info(self, &reserved)) {
+                for (name, value) in info.fields() {
                     write!(f, "{name} {value} ")?;
                 }
                 writeln!(f)?;
