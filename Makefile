@@ -80,7 +80,7 @@ soak: ## have threads race for long on the debug kernel [SECONDS=60]
 	@tests/run.py soak $(SECONDS)
 
 .PHONY: fuzz
-fuzz: ## do random things to all devices, on the debug kernel [MINUTES=n SEED=s]
+fuzz: ## do random things to all devices, on the debug kernel [MINUTES=n SEED=s KERNEL=base]
 	@tests/run.py fuzz $(if $(KERNEL),--kernel $(KERNEL)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
