@@ -537,12 +537,15 @@ pub(crate) fn free_pages() -> usize {
 
 /// Runs `f` with a fatal signal pending.
 pub(crate) fn dying<T>(f: impl FnOnce() -> T) -> T {
-    // SAFETY: This thread is the test's.
-    unsafe { fixture_kill(true) };
+    set_dying(true);
     let result = f();
-    // SAFETY: As above.
-    unsafe { fixture_kill(false) };
+    set_dying(false);
     result
+}
+
+pub(crate) fn set_dying(dying: bool) {
+    // SAFETY: This thread is the test's.
+    unsafe { fixture_kill(dying) };
 }
 
 pub(crate) const READ: usize = 1; // PROT_READ

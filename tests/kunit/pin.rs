@@ -2,7 +2,10 @@
 
 //! KUnit suite `pagekit_pin`: pinned ranges of memfds, against a real shmem.
 
-use kernel::prelude::*;
+use kernel::{
+    bindings,
+    prelude::*, //
+};
 
 mod fixture;
 
@@ -22,9 +25,41 @@ impl kernel::Module for Module {
     }
 }
 
+/// Those of a file whose mappings kill who touches them.
+const DEADLY: bindings::file_operations = bindings::file_operations {
+    mmap: Some(mmap),
+    ..pin_init::zeroed()
+};
+
+static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+    fault: Some(fault),
+    ..pin_init::zeroed()
+};
+
+/// # Safety
+///
+/// To be called by the kernel.
+unsafe extern "C" fn mmap(_file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
+    // SAFETY: The VMA is being set up.
+    unsafe { (*vma).vm_ops = &VM_OPS };
+    0
+}
+
+/// # Safety
+///
+/// To be called by the kernel, for a fault of a test.
+unsafe extern "C" fn fault(_vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    fixture::set_dying(true);
+    bindings::vm_fault_reason_VM_FAULT_SIGBUS
+}
+
 #[kunit_tests(pagekit_pin)]
 mod tests {
-    use super::fixture::*;
+    use super::{
+        fixture::*,
+        DEADLY, //
+    };
+    use core::ptr::null_mut;
     use kernel::{
         page::PAGE_SIZE,
         prelude::*, //
@@ -649,6 +684,17 @@ mod tests {
         assert_eq!(dying(|| array.pin_user(start, 8)), Err(EINTR));
         assert!(array.pages().is_empty());
         assert!(*user_folios(start, 8)? == *before);
+        Ok(())
+    }
+
+    #[test]
+    fn signals_that_come_while_user_memory_is_filled_are_the_error() -> Result {
+        let start = user_memory(Some(&TestFile::anon(&DEADLY, null_mut())?), 1, READ)?;
+        let mut array = PinArray::with_capacity(1, PinFlags::empty())?;
+        // The kernel says that it was not there.
+        let result = array.pin_user(start, 1);
+        set_dying(false);
+        assert_eq!(result, Err(EINTR));
         Ok(())
     }
 
