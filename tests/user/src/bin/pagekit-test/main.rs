@@ -252,7 +252,7 @@ Runs the cases whose name contains a FILTER (default: all).
   --list-limit N      list_limit DEV's module was loaded with, unless in sysfs
   --size-limit-mb N   size_limit_mb, likewise
   --seconds N         how long a race lasts, at least (default: 1)
-  --timeout SECONDS   for each case (default: 120)";
+  --timeout SECONDS   for each case (default: 240)";
 
 struct Args {
     env: Env,
@@ -273,7 +273,7 @@ fn parse_args() -> Result<Args> {
         inputs: None,
         list: false,
         peer: false,
-        timeout: Duration::from_secs(120),
+        timeout: Duration::from_secs(240),
         filters: Vec::new(),
     };
     let mut parser = lexopt::Parser::from_env();
