@@ -292,11 +292,7 @@ impl Object {
                 let reserved = handle.0.reserve_interruptible()?;
                 handle.own().info(&mut device.lock.lock(), &reserved)
             }
-            Self::Foreign(import) => {
-                // It is locked while it comes, is used or goes, which an exporter can keep waiting.
-                let mapped = import.mapping.try_lock().is_none_or(|it| it.is_some());
-                Info::of_import(self.buf(), mapped)
-            }
+            Self::Foreign(import) => Info::of_import(self.buf(), style::is_mapped(&import.mapping)),
         };
         if device.wedged.lock().is_some() {
             info.flags |= style::INFO_WEDGED;

@@ -217,11 +217,7 @@ impl Object {
         match self {
             // SAFETY: It is ours.
             Self::Own(_) => unsafe { info(&buf.reserve_interruptible()?, false) },
-            Self::Foreign(import) => {
-                // It is locked while it comes, is used or goes, which an exporter can keep waiting.
-                let mapped = import.mapping.try_lock().is_none_or(|it| it.is_some());
-                Ok(Info::of_import(buf, mapped))
-            }
+            Self::Foreign(import) => Ok(Info::of_import(buf, style::is_mapped(&import.mapping))),
         }
     }
 }

@@ -43,6 +43,7 @@ use kernel::{
     seq_print,
     sync::{
         aref::ARef,
+        Mutex,
         SetOnce, //
     },
     transmute::{
@@ -332,6 +333,12 @@ impl Info {
             .write(self)?;
         Ok(0)
     }
+}
+
+/// Whether an import is mapped. It is locked while its mapping comes, is used or goes, which an
+/// exporter can keep waiting: then it is.
+pub(crate) fn is_mapped<T>(mapping: &Mutex<Option<T>>) -> bool {
+    mapping.try_lock().is_none_or(|it| it.is_some())
 }
 
 /// All objects of a driver. Each is in here from its creation until its release operation.
