@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # For people. What kbuild reads is Kbuild, next to this file.
 
-# base or debug: which kernel of tests/config, unless KDIR= names a tree
+# base or debug: which kernel of tools/setup/config, unless KDIR= names a tree
 CONFIG ?= base
 OUT := $(CURDIR)/out/modules-$(if $(KDIR),custom,$(CONFIG))
 
@@ -25,21 +25,21 @@ help: ## list the targets
 
 .PHONY: doctor
 doctor: ## say what is installed, what is missing and how to get it
-	@tests/setup.sh doctor
+	@tools/setup/setup.sh doctor
 
 .PHONY: setup
 setup: ## get all that the other targets need (they do it themselves, too)
-	@tests/setup.sh kernel $(CONFIG)
+	@tools/setup/setup.sh kernel $(CONFIG)
 
 .PHONY: update
 update: ## the same, with the newest patch level of the kernel series
-	@PAGEKIT_UPDATE=1 tests/setup.sh kernel $(CONFIG)
+	@PAGEKIT_UPDATE=1 tools/setup/setup.sh kernel $(CONFIG)
 
 .PHONY: modules
 modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug]
-	@tests/setup.sh modules $(CONFIG) >/dev/null
+	@tools/setup/setup.sh modules $(CONFIG) >/dev/null
 	@mkdir -p $(OUT)
-	+@env=$$(tests/setup.sh env $(CONFIG)) && eval "$$env" && \
+	+@env=$$(tools/setup/setup.sh env $(CONFIG)) && eval "$$env" && \
 	printf '%s\n' "KDIR=$$KDIR" "LLVM=$$LLVM" >$(OUT)/kernel.env && \
 	$(MAKE) --no-print-directory -C "$$KDIR" M=$(CURDIR) MO=$(OUT) $${LLVM:+LLVM=$$LLVM} \
 		BITFLAGS="$$BITFLAGS" "CFLAGS_.module-common.o=$(VERSION_FLAGS)" \
@@ -51,77 +51,77 @@ modules_install: ## install built helpers, and what drivers need [SAMPLES="udmab
 
 .PHONY: new-driver
 new-driver: ## create a driver of your own, outside of here [NAME= | DIR=../NAME]
-	@tests/setup.sh modules $(CONFIG) >/dev/null
-	@env=$$(tests/setup.sh env $(CONFIG)) && eval "$$env" && export KDIR LLVM && \
+	@tools/setup/setup.sh modules $(CONFIG) >/dev/null
+	@env=$$(tools/setup/setup.sh env $(CONFIG)) && eval "$$env" && export KDIR LLVM && \
 	samples/new-driver.sh "$$NAME" "$${DIR:-../$$NAME}"
 
 .PHONY: try-driver
 try-driver: ## build such a driver, load it in a VM and share a buffer [DIR=]
-	@tests/run.py try-driver "$$DIR"
+	@python3 -m tools.run try-driver "$$DIR"
 
 .PHONY: demo
 demo: ## share a real file through the sample driver in a VM [FILE=path]
-	@tests/run.py demo $${FILE:+"$$FILE"}
+	@python3 -m tools.run demo $${FILE:+"$$FILE"}
 
 .PHONY: test
 test: ## run the tests
-	@tests/run.py test
+	@python3 -m tools.run test
 
 .PHONY: test-full
 test-full: ## run all of them on the debug kernel too
-	@tests/run.py test-full
+	@python3 -m tools.run test-full
 
 .PHONY: matrix
 matrix: ## share buffers of each exporter with each importer, and show when pages are pinned
-	@tests/run.py matrix
+	@python3 -m tools.run matrix
 
 .PHONY: soak
 soak: ## have threads race for long on the debug kernel [SECONDS=60]
-	@tests/run.py soak $(SECONDS)
+	@python3 -m tools.run soak $(SECONDS)
 
 .PHONY: fuzz
 fuzz: ## do random things to all devices, on the debug kernel [MINUTES=n SEED=s KERNEL=base]
-	@tests/run.py fuzz $(if $(KERNEL),--kernel $(KERNEL)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+	@python3 -m tools.run fuzz $(if $(KERNEL),--kernel $(KERNEL)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
 bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
-	@tests/run.py bench $(CASE)
+	@python3 -m tools.run bench $(CASE)
 
 .PHONY: coverage
 coverage: ## show which lines of src/ and samples/ the tests reach [PARTS="part ..."]
-	@tests/coverage.py $(PARTS)
+	@python3 -m tools.coverage.coverage $(PARTS)
 
 .PHONY: mutate
 mutate: ## break each line of src/ that checks or releases, and see that tests fail [FILE=src/...]
-	@tests/mutate.py $(FILE)
+	@python3 -m tools.mutate.mutate $(FILE)
 
 .PHONY: check
 check: ## check format, lints, documents, and what the modules link to and call
-	@tests/run.py check
+	@python3 -m tools.run check
 
 .PHONY: intree
 intree: ## place it in a kernel tree, or take it out again KDIR= [UNDO=1 [FORCE=1]]
-	@tests/intree.py $(if $(UNDO),undo,place) $(if $(FORCE),--force)
+	@python3 -m tools.intree.place $(if $(UNDO),undo,place) $(if $(FORCE),--force)
 
 .PHONY: patches
 patches: ## write what make intree does as a series of patches [KDIR=]
-	@tests/intree.py patches
+	@python3 -m tools.intree.place patches
 
 .PHONY: rustdoc htmldocs rust-analyzer
 rustdoc: ## make the helpers' interfaces HTML, with links into the kernel's
-	@tests/docs.py rustdoc
+	@python3 -m tools.docs rustdoc
 htmldocs: ## make Documentation/ HTML
-	@tests/docs.py htmldocs
+	@python3 -m tools.docs htmldocs
 rust-analyzer: ## write rust-project.json, for editors
-	@tests/docs.py rust-analyzer
+	@python3 -m tools.docs rust-analyzer
 
 .PHONY: test-intree
 test-intree: ## build and test kernels with it in their tree
-	@tests/intree_test.py
+	@python3 -m tools.intree.test
 
 .PHONY: size
 size: ## compare drivers that link the helpers with those that have copies
-	@tests/size.py
+	@python3 -m tools.size
 
 .PHONY: clean
 clean: ## remove what was built here (the cache stays)

@@ -149,7 +149,7 @@ rmmod() { covered command rmmod "$@"; }
 loaded() { grep -q "^$1 " /proc/modules; }
 not() { ! "$@"; }
 
-[ -z "$COVERAGE" ] || insmod "$MODDIR/tests/pagekit_cov.ko" || broken "nothing records what runs"
+[ -z "$COVERAGE" ] || insmod "$MODDIR/tools/coverage/pagekit_cov.ko" || broken "nothing records what runs"
 echo "=="
 check modules.load load $MODULES
 

@@ -21,7 +21,7 @@
 #include <linux/vmstat.h>
 
 #include "../../src/shim.h"
-#include "../compat.h"
+#include "../drivers/compat.h"
 
 /* Ends the test, for which this machine lacks something. Destructors don't run. */
 void fixture_skip(const char *why);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! ioctls of `<linux/udmabuf.h>`, `<linux/dma-heap.h>`, `<linux/dma-buf.h>` and `tests/bench/bench.h`,
+//! ioctls of `<linux/udmabuf.h>`, `<linux/dma-heap.h>`, `<linux/dma-buf.h>` and `tests/drivers/bench.h`,
 //! defined here so that a change of the driver's idea of them shows.
 
 use std::ffi::{c_void, CStr};
@@ -52,7 +52,7 @@ pub struct HeapAllocation {
     pub heap_flags: u64,
 }
 
-/// C: `struct bench_make`, see `tests/bench/bench.h`.
+/// C: `struct bench_make`, see `tests/drivers/bench.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct BenchMake {
@@ -95,7 +95,7 @@ pub struct FileRange {
     pub pgoff: u64,
 }
 
-/// C: `SHOW_FILE` of `tests/mapper.rs`.
+/// C: `SHOW_FILE` of `tests/drivers/node.rs`.
 pub const SHOW_FILE: Opcode = opcode::write::<FileRange>(b'P', 3);
 
 /// An ioctl with an arbitrary argument, so that tests can pass wrong ones.

@@ -12,7 +12,7 @@ use pagekit_user::PAGE;
 /// Each word of a page says which page it is, and which word: shifted data shows.
 const MAGIC: u64 = 0xface << 48;
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-/// C: `MAGIC` of `tests/mapper.rs`.
+/// C: `MAGIC` of `tests/drivers/node.rs`.
 const NODE_MAGIC: u64 = 0x7061_6765_0100_0000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The kinds of mappings, at the test nodes of `tests/mapper.rs`: the same cases for all, with what
+//! The kinds of mappings, at the test nodes of `tests/drivers/node.rs`: the same cases for all, with what
 //! each kind allows.
 
 mod faults;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the test importer refuses: `tests/importer.c`.
+//! What the test importer refuses: `tests/drivers/importer.c`.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the nodes of `tests/mapper.rs` refuse, and with them each kind of mapping.
+//! What the nodes of `tests/drivers/node.rs` refuse, and with them each kind of mapping.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};

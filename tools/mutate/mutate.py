@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """make mutate: break src/ in one place at a time, and see that the tests notice.
 
-mutants.py says where. What compiles to the same is equivalent. The others meet the tests
+rules.py says where. What compiles to the same is equivalent. The others meet the tests
 that make test runs, the quickest first: the host's, the KUnit suites on the base kernel,
 many mutants in one boot, and for those that are left the suites on the debug kernel, and
 the cases in user space. What is left then must be listed, with the reason, in
@@ -22,12 +21,9 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-import host
-import mutants
-import run
-import size
-import vm
-from host import HELPERS, TESTS, TOP
+from tools import host, run, size, vm
+from tools.host import HELPERS, TESTS, TOOLS, TOP
+from tools.mutate import rules
 
 WORK = vm.OUT / "mutate"
 TREE = WORK / "tree"
@@ -111,9 +107,9 @@ def prepare(build, name, changed):
 def boot(build, names, limit) -> tuple[dict[str, str | dict[str, int]], str]:
     """Run the suites, until a mutant ends the machine. Returns by what each was killed, or how many cases
     of which suite have passed, and the time that a mutant has."""
-    script = WORK / "mutants.sh"
+    script = WORK / "rules.sh"
     functions = (TESTS / "guest/test.sh").read_text().split('\necho "=="\n')[0]
-    script.write_text(functions + (TESTS / "guest/mutants.sh").read_text())
+    script.write_text(functions + (TOOLS / "mutate/guest.sh").read_text())
     env = {"MUTANTS": " ".join(names), "KO": build.kos, "LIMIT": limit}
     result = vm.run(build.built["KDIR"], script, f"mutants-{build.config}", memory="2G", echo=False, env=env,
                     append=(*run.KUNIT_ON, run.MOVABLE), timeout=30 + TIMEOUT[build.config] * len(names),
@@ -270,9 +266,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="only the suites on the base kernel")
     options = parser.parse_args()
     names = options.file or sorted(name for name in tracked("src") if name.endswith((".rs", ".c", ".h")))
-    found = [mutant for name in names for mutant in mutants.of(name, (TOP / name).read_text())]
+    found = [mutant for name in names for mutant in rules.of(name, (TOP / name).read_text())]
     if options.once:
-        found = mutants.once(found)
+        found = rules.once(found)
     if options.list:
         print("\n".join(words(asdict(m)) for m in found))
         return 0

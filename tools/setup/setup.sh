@@ -26,7 +26,7 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-top=$(dirname "$here")
+top=$(dirname "$(dirname "$here")")
 
 say() { printf '%s\n' "setup: $*" >&2; }
 die() { say "error: $*"; exit 1; }
@@ -40,7 +40,7 @@ unset KBUILD_OUTPUT KBUILD_EXTMOD KBUILD_EXTRA_SYMBOLS KCFLAGS KAFLAGS KRUSTFLAG
 unset KCONFIG_CONFIG KCONFIG_ALLCONFIG LOCALVERSION INSTALL_MOD_PATH
 export LC_ALL=C
 
-# shellcheck source=tests/versions.env
+# shellcheck source=tools/setup/versions.env
 . "$here/versions.env"
 KVER=${KVER:-$KVER_DEFAULT}
 KDIR=${KDIR:-}
@@ -52,10 +52,10 @@ done
 # Debian keeps depmod and the like out of a plain user's PATH.
 PATH=$PATH:/usr/sbin:/sbin
 
-# shellcheck source=tests/setup-tools.sh
-. "$here/setup-tools.sh"
-# shellcheck source=tests/setup-kernel.sh
-. "$here/setup-kernel.sh"
+# shellcheck source=tools/setup/tools.sh
+. "$here/tools.sh"
+# shellcheck source=tools/setup/kernel.sh
+. "$here/kernel.sh"
 
 # --- Steps: jobs in the background, with what they do shown meanwhile ---------
 
@@ -231,13 +231,13 @@ print_env() {
 	[[ ! $rust_src ]] || printf '%s=%q\n' RUST_LIB_SRC "$rust_src" LIBCLANG_PATH "$libclang"
 }
 
-usage() { sed -n 's/^#   \(setup.sh .*\)/usage: tests\/\1/p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n 's/^#   \(setup.sh .*\)/usage: tools\/setup\/\1/p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 main() {
 	case ${1:-} in
 	kernel | modules | convert | size | check | env)
 		(($# == 2)) || usage
-		[[ $2 && -f $here/config/$2.config ]] || die "CONFIG=$2: tests/config has no such kernel"
+		[[ $2 && -f $here/config/$2.config ]] || die "CONFIG=$2: tools/setup/config has no such kernel"
 		case $1 in
 		kernel) set_up "$2" modules_ready vm_ready ;;
 		modules) set_up "$2" modules_ready ;;

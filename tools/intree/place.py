@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """pagekit in a kernel tree: place it there or take it out again (make intree), and
 write that as a series of patches (make patches).
@@ -19,10 +18,11 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import vm
+from tools import vm
 
-TESTS = Path(__file__).resolve().parent
-TOP, OURS = TESTS.parent, TESTS / "intree"
+OURS = Path(__file__).resolve().parent
+TOOLS = OURS.parent
+TOP = TOOLS.parent
 PATCHES = TOP / "out/patches"
 HOME = "drivers/dma-buf/pagekit"
 DOCS = "Documentation/driver-api/pagekit"
@@ -71,7 +71,7 @@ def ours(name) -> str:
 @functools.cache
 def sources() -> dict[str, str]:
     """All new files but Makefile and Kconfig."""
-    names = run("git", "ls-files", "include", "src", "samples", "tests/compat.h", "tests/kunit", cwd=TOP).split()
+    names = run("git", "ls-files", "include", "src", "samples", "tests/drivers/compat.h", "tests/kunit", cwd=TOP).split()
     # The kernel's version is that of modules in its tree.
     kept = [name for name in names if name.endswith((".rs", ".c", ".h", ".awk")) and name != "src/version.h"]
     files = {f"{HOME}/{name}": (TOP / name).read_text() for name in kept}
@@ -86,7 +86,7 @@ def sources() -> dict[str, str]:
 def bitflags() -> dict[str, str]:
     """The crate, as the tree has others: by name and version, with SPDX tags, and only what is compiled."""
     env = {name: value for name, value in os.environ.items() if name != "KDIR"}
-    lib = Path(run(TESTS / "setup.sh", "bitflags", env=env).strip())
+    lib = Path(run(TOOLS / "setup/setup.sh", "bitflags", env=env).strip())
     todo, files = ["lib.rs"], {}
     for name in todo:
         text = (lib.parent / name).read_text()
@@ -157,7 +157,7 @@ def content(patches=None) -> Content:
         return {name: text for name, text in everything.items() if any(fnmatch.fnmatch(name, p) for p in patterns)}
 
     if lost := everything.keys() - chosen(all_patches):
-        raise Error(f"tests/intree/series.txt has no patch for {', '.join(sorted(lost))}")
+        raise Error(f"tools/intree/series.txt has no patch for {', '.join(sorted(lost))}")
     files = chosen(all_patches if patches is None else patches)
 
     def has(folder):
@@ -185,7 +185,7 @@ def content(patches=None) -> Content:
 
 def supported() -> list[str]:
     """What make test-intree builds: the default series."""
-    return re.findall(r"(?m)^KVER_DEFAULT=(.*)", (TESTS / "versions.env").read_text())
+    return re.findall(r"(?m)^KVER_DEFAULT=(.*)", (TOOLS / "setup/versions.env").read_text())
 
 
 def version(tree: Path) -> str:
@@ -385,7 +385,7 @@ def make_patches(tree: Path):
 def fetched() -> Path:
     """The source that the set-up has fetched and built."""
     env = {name: value for name, value in os.environ.items() if name != "KDIR"}
-    return Path(run(TESTS / "setup.sh", "modules", "base", env=env).split()[-1], "source").resolve()
+    return Path(run(TOOLS / "setup/setup.sh", "modules", "base", env=env).split()[-1], "source").resolve()
 
 
 def main() -> int:

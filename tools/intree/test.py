@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """make test-intree: build a kernel with pagekit in its tree, patch by patch, built in and as
 modules, run kunit.py on it, and boot both kinds with the user-space cases.
@@ -14,10 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import intree
-import run
-import vm
-from host import HELPERS, Case, case
+from tools import run, vm
+from tools.host import HELPERS, Case, case
+from tools.intree import place
 
 OUT = vm.OUT / "intree"
 # What is there before any user space: no swap, no disk.
@@ -85,13 +83,13 @@ def all_of(text, value) -> list[str]:
 
 
 def kunitconfig(tree) -> list[str]:
-    lines = (tree.source / intree.HOME / ".kunitconfig").read_text().splitlines()
+    lines = (tree.source / place.HOME / ".kunitconfig").read_text().splitlines()
     return [line for line in lines if line.startswith("CONFIG")]
 
 
 def menu(tree, build):
     """What menuconfig has to show."""
-    wanted = symbols((tree.source / intree.HOME / "Kconfig").read_text())
+    wanted = symbols((tree.source / place.HOME / "Kconfig").read_text())
     said = ""
     # What is chosen is not shown, and some are only shown with the helpers, or with their C interfaces.
     helpers = [f"CONFIG_{name.upper()}" for name in HELPERS]
@@ -106,17 +104,17 @@ def menu(tree, build):
 
 def patch_by_patch(tree, build):
     """Each patch builds alone, with all built in that there is."""
-    patches, base = intree.series()[1:], intree.pristine(tree.source, intree.content())
+    patches, base = place.series()[1:], place.pristine(tree.source, place.content())
     for i, patch in enumerate(patches, 1):
-        new = intree.content(patches[:i])
+        new = place.content(patches[:i])
         for name, text in base.items():
-            intree.write(tree.source / name, text)
-        intree.add(tree.source, new)
-        if f"{intree.HOME}/Kconfig" not in new.files:
+            place.write(tree.source / name, text)
+        place.add(tree.source, new)
+        if f"{place.HOME}/Kconfig" not in new.files:
             continue
-        tree.configure(build, [f"{name}=y" for name in symbols(new.files[f"{intree.HOME}/Kconfig"])])
+        tree.configure(build, [f"{name}=y" for name in symbols(new.files[f"{place.HOME}/Kconfig"])])
         name = re.sub(r"\W+", "-", patch.subject)
-        yield case(f"intree.{name}", tree.make(build, name, "olddefconfig", f"{intree.HOME}/"))
+        yield case(f"intree.{name}", tree.make(build, name, "olddefconfig", f"{place.HOME}/"))
 
 
 def kunit(tree, build):
@@ -131,7 +129,7 @@ def kunit(tree, build):
         env["PATH"] = f"{OUT / 'bin'}:{env['PATH']}"
     with open(OUT / "kunit.log", "w") as out:
         subprocess.run(["tools/testing/kunit/kunit.py", "run", "--arch=x86_64", "--make_options", tree.llvm,
-                        f"--build_dir={build}", f"--kunitconfig={intree.HOME}", "--timeout=900",
+                        f"--build_dir={build}", f"--kunitconfig={place.HOME}", "--timeout=900",
                         f"--json={OUT / 'kunit.json'}"], cwd=tree.source, env=env, stdout=out, stderr=subprocess.STDOUT)
     if not (OUT / "kunit.json").exists():
         yield Case("kunit.py", "intree.kunit", False, f"no results; see {os.path.relpath(OUT / 'kunit.log')}")
@@ -153,7 +151,7 @@ def in_vm(tree, built, build, kind):
     """The user-space cases, and for modules KUnit too."""
     modules = OUT / f"modules-{kind}"
     modules.mkdir()
-    for path in (build / intree.HOME).glob("*.ko"):
+    for path in (build / place.HOME).glob("*.ko"):
         shutil.copy(path, modules)
     importer = ["make", "-s", "-C", build, f"M={run.TOP}", f"MO={OUT / f'importer-{kind}'}", tree.llvm,
                 "CONFIG_PAGEKIT_TEST_IMPORTER=m", "modules"]
@@ -190,7 +188,7 @@ def main() -> int:
 
     print("intree: building patch by patch, with log files in out/intree", flush=True)
     cases = [*patch_by_patch(tree, y), *menu(tree, m)]
-    kconfig = (tree.source / intree.HOME / "Kconfig").read_text()
+    kconfig = (tree.source / place.HOME / "Kconfig").read_text()
     print("intree: building it built in, and as modules", flush=True)
     for build in (y, m):
         tree.configure(build, [*all_of(kconfig, build.name), *(kunitconfig(tree) if build is y else [])])

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """For reading and for editors: make rustdoc, make htmldocs and make rust-analyzer."""
 
@@ -11,10 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
-import host
-import run
-import vm
-from host import TOP
+from tools import host, run, vm
+from tools.host import TOP
 
 OUT = vm.OUT
 LINK = re.compile(r'<a [^>]*?href="([^"#?]+)')

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """The demo, the tests and the benchmark: build everything, boot the VM, judge what
 comes out of it.
@@ -20,20 +19,15 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-import bench
-import chart
-import convert
-import host
-import intree_check
-import reliability
-import vm
-from host import Case
+from tools import bench, chart, host, reliability, vm
+from tools.convert import convert
+from tools.host import LISTS, TESTS, TOOLS, TOP, Case
+from tools.intree import check as intree_check
 
-TESTS = Path(__file__).resolve().parent
-TOP, OUT = TESTS.parent, vm.OUT
+OUT = vm.OUT
 BIN = OUT / "user" / "release"
-EXPECTED = TESTS / "expected.txt"
-UNLISTED = "not in tests/expected.txt"
+EXPECTED = LISTS / "expected.txt"
+UNLISTED = "not in tests/lists/expected.txt"
 SAMPLE = "pagekit_udmabuf"
 # What the core says whenever an exporter can't map a buffer for the kernel, which is one of the
 # things that fail on purpose.
@@ -131,8 +125,8 @@ def modules_dir(config) -> Path:
 def set_up(config, what="kernel") -> dict:
     """Kernel, modules and user-space side; quiet when nothing is to do. Returns what
     `setup.sh env` says."""
-    call(f"setting up the {config} kernel", TESTS / "setup.sh", what, config, stdout=subprocess.DEVNULL)
-    text = call("tests/setup.sh env", TESTS / "setup.sh", "env", config, stdout=subprocess.PIPE, text=True).stdout
+    call(f"setting up the {config} kernel", TOOLS / "setup/setup.sh", what, config, stdout=subprocess.DEVNULL)
+    text = call("setup.sh env", TOOLS / "setup/setup.sh", "env", config, stdout=subprocess.PIPE, text=True).stdout
     env = dict(word.split("=", 1) for word in shlex.split(text) if "=" in word)
     call("building the modules", "make", "--silent", "--no-print-directory", "modules", f"CONFIG={config}")
     quiet = ["--quiet"] if (BIN / "pagekit-test").exists() else []
@@ -456,7 +450,7 @@ def read_expected() -> dict[str, set[str]]:
 
 def absent() -> list[str]:
     """What this series of the kernel does not have."""
-    path = TESTS / f"absent-{os.environ.get('KVER')}.txt"
+    path = LISTS / f"absent-{os.environ.get('KVER')}.txt"
     return read_list(path) if path.exists() else []
 
 
@@ -599,7 +593,7 @@ def report(cases, level) -> int:
     for case in sorted(failed, key=lambda c: (c.detail == "did not run", c.name != "vm.clean")):
         print(f"FAILED {case.where}: {case.name}" + (f": {case.detail}" if case.detail else ""))
     if any(case.detail == UNLISTED for case in failed):
-        print("To list new cases: tests/run.py expected --update")
+        print("To list new cases: python3 -m tools.run expected --update")
     print(f"{passed} passed, {len(failed)} failed")
     return 1 if failed or not passed else 0
 

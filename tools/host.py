@@ -13,13 +13,15 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import vm
+from tools import vm
 
-TESTS = Path(__file__).resolve().parent
-TOP = TESTS.parent
+TOOLS = Path(__file__).resolve().parent
+TOP = TOOLS.parent
+TESTS = TOP / "tests"
+LISTS = TESTS / "lists"
 HELPERS = ("pagekit_pages", "pagekit_pin", "pagekit_vma")
 HEADER = TOP / "include/pagekit.h"
-FIGURES = TESTS / "figures.txt"
+FIGURES = LISTS / "size.txt"
 GROWTH = 1.05
 # What drivers in Rust link to: see Kbuild.
 IN_RUST = re.compile("pagekit_(page_array|pin_array|vma)_")
@@ -76,7 +78,7 @@ def depends(module: Path) -> list[str]:
 
 def depends_cases(modules):
     listed = set()
-    for line in (TESTS / "depends.txt").read_text().splitlines():
+    for line in (LISTS / "depends.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             module, wanted = (part.strip() for part in line.split(":"))
             listed.add(module)
@@ -86,7 +88,7 @@ def depends_cases(modules):
             yield case(f"depends.{module}", "" if same else f"depends on {','.join(got) or 'nothing'}")
     for path in sorted(modules.glob("*.ko")):
         if path.stem not in listed:
-            yield case(f"depends.{path.stem}", "not in tests/depends.txt")
+            yield case(f"depends.{path.stem}", "not in tests/lists/depends.txt")
 
 
 def export_cases(modules):
@@ -141,7 +143,7 @@ def size_cases(modules, kdir):
     for name in HELPERS:
         now, then = text_of(plain / f"{name}.ko"), figures.get(name)
         grown = then and now > GROWTH * then
-        yield case(f"size.{name}", f"{now} bytes of text, not {then}; if it must be: tests/size.py update" if grown else "")
+        yield case(f"size.{name}", f"{now} bytes of text, not {then}; if it must be: python3 -m tools.size update" if grown else "")
 
 
 # No helper takes a lock or waits, but within these calls of the kernel's.
@@ -276,7 +278,7 @@ def cases(modules, built) -> list[Case]:
 
 def tool(name) -> str:
     """Where the set-up has it."""
-    return run(TESTS / "setup.sh", name, check=True).stdout.strip()
+    return run(TOOLS / "setup/setup.sh", name, check=True).stdout.strip()
 
 
 def htmldocs_problem(folder) -> str:
@@ -291,7 +293,7 @@ def style_cases():
     python = [name for name in tracked if name.endswith(".py")]
     yield case("style.rustfmt", run("rustfmt", "--check", "--edition", "2021", "-l", *sources).stdout.strip())
     if shutil.which("shellcheck"):
-        scripts = ("tests/setup.sh", ".ci/run", "src/install.sh", "samples/new-driver.sh")
+        scripts = ("tools/setup/setup.sh", ".ci/run", "src/install.sh", "samples/new-driver.sh")
         found = run("shellcheck", "-x", *scripts, cwd=TOP).stdout
         # What the guest runs has no first line of its own, and splits lists of modules.
         found += run("shellcheck", "-s", "sh", "-S", "warning", *(TESTS / "guest").glob("*.sh")).stdout
@@ -306,7 +308,7 @@ def style_cases():
     yield case("style.allow", "no reason: " + ", ".join(bare) if bare else "")
     yield case("style.htmldocs", htmldocs_problem(TOP / "out/htmldocs"))
     # The last two go into a kernel tree as they are.
-    without = ("COPYING", ".gitignore", "tests/intree/MAINTAINERS", "tests/intree/bitflags.md")
+    without = ("COPYING", ".gitignore", "tools/intree/MAINTAINERS", "tools/intree/bitflags.md")
     unsigned = [name for name in tracked if name not in without and not name.endswith(".lock")
                 and not SPDX.search((TOP / name).read_text()[:300])]
     yield case("style.spdx", ", ".join(unsigned))

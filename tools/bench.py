@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """What is made of the benchmark's measurements: a table, bench.json, and a gate
-against the figures of earlier runs. tests/run.py runs it, chart.py draws it."""
+against the figures of earlier runs. python3 -m tools.run runs it, chart.py draws it."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-FIGURES = Path(__file__).resolve().parent / "bench" / "figures.json"
+FIGURES = Path(__file__).resolve().parent.parent / "tests/lists/bench.json"
 DOCUMENT = FIGURES.parents[2] / "Documentation" / "performance.rst"
-MARK = ".. What make bench says. \"tests/run.py bench --update\" puts it here.\n\n::\n\n"
+MARK = ".. What make bench says. \"python3 -m tools.run bench --update\" puts it here.\n\n::\n\n"
 OURS, FLOOR = "pagekit", "floor"
 # Mainline's udmabuf, converted to pagekit.h: no peer either.
 CONVERTED, ORIGINAL = "converted", "udmabuf"

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-import vm
+from tools import vm
 
 OUT = vm.OUT
 # What the tests leave, by the part that leaves it.

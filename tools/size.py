@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """make size: what linking to the helpers saves against copies of their code.
 
@@ -16,12 +15,10 @@ import shutil
 import sys
 from pathlib import Path
 
-import convert
-import host
-import run
-import vm
-from chart import line, text
-from host import HELPERS, TOP, kbuild, source_of
+from tools import host, run, vm
+from tools.chart import line, text
+from tools.convert import convert
+from tools.host import HELPERS, TOP, kbuild, source_of
 
 OUT = vm.OUT
 WORK = OUT / "size"

@@ -50,7 +50,7 @@ use pagekit_vma::{
     VmFault, //
 };
 
-#[path = "../samples/compat.rs"]
+#[path = "../../samples/compat.rs"]
 mod compat;
 
 module! {

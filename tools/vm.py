@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Boot a built kernel in a virtual machine and run a shell script there as root.
 
@@ -217,7 +216,7 @@ def find_virtme_run() -> str:
     vng = os.environ.get("VNG")
     found = shutil.which(Path(vng).with_name("virtme-run")) if vng else shutil.which("virtme-run")
     if not found:
-        raise Error("virtme-run not found; run tests/setup.sh, or name virtme-ng's vng with VNG=")
+        raise Error("virtme-run not found; run tools/setup/setup.sh, or name virtme-ng's vng with VNG=")
     return found
 
 

@@ -4,7 +4,7 @@
 from html import escape
 from math import ceil, floor, log10
 
-import bench
+from tools import bench
 
 WIDTH, LEFT, RIGHT = 1000, 190, 170
 BAR, GAP = 13, 12

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What make check says of intree.py: on the few files of a kernel tree that it looks at,
+"""What make check says of make intree: on the few files of a kernel tree that it looks at,
 and with the tree's own checkpatch.
 """
 
@@ -11,8 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import intree
-from host import case, run
+from tools.host import case, run
+from tools.intree import place
 
 # checkpatch --strict must have nothing else to say. The imported crate is left out, as the
 # tree does with its own. Documentation/intree.rst has the reason for each.
@@ -27,7 +27,7 @@ def snapshot(tree: Path) -> dict[str, bytes | None]:
 
 def excerpt(source: Path, tree: Path) -> Path:
     """The files of a kernel tree that placing reads or changes."""
-    for name in ("Makefile", *intree.content().hooks):
+    for name in ("Makefile", *place.content().hooks):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, tree / name)
     (tree / "rust").mkdir()
@@ -40,34 +40,33 @@ def refused(what, wanted, action, *args) -> str:
     before = snapshot(tree)
     try:
         action(*args)
-    except intree.Error as error:
+    except place.Error as error:
         return "" if wanted in str(error) and snapshot(tree) == before else f"{what}: {error}"
     return f"{what}: not refused"
 
 
 def refusals(tree: Path, scratch: Path):
     """Trees that are none, or not as they should be. The tree has pagekit, and keeps it."""
-    place, undo = intree.place, intree.undo
-    yield refused("another folder", "not a kernel source tree", place, scratch / "empty")
-    makefile, hook, shim = tree / "Makefile", tree / "drivers/dma-buf/Makefile", tree / intree.HOME / "src/shim.h"
+    yield refused("another folder", "not a kernel source tree", place.place, scratch / "empty")
+    makefile, hook, shim = tree / "Makefile", tree / "drivers/dma-buf/Makefile", tree / place.HOME / "src/shim.h"
     (scratch / "build").mkdir()
     (scratch / "build/source").symlink_to(tree)
-    yield refused("a build directory", f"its source is {tree}", place, scratch / "build")
+    yield refused("a build directory", f"its source is {tree}", place.place, scratch / "build")
     # Each with a file changed for the moment.
     for what, path, change, wanted, action, *args in (
-            ("an old kernel", makefile, lambda t: re.sub("(?m)^PATCHLEVEL.*", "PATCHLEVEL = 0", t), "supported", place),
-            ("a changed file", shim, lambda t: t + "/* */\n", "src/shim.h", place),
-            ("a changed file", shim, lambda t: t + "/* */\n", "src/shim.h", undo, False),
-            ("a changed hook", hook, lambda t: t.replace("+= pagekit/", "+= pagekit/ more/"), "by hand", undo, True),
-            ("a changed hook", hook, lambda t: t.replace("+= pagekit/", "+= pagekit/ more/"), str(hook.name), place),
-            ("a lost hook", hook, lambda t: t.replace("obj-$(CONFIG_RUST)\t\t+= pagekit/\n", ""), "lacks", place),
-            ("no place", hook, lambda t: re.sub("(?m)^.*(UDMABUF|pagekit).*\n", "", t), "no place", place)):
+            ("an old kernel", makefile, lambda t: re.sub("(?m)^PATCHLEVEL.*", "PATCHLEVEL = 0", t), "supported", place.place),
+            ("a changed file", shim, lambda t: t + "/* */\n", "src/shim.h", place.place),
+            ("a changed file", shim, lambda t: t + "/* */\n", "src/shim.h", place.undo, False),
+            ("a changed hook", hook, lambda t: t.replace("+= pagekit/", "+= pagekit/ more/"), "by hand", place.undo, True),
+            ("a changed hook", hook, lambda t: t.replace("+= pagekit/", "+= pagekit/ more/"), str(hook.name), place.place),
+            ("a lost hook", hook, lambda t: t.replace("obj-$(CONFIG_RUST)\t\t+= pagekit/\n", ""), "lacks", place.place),
+            ("no place", hook, lambda t: re.sub("(?m)^.*(UDMABUF|pagekit).*\n", "", t), "no place", place.place)):
         text = path.read_text()
         path.write_text(change(text))
         yield refused(what, wanted, action, tree, *args)
         path.write_text(text)
     shim.rename(scratch / "shim.h")
-    yield refused("a lost file", "lacks", place, tree)
+    yield refused("a lost file", "lacks", place.place, tree)
     (scratch / "shim.h").rename(shim)
 
 
@@ -75,46 +74,46 @@ def placing(source: Path, scratch: Path):
     tree = excerpt(source, scratch / "tree")
     (scratch / "empty").mkdir()
     before = snapshot(tree)
-    intree.place(tree)
+    place.place(tree)
     after = snapshot(tree)
     added = [name for name in after.keys() - before.keys() if (tree / name).is_file()]
-    yield case("intree.place", "" if sorted(added) == sorted(intree.content().files) else "files are missing")
+    yield case("intree.place", "" if sorted(added) == sorted(place.content().files) else "files are missing")
     stamps = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
-    intree.place(tree)
+    place.place(tree)
     again = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
     yield case("intree.place_twice", "" if stamps == again else "changes something")
     yield case("intree.refuses", "; ".join(filter(None, refusals(tree, scratch))))
-    intree.undo(tree, False)
+    place.undo(tree, False)
     yield case("intree.undo", "" if snapshot(tree) == before else "leaves something")
     # Part of it, as after an accident.
-    intree.place(tree)
-    shutil.rmtree(tree / intree.HOME / "src")
-    intree.undo(tree, False)
+    place.place(tree)
+    shutil.rmtree(tree / place.HOME / "src")
+    place.undo(tree, False)
     yield case("intree.undo_part", "" if snapshot(tree) == before else "leaves something")
 
 
 def documents() -> str:
     """Documents in the tree refer to each other only."""
-    pages = {Path(name).stem for name in intree.content().files if name.startswith(intree.DOCS)}
+    pages = {Path(name).stem for name in place.content().files if name.startswith(place.DOCS)}
     wanted = {(page, other) for page in pages - {"index"}
               for other in re.findall(r":doc:`(?:[^`<]*<)?([\w-]+)",
-                                      (intree.TOP / f"Documentation/{page}.rst").read_text())}
+                                      (place.TOP / f"Documentation/{page}.rst").read_text())}
     return ", ".join(f"{page} refers to {other}" for page, other in sorted(wanted) if other not in pages)
 
 
 def includes() -> str:
     """What a file includes by a path is there, or made by the Makefile."""
-    files = intree.content().files
+    files = place.content().files
     found = [(name, os.path.normpath(Path(name).parent / other)) for name, text in files.items()
-             if name.startswith(intree.HOME) for other in re.findall(r'(?m)^#include "(.*)"', text)]
+             if name.startswith(place.HOME) for other in re.findall(r'(?m)^#include "(.*)"', text)]
     return ", ".join(f"{name} includes {other}" for name, other in found
                      if other not in files and not other.endswith("_exports.h"))
 
 
 def series(source: Path, scratch: Path):
-    patches = intree.write_series(source, scratch / "patches")
-    base = intree.pristine(source, intree.content())
-    yield case("intree.patches", "" if intree.applied(patches, base) == intree.placed(base) else
+    patches = place.write_series(source, scratch / "patches")
+    base = place.pristine(source, place.content())
+    yield case("intree.patches", "" if place.applied(patches, base) == place.placed(base) else
                "git am makes something else of a tree than make intree")
     said = run("perl", source / "scripts/checkpatch.pl", "--strict", "--terse", "--no-summary", "--show-types",
                f"--root={source}", f"--ignore={','.join(IGNORED)}", *patches[2:]).stdout
@@ -127,5 +126,5 @@ def cases(kdir) -> list:
         try:
             return [case("intree.documents", documents()), case("intree.includes", includes()),
                     *placing(source, Path(scratch).resolve()), *series(source, Path(scratch).resolve())]
-        except intree.vm.Error as error:
+        except place.vm.Error as error:
             return [case("intree.setup", str(error))]

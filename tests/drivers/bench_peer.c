@@ -17,7 +17,7 @@
 #include <linux/swap.h>
 #include <linux/uaccess.h>
 
-#include "../compat.h"
+#include "compat.h"
 #include "bench.h"
 
 struct object {

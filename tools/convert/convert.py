@@ -6,9 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-import host
-import vm
-from host import TESTS, TOP
+from tools import host, vm
+from tools.host import TOOLS, TOP
 
 SOURCE = "drivers/dma-buf/udmabuf.c"
 BEFORE, AFTER = "udmabuf_before", "udmabuf_converted"
@@ -20,9 +19,9 @@ COME = ("pagekit_pin_memfd(", "pagekit_unpin(", "pagekit_setup_pfns(", "pagekit_
 
 def spatch(patch, file):
     result = host.run("spatch", "--very-quiet", "--no-show-diff", "--in-place", "--sp-file",
-                      TESTS / f"cocci/{patch}.cocci", file)
+                      TOOLS / f"convert/{patch}.cocci", file)
     if result.returncode:
-        raise vm.Error(f"tests/cocci/{patch}.cocci does not apply to {SOURCE}: {result.stderr.strip()[-300:]}")
+        raise vm.Error(f"tools/convert/{patch}.cocci does not apply to {SOURCE}: {result.stderr.strip()[-300:]}")
 
 
 def build(built, modules: Path) -> Path:
@@ -37,7 +36,7 @@ def build(built, modules: Path) -> Path:
     spatch("udmabuf", after)
     text = after.read_text()
     if odd := [name for name in GONE if name in text] + [name for name in COME if name not in text]:
-        raise vm.Error(f"{SOURCE} of this kernel is another than tests/cocci/udmabuf.cocci converts: see what it "
+        raise vm.Error(f"{SOURCE} of this kernel is another than tools/convert/udmabuf.cocci converts: see what it "
                        f"makes of {' '.join(odd)} in {os.path.relpath(after)}")
     (folder / "Kbuild").write_text(f"obj-m := {BEFORE}.o {AFTER}.o\nccflags-y := -I {TOP}/include\n")
     host.kbuild(built, folder, "modules", f"KBUILD_EXTRA_SYMBOLS={modules}/Module.symvers")

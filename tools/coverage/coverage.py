@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """make coverage: which lines of src/ and samples/ the tests reach on the debug kernel.
 
@@ -18,13 +17,11 @@ from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
-import host
-import run
-import vm
-from host import TESTS, TOP
+from tools import host, run, vm
+from tools.host import LISTS, TOP
 
 MODULES = vm.OUT / "modules-coverage"
-UNREACHED = TESTS / "unreached.txt"
+UNREACHED = LISTS / "unreached.txt"
 CALLBACK = "__sanitizer_cov_trace_pc"
 PANICS = re.compile(r"__asan_handle_no_return|4core9panicking|slice_index_fail")
 # Parts of guest/test.sh.
@@ -131,9 +128,9 @@ def summary(ran) -> dict:
 def judge(found) -> list[str]:
     known = listed()
     missed = {(row["file"], row["text"]) for row in found["missed"]}
-    new = [f"{file}: {text}: not reached, and not in tests/unreached.txt"
+    new = [f"{file}: {text}: not reached, and not in tests/lists/unreached.txt"
            for file, text in sorted(missed - known.keys()) if file.startswith("src/")]
-    return new + [f"{file}: {text}: reached, take it off tests/unreached.txt" for file, text in known.keys() - missed]
+    return new + [f"{file}: {text}: reached, take it off tests/lists/unreached.txt" for file, text in known.keys() - missed]
 
 
 def main() -> int:

@@ -164,7 +164,7 @@ check_config() {
 	done <"$build/pagekit.config"
 	[[ $lost ]] || return 0
 	[[ $lost != *CONFIG_RUST=y* ]] || kernel_make rustavailable || :
-	die "the kernel's configuration lost these lines of tests/config:$lost"
+	die "the kernel's configuration lost these lines of tools/setup/config:$lost"
 }
 
 build_kernel() {
