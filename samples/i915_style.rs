@@ -748,7 +748,7 @@ unsafe extern "C" fn end_cpu_access(
     0
 }
 
-static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     fault: Some(fault),
     ..pin_init::zeroed()
 };
@@ -769,7 +769,7 @@ unsafe extern "C" fn mmap(
             bindings::vma_set_file(vma, bo.file.as_ptr());
         } else {
             setup_pfns(VmaNew::from_raw(vma), bo.pages, 0)?;
-            (*vma).vm_ops = &VM_OPS;
+            (*vma).vm_ops = VM_OPS;
             (*vma).vm_private_data = buf.cast();
         }
         Ok(0)

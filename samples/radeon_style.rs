@@ -427,7 +427,7 @@ unsafe extern "C" fn detach(
         .sharers -= 1;
 }
 
-static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     fault: Some(fault),
     huge_fault: Some(huge_fault),
     ..pin_init::zeroed()
@@ -445,7 +445,7 @@ unsafe extern "C" fn mmap(
     from_result(|| unsafe {
         let bo = dmabuf::data::<Bo>(buf);
         setup_pfns(VmaNew::from_raw(vma), bo.pages().len(), 0)?;
-        (*vma).vm_ops = &VM_OPS;
+        (*vma).vm_ops = VM_OPS;
         (*vma).vm_private_data = from_ref(bo).cast_mut().cast();
         Ok(0)
     })

@@ -276,7 +276,7 @@ static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
 
 // What the dma-buf core calls beside that, with buffers that were exported with `OPS`.
 
-static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     fault: Some(fault),
     huge_fault: Some(huge_fault),
     ..pin_init::zeroed()
@@ -293,7 +293,7 @@ unsafe extern "C" fn mmap(
     // mixed mapping. If this fails, the kernel calls no operation of the VMA's.
     from_result(|| unsafe {
         let data = dmabuf::data::<Udmabuf>(buf);
-        (*vma).vm_ops = &VM_OPS;
+        (*vma).vm_ops = VM_OPS;
         (*vma).vm_private_data = core::ptr::from_ref(data).cast_mut().cast();
         setup_pfns(VmaNew::from_raw(vma), data.pins.pages().len(), 0)?;
         Ok(0)

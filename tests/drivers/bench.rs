@@ -167,7 +167,7 @@ impl MiscDevice for Bench {
                 // SAFETY: The VMA is being set up. It holds the file, and so `bench`.
                 unsafe {
                     (*vma.as_ptr()).vm_private_data = core::ptr::from_ref(bench).cast_mut().cast();
-                    (*vma.as_ptr()).vm_ops = &VM_OPS;
+                    (*vma.as_ptr()).vm_ops = VM_OPS;
                 }
                 Ok(())
             }
@@ -177,7 +177,7 @@ impl MiscDevice for Bench {
     }
 }
 
-static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     fault: Some(fault),
     huge_fault: Some(huge_fault),
     ..pin_init::zeroed()

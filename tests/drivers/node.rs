@@ -220,8 +220,8 @@ impl MiscDevice for Node {
         unsafe {
             (*vma.as_ptr()).vm_private_data = core::ptr::from_ref(&*node).cast_mut().cast();
             match when {
-                OnFault => (*vma.as_ptr()).vm_ops = &VM_OPS,
-                OnHugeFault => (*vma.as_ptr()).vm_ops = &HUGE_VM_OPS,
+                OnFault => (*vma.as_ptr()).vm_ops = VM_OPS,
+                OnHugeFault => (*vma.as_ptr()).vm_ops = HUGE_VM_OPS,
                 AtMmap => (),
             }
         }
@@ -236,12 +236,12 @@ impl MiscDevice for Node {
     }
 }
 
-static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     fault: Some(fault),
     ..pin_init::zeroed()
 };
 
-static HUGE_VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+const HUGE_VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     fault: Some(fault),
     huge_fault: Some(huge_fault),
     ..pin_init::zeroed()

@@ -54,7 +54,7 @@ const FOPS: bindings::file_operations = bindings::file_operations {
     ..pin_init::zeroed()
 };
 
-static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     fault: Some(fault),
     huge_fault: Some(huge_fault),
     ..pin_init::zeroed()
@@ -67,7 +67,7 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
     // SAFETY: The file was made with a driver, which outlives it.
     from_result(|| unsafe {
         let driver = &*(*file).private_data.cast::<Driver>();
-        (*vma).vm_ops = &VM_OPS;
+        (*vma).vm_ops = VM_OPS;
         (*vma).vm_private_data = (*file).private_data;
         (driver.mmap)(VmaNew::from_raw(vma), driver.array.pages())?;
         Ok(0)

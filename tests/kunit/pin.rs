@@ -31,7 +31,7 @@ const DEADLY: bindings::file_operations = bindings::file_operations {
     ..pin_init::zeroed()
 };
 
-static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     fault: Some(fault),
     ..pin_init::zeroed()
 };
@@ -41,7 +41,7 @@ static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
 /// To be called by the kernel.
 unsafe extern "C" fn mmap(_file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
     // SAFETY: The VMA is being set up.
-    unsafe { (*vma).vm_ops = &VM_OPS };
+    unsafe { (*vma).vm_ops = VM_OPS };
     0
 }
 

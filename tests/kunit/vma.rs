@@ -108,12 +108,12 @@ const FOPS: bindings::file_operations = bindings::file_operations {
     ..pin_init::zeroed()
 };
 
-static VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     fault: Some(fault),
     ..pin_init::zeroed()
 };
 
-static HUGE_VM_OPS: bindings::vm_operations_struct = bindings::vm_operations_struct {
+const HUGE_VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     fault: Some(fault),
     huge_fault: Some(huge_fault),
     ..pin_init::zeroed()
@@ -134,8 +134,8 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
             (*vma).vm_page_prot.pgprot |= 1 << 4; // _PAGE_PCD
         }
         match object.kind {
-            FaultPfns | FaultPages => (*vma).vm_ops = &VM_OPS,
-            HugePfns | EagerHugePfns | HugePages => (*vma).vm_ops = &HUGE_VM_OPS,
+            FaultPfns | FaultPages => (*vma).vm_ops = VM_OPS,
+            HugePfns | EagerHugePfns | HugePages => (*vma).vm_ops = HUGE_VM_OPS,
             EagerPfns | EagerPages => (),
         }
         match object.kind {
