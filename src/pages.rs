@@ -24,6 +24,7 @@ use kernel::{
 use pagekit_view::{
     range,
     runs,
+    yield_or_eintr,
     PageRef,
     PageVec, //
 };
@@ -64,7 +65,6 @@ extern "C" {
         count: usize,
         pages: *mut *mut bindings::page,
     ) -> usize;
-    fn pagekit_pages_yield() -> bool;
 }
 
 /// The largest order that [`AllocFlags::LARGE`] tries: a huge page, C's `PMD_ORDER`.
@@ -72,17 +72,6 @@ const LARGE_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
 /// Single pages allocated, or any released, at once: bounds the time between two looks at signals
 /// and others.
 const BULK: usize = 512;
-
-/// Gives way to others, and looks whether it's any use to go on.
-fn yield_or_eintr() -> Result {
-    // SAFETY: This runs in process context and holds no lock of ours. It reads the flags of the
-    // current task.
-    if unsafe { pagekit_pages_yield() } {
-        Err(EINTR)
-    } else {
-        Ok(())
-    }
-}
 
 /// What [`PageArray::put`] tells the page cache about the pages it releases.
 ///
@@ -442,8 +431,8 @@ impl PageArray {
                     pagekit_pages_put(folio, n as c_int);
                 }
             }
-            // SAFETY: This runs in process context and holds no lock.
-            unsafe { pagekit_pages_yield() };
+            // Releasing goes on whoever is killed.
+            let _ = yield_or_eintr();
             rest = rest.get(n..).unwrap_or_default();
         }
         // INVARIANT: No entry is left, as no reference is.

@@ -5,7 +5,6 @@
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
-#include <linux/sched/signal.h>
 
 #include "shim.h"
 
@@ -28,7 +27,6 @@ SHIM(struct folio *, pagekit_pages_alloc_large, (gfp_t gfp, unsigned int order),
 SHIM(unsigned long, pagekit_pages_alloc_bulk,
      (gfp_t gfp, unsigned long count, struct page **pages),
      alloc_pages_bulk(gfp, count, pages))
-SHIM(bool, pagekit_pages_yield, (void), (cond_resched(), fatal_signal_pending(current)))
 
 #include "pagekit_pages_exports.h"
 HELPER("Arrays of held pages for dma-buf drivers");

@@ -32,6 +32,7 @@ use kernel::{
 use pagekit_view::{
     range,
     runs,
+    yield_or_eintr,
     PageRef,
     PageVec, //
 };
@@ -61,7 +62,6 @@ extern "C" {
     fn pagekit_pin_take_small(folios: *const *mut bindings::folio, n: usize) -> usize;
     fn pagekit_pin_put_small(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
     fn pagekit_pin_put(folio: *mut bindings::folio);
-    fn pagekit_pin_yield() -> bool;
 
     // Only where there are debug assertions.
     fn pagekit_pin_is_pinned(page: *mut bindings::page) -> bool;
@@ -82,17 +82,6 @@ bitflags::bitflags! {
 
 /// Pages pinned or unpinned at once: bounds the time between two looks at signals and others.
 const CHUNK: usize = 1 << 12;
-
-/// Gives way to others, and looks whether it's any use to go on.
-fn yield_or_eintr() -> Result {
-    // SAFETY: This runs in process context and holds no lock of ours. It reads the flags of the
-    // current task.
-    if unsafe { pagekit_pin_yield() } {
-        Err(EINTR)
-    } else {
-        Ok(())
-    }
-}
 
 /// Pinned pages.
 ///
@@ -381,8 +370,8 @@ impl PinArray {
                 // SAFETY: As above. The next `n` entries are contiguous pages of one folio.
                 unsafe { bindings::unpin_user_page_range_dirty_lock(page, n, dirty) };
             }
-            // SAFETY: As above.
-            unsafe { pagekit_pin_yield() };
+            // Releasing goes on whoever is killed.
+            let _ = yield_or_eintr();
             rest = rest.get(n..).unwrap_or_default();
         }
         // INVARIANT: No entry is left without its pin.

@@ -4,7 +4,6 @@
  * exports of pagekit_pin.
  */
 #include <linux/mm.h>
-#include <linux/sched/signal.h>
 
 #include "shim.h"
 
@@ -19,7 +18,6 @@ SHIM(unsigned long, pagekit_pin_put_small,
      (struct page *const *pages, unsigned long n, bool dirty),
      put_small(pages, n, dirty, unpin_folio))
 SHIM(void, pagekit_pin_put, (struct folio *folio), folio_put(folio))
-SHIM(bool, pagekit_pin_yield, (void), (cond_resched(), fatal_signal_pending(current)))
 
 #ifdef CONFIG_RUST_DEBUG_ASSERTIONS
 SHIM(bool, pagekit_pin_is_pinned, (struct page *page), folio_maybe_dma_pinned(page_folio(page)))

@@ -5,6 +5,7 @@
 #include <linux/export.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/sched/signal.h>
 
 /*
  * A function for Rust to call that is one C expression. Weak, as all functions are that a
@@ -89,10 +90,12 @@ static __always_inline unsigned long put_small(struct page *const *pages, unsign
 	return i;
 }
 
-/* What a module says of itself. */
-#define HELPER(description)			\
-	MODULE_DESCRIPTION(description);	\
-	MODULE_AUTHOR("The pagekit authors");	\
+/* What a helper says of itself, and what view.rs has each of them call. */
+#define HELPER(description)					\
+	SHIM(bool, pagekit_yield, (void),			\
+	     (cond_resched(), fatal_signal_pending(current)))	\
+	MODULE_DESCRIPTION(description);			\
+	MODULE_AUTHOR("The pagekit authors");			\
 	MODULE_LICENSE("GPL")
 
 /* A Rust function that drivers link to. Only its address matters here. */

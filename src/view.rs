@@ -21,6 +21,7 @@ use kernel::{
     prelude::*, //
 };
 
+#[doc(hidden)]
 pub mod range;
 
 #[cfg(not(any(CONFIG_SPARSEMEM_VMEMMAP, CONFIG_FLATMEM)))]
@@ -28,6 +29,25 @@ compile_error!("pagekit needs struct pages that are contiguous where their pfns 
 
 #[cfg(not(CONFIG_64BIT))]
 compile_error!("pagekit needs a 64-bit kernel: file offsets are page offsets in a usize");
+
+extern "C" {
+    // A static inline, see `HELPER()` in shim.h.
+    fn pagekit_yield() -> bool;
+}
+
+/// Reschedules if needed. `EINTR` if a fatal signal is pending.
+///
+/// Context: may sleep.
+#[doc(hidden)]
+#[inline]
+pub fn yield_or_eintr() -> Result {
+    // SAFETY: It needs nothing but a context that may sleep, and reads the current task's flags.
+    if unsafe { pagekit_yield() } {
+        Err(EINTR)
+    } else {
+        Ok(())
+    }
+}
 
 /// A borrowed, non-null `struct page` pointer.
 ///
@@ -81,6 +101,7 @@ impl<'a> PageRef<'a> {
     ///
     /// There must be room for `n` entries, and all of the pages must be what the invariants of
     /// [`PageRef`] ask for.
+    #[doc(hidden)]
     #[inline]
     pub unsafe fn fill(slots: *mut Self, first: NonNull<bindings::page>, n: usize) {
         // For large folios there is little else to do, and compilers make the better loop of it
@@ -103,6 +124,7 @@ impl<'a> PageRef<'a> {
 ///
 /// It has none of the checks that a [`KVVec`] makes each time, and isn't freed on drop: that is
 /// part of its owner's own drop, so that it is in a helper and not in each driver.
+#[doc(hidden)]
 pub struct PageVec(ManuallyDrop<KVVec<PageRef<'static>>>);
 
 impl PageVec {

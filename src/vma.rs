@@ -37,6 +37,7 @@ use kernel::{
 };
 use pagekit_view::{
     range,
+    yield_or_eintr,
     PageRef, //
 };
 
@@ -56,7 +57,6 @@ extern "C" {
         count: usize,
     ) -> c_int;
     fn pagekit_vma_pmd(vmf: *mut bindings::vm_fault) -> c_int;
-    fn pagekit_vma_yield() -> bool;
     fn pagekit_vma_insert_huge_pfn(
         vmf: *mut bindings::vm_fault,
         page: *mut bindings::page,
@@ -87,17 +87,6 @@ const BLOCK: usize = 1 << bindings::PMD_SHIFT;
 
 /// How many referenced pages are mapped before it is looked whether others wait.
 const CHUNK: usize = 1 << 12;
-
-/// Gives way to others, and looks whether it's any use to go on.
-fn yield_or_eintr() -> Result {
-    // SAFETY: This runs in an mmap operation, which may sleep. It reads the flags of the current
-    // task.
-    if unsafe { pagekit_vma_yield() } {
-        Err(EINTR)
-    } else {
-        Ok(())
-    }
-}
 
 // What `pagekit_vma_pmd` tells of where the fault is.
 const PMD_NONE: c_int = 0;

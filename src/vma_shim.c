@@ -4,7 +4,6 @@
  * callback: both are here. And the exports of pagekit_vma.
  */
 #include <linux/mm.h>
-#include <linux/sched/signal.h>
 
 #include "shim.h"
 
@@ -110,7 +109,6 @@ SHIM(vm_fault_t, pagekit_vma_insert_page,
      (struct vm_area_struct *vma, unsigned long addr, struct page *page),
      vmf_insert_page_mkwrite(&(struct vm_fault){ .vma = vma, .address = addr }, page, false))
 SHIM(unsigned long, pagekit_vma_page_to_pfn, (struct page *page), page_to_pfn(page))
-SHIM(bool, pagekit_vma_yield, (void), (cond_resched(), fatal_signal_pending(current)))
 
 #ifdef CONFIG_RUST_DEBUG_ASSERTIONS
 SHIM(void, pagekit_vma_assert_mmap, (struct vm_area_struct *vma),
