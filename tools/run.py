@@ -28,6 +28,8 @@ OUT = vm.OUT
 BIN = OUT / "user" / "release"
 EXPECTED = LISTS / "expected.txt"
 UNLISTED = "not in tests/lists/expected.txt"
+# What scripts in the guest have in common.
+GUEST_LIB = TESTS / "guest/lib.sh"
 SAMPLE = "pagekit_udmabuf"
 # What the core says whenever an exporter can't map a buffer for the kernel, which is one of the
 # things that fail on purpose.
@@ -185,7 +187,7 @@ def run_vm(config, built, script, env, modules=None, order=None, name=None, **op
     env |= {
         "MODDIR": modules, "BIN": BIN, "MODULES": " ".join(plain), "UNLOAD": " ".join(reversed(plain)),
         "KUNIT": " ".join(name for name in order if name.endswith("_kunit"))}
-    return vm.run(built["KDIR"], TESTS / "guest" / f"{script}.sh", f"{script}-{name or config}",
+    return vm.run(built["KDIR"], TESTS / "guest" / f"{script}.sh", f"{script}-{name or config}", beside=[GUEST_LIB],
                   virtme_run=Path(built["VNG"]).with_name("virtme-run"), env=env, **options)
 
 

@@ -92,12 +92,12 @@ class Result:
         return self.status or (1 if self.reason else 0)
 
 
-def run(kdir, script, name, *, args=(), memory="1G", cpus=2, timeout=60, icount=False,
+def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=60, icount=False,
         append=(), env=None, accel=None, virtme_run=None, echo=True, expected=None) -> Result:
-    """Boot the kernel built in kdir and run the sh script in it. timeout: seconds
-    for the script with hardware acceleration. icount: one CPU and a clock that
-    counts guest instructions, for figures that repeat. expected: a pattern of what
-    the kernel may report."""
+    """Boot the kernel built in kdir and run the sh script in it. beside: files that it
+    reads. timeout: seconds for the script with hardware acceleration. icount: one CPU
+    and a clock that counts guest instructions, for figures that repeat. expected: a
+    pattern of what the kernel may report."""
     kdir, script, out = Path(kdir).resolve(), Path(script), OUT / name
     virtme_run = virtme_run or find_virtme_run()
     accel = "icount" if icount else accel or probe(kdir, virtme_run)
@@ -106,6 +106,8 @@ def run(kdir, script, name, *, args=(), memory="1G", cpus=2, timeout=60, icount=
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         shutil.copy(script, out / "script.sh")
+        for file in beside:
+            shutil.copy(file, out)
     except OSError as error:
         raise Error(error) from error
     exports = " ".join(f"{k}={shlex.quote(str(v))}" for k, v in (env or {}).items())

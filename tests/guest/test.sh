@@ -5,12 +5,7 @@
 # reason than a failed case (a tool that crashes) is this script's exit status.
 status=0
 covers=0
-THP=/sys/kernel/mm/transparent_hugepage
-
-broken() {
-	echo "# broken: $*"
-	status=1
-}
+. ./lib.sh
 
 # check <case> <command...>
 check() {
@@ -31,29 +26,6 @@ load() {
 		insmod "$MODDIR/$module.ko" || return
 		echo "# coresize $module $(cat "/sys/module/$module/coresize")"
 	done
-}
-
-scan() { echo scan >/sys/kernel/debug/kmemleak; }
-
-no_leaks() {
-	# kmemleak reports what is 5 s old and looked the same in two scans.
-	sleep 6 && scan && sleep 1 && scan || return
-	[ -z "$(tee "$OUT/kmemleak.log" </sys/kernel/debug/kmemleak)" ] && return
-	sed 's/^/# /' "$OUT/kmemleak.log"
-	return 1
-}
-
-# What KUnit cases find: large folios where they ask with MADV_HUGEPAGE, eight huge
-# pages, swap, and a disk that nobody uses.
-kunit_memory() {
-	echo advise >$THP/shmem_enabled
-	echo advise >$THP/hugepages-64kB/shmem_enabled
-	echo 8 >/proc/sys/vm/nr_hugepages
-	echo 64M >/sys/block/zram0/disksize
-	mkswap -q /dev/zram0 || return
-	swapon /dev/zram0 || return
-	disk=$(cat /sys/class/zram-control/hot_add)
-	echo 1M >/sys/block/zram"$disk"/disksize
 }
 
 # User-space cases pin the same pages at the same time, and holes of hugetlb files: the

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-# In the guest, behind the functions of test.sh: run KUnit suites with the modules in each
-# of the folders MUTANTS. Ends where a mutant has done more than fail: the host boots again
-# for those that are left.
+# In the guest: run KUnit suites with the modules in each of the folders MUTANTS. Ends
+# where a mutant has done more than fail: the host boots again for those that are left.
+status=0
+. ./lib.sh
 KMEMLEAK=/sys/kernel/debug/kmemleak
 
 # Huge pages of which the first are in movable memory, as cases want them.
@@ -77,5 +78,4 @@ for mutant in "$@" $MUTANTS; do
 	[ $kills -lt 5 ] || healthy "$mutant" || break
 done
 [ $kills = 0 ] || unwell || healthy "$mutant"
-# shellcheck disable=SC2154 # test.sh sets it
 exit $status

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tools import host, run, size, vm
-from tools.host import HELPERS, TESTS, TOOLS, TOP
+from tools.host import HELPERS, TOOLS, TOP
 from tools.mutate import rules
 
 WORK = vm.OUT / "mutate"
@@ -49,7 +49,7 @@ def tracked(*folders) -> list[str]:
 
 def stamp(*folders) -> str:
     """Changes with the sources there."""
-    names = [name for name in tracked(*folders) if name.endswith((".rs", ".c", ".h", ".awk", "test.sh"))]
+    names = [name for name in tracked(*folders) if name.endswith((".rs", ".c", ".h", ".awk", "/test.sh", "/lib.sh"))]
     return hashlib.sha256(b"".join((TOP / name).read_bytes() for name in names)).hexdigest()[:16]
 
 
@@ -107,11 +107,9 @@ def prepare(build, name, changed):
 def boot(build, names, limit) -> tuple[dict[str, str | dict[str, int]], str]:
     """Run the suites, until a mutant ends the machine. Returns by what each was killed, or how many cases
     of which suite have passed, and the time that a mutant has."""
-    script = WORK / "rules.sh"
-    functions = (TESTS / "guest/test.sh").read_text().split('\necho "=="\n')[0]
-    script.write_text(functions + (TOOLS / "mutate/guest.sh").read_text())
     env = {"MUTANTS": " ".join(names), "KO": build.kos, "LIMIT": limit}
-    result = vm.run(build.built["KDIR"], script, f"mutants-{build.config}", memory="2G", echo=False, env=env,
+    result = vm.run(build.built["KDIR"], TOOLS / "mutate/guest.sh", f"mutants-{build.config}",
+                    beside=[run.GUEST_LIB], memory="2G", echo=False, env=env,
                     append=(*run.KUNIT_ON, run.MOVABLE), timeout=30 + TIMEOUT[build.config] * len(names),
                     virtme_run=Path(build.built["VNG"]).with_name("virtme-run"))
     said = (result.out_dir / "stdout.log").read_text(errors="replace")
