@@ -11,7 +11,7 @@ from tools import vm
 
 OUT = vm.OUT
 # What the tests leave, by the part that leaves it.
-PARTS = ("faults", "fuzz", "inputs", "races")
+PARTS = ("failures", "fuzz", "inputs", "races")
 # What a detector says when it begins, and when it reports: the group is a number of reports.
 DETECTORS = {
     "kasan": (r"KernelAddressSanitizer initialized", r"BUG: KASAN:()"),
@@ -46,10 +46,10 @@ def reports(logs: list[Path]) -> dict[str, int | None]:
 
 
 def compose() -> dict:
-    faults, fuzz, inputs, races, coverage = (read(part) for part in (*PARTS, "coverage"))
+    failures, fuzz, inputs, races, coverage = (read(part) for part in (*PARTS, "coverage"))
     return {
-        "faults_injected": faults and sum(row["points"] for row in faults["rows"]),
-        "faults_survived": faults and sum(row["survived"] for row in faults["rows"]),
+        "failures_injected": failures and sum(row["points"] for row in failures["rows"]),
+        "failures_survived": failures and sum(row["survived"] for row in failures["rows"]),
         "fuzz_ops": fuzz and fuzz["ops"],
         "bad_inputs": inputs and sum(row["ok"] for row in inputs["rows"]),
         "race_seconds": races and sum(row["seconds"] for row in races["rows"]),

@@ -53,12 +53,12 @@ DEMO_ROOM_MIB = 512
 PARTS = {
     ("test", "base"): "kunit user inputs selftest template matrix fuzz",
     ("test", "swiotlb"): "bounce",
-    ("test", "debug"): "kunit smoke faults-smoke matrix races leaks",
+    ("test", "debug"): "kunit smoke failures-smoke matrix races leaks",
     ("full", "base"): "kunit user inputs selftest converted template matrix fuzz",
     ("full", "swiotlb"): "bounce",
     ("full", "nocgroup"): "kunit matrix",
     ("full", "cma"): "cma",
-    ("full", "debug"): "kunit user faults inputs selftest converted template matrix races fuzz leaks",
+    ("full", "debug"): "kunit user failures inputs selftest converted template matrix races fuzz leaks",
     ("soak", "debug"): "races leaks",
     ("peer", "base"): "peer",
     ("peer", "swiotlb"): "bounced-peer",
@@ -379,7 +379,7 @@ def test_vm(level, where, seconds=0, fuzz="", timeout=0) -> list[Case]:
     # a movable page at once can be refused: what must come of it would depend.
     append = () if level in ("soak", "fuzz") else BOOTS.get(where, (*KUNIT_ON, MOVABLE))
     result = run_vm(config, built, "test", name=where, memory="6500M" if "selftest" in parts else "2G",
-                    timeout=timeout, append=append, expected=VMAP_WARNING if "faults" in parts else None,
+                    timeout=timeout, append=append, expected=VMAP_WARNING if "failures" in parts else None,
                     env=driver | {
                         "PARTS": parts, "HEAP": " ".join(load_order(modules_dir(config), HEAP)),
                         "CONVERTED": build_converted(config, built) if "converted" in parts else "",
@@ -396,34 +396,34 @@ def test_vm(level, where, seconds=0, fuzz="", timeout=0) -> list[Case]:
     text = (result.out_dir / "stdout.log").read_text(errors="replace")
     if "races" in parts:
         (OUT / "races.json").write_text(json.dumps({"rows": race_rows(text)}, indent=1) + "\n")
-    if "faults" in parts:
-        report_faults(text)
+    if "failures" in parts:
+        report_failures(text)
     broken = re.findall(r"^# broken: (.*)", text, re.M) if result.status else []
     detail = "; ".join([result.reason, *broken, f"logs in {os.path.relpath(result.out_dir)}"]) if result.reason else ""
     return [Case(where, "vm.clean", not result.reason, detail), *cases, *parse_tap(text, where)]
 
 
 # What the guest prints in front of a case's result.
-FAULT_KINDS = ("slab", "page", "usercopy")
-FAULTS = re.compile(r"^# (\w+): (\d+) points, (\d+) survived\n", re.M)
-CASE_FAULTS = re.compile(r"((?:^# \w+: .* survived\n)+)^(?:not )?ok \d+ - faults\.(\S+)", re.M)
+FAILURE_KINDS = ("slab", "page", "usercopy")
+FAILURES = re.compile(r"^# (\w+): (\d+) points, (\d+) survived\n", re.M)
+CASE_FAILURES = re.compile(r"((?:^# \w+: .* survived\n)+)^(?:not )?ok \d+ - failures\.(\S+)", re.M)
 
 
-def report_faults(text):
+def report_failures(text):
     """What failed on purpose in each entry point, and after how much of that all was well."""
     rows, devices = {}, {}
-    for counts, entry in CASE_FAULTS.findall(text):
-        for kind, points, survived in FAULTS.findall(counts):
+    for counts, entry in CASE_FAILURES.findall(text):
+        for kind, points, survived in FAILURES.findall(counts):
             row = rows.setdefault((entry, kind), {"entry": entry, "kind": kind, "points": 0, "survived": 0})
             row["points"] += int(points)
             row["survived"] += int(survived)
             total = devices.setdefault(entry.split(".")[0], Counter())
             total.update({kind: int(points), "survived": int(survived)})
-    (OUT / "faults.json").write_text(json.dumps({"rows": list(rows.values())}, indent=1) + "\n")
-    line = "{:24}" + "{:>10}" * (len(FAULT_KINDS) + 1)
-    print("\n" + line.format("made to fail", *FAULT_KINDS, "survived"))
+    (OUT / "failures.json").write_text(json.dumps({"rows": list(rows.values())}, indent=1) + "\n")
+    line = "{:24}" + "{:>10}" * (len(FAILURE_KINDS) + 1)
+    print("\n" + line.format("made to fail", *FAILURE_KINDS, "survived"))
     for device, total in devices.items():
-        print(line.format(device, *(total[kind] for kind in FAULT_KINDS), total["survived"]))
+        print(line.format(device, *(total[kind] for kind in FAILURE_KINDS), total["survived"]))
 
 
 def test_host(_level, _host) -> list[Case]:

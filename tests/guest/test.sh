@@ -64,8 +64,8 @@ selftest_heaps() {
 # cases <part> <group> <device>
 cases() {
 	case $1 in
-	user | faults | cma) which_cases= ;;
-	smoke | faults-smoke) which_cases=--smoke ;;
+	user | failures | cma) which_cases= ;;
+	smoke | failures-smoke) which_cases=--smoke ;;
 	bounce) which_cases="device heap.charge" ;;
 	inputs) which_cases="--inputs $OUT/inputs" ;;
 	esac
@@ -163,11 +163,11 @@ for part in $PARTS; do
 		tool "$BIN/pagekit-test" --peer --device /dev/dma_heap/system --group heap device
 		;;
 	cma) cases cma cma /dev/pagekit-udmabuf ;;
-	faults*)
+	failures*)
 		for kind in udmabuf i915 nouveau radeon bench; do
-			cases $part faults.$kind /dev/pagekit-$kind
+			cases $part failures.$kind /dev/pagekit-$kind
 		done
-		nodes $part faults.
+		nodes $part failures.
 		;;
 	selftest)
 		echo "== selftest-udmabuf"
@@ -206,8 +206,8 @@ for part in $PARTS; do
 	user | smoke | bounce | inputs)
 		cases $part heap /dev/dma_heap/pagekit
 		;;
-	faults*)
-		cases $part faults.heap /dev/dma_heap/pagekit
+	failures*)
+		cases $part failures.heap /dev/dma_heap/pagekit
 		# What it warned of once it shall warn of again.
 		echo 1 >/sys/kernel/debug/clear_warn_once
 		;;

@@ -85,7 +85,7 @@ def measure(parts) -> Path:
     run.build_compat()
     result = run.run_vm("debug", built, "test", modules=MODULES, name="coverage", memory="2G",
                         timeout=run.FULL_DEBUG_TIMEOUT, append=(*run.KUNIT_ON, run.MOVABLE),
-                        expected=run.VMAP_WARNING if "faults" in parts else None,
+                        expected=run.VMAP_WARNING if "failures" in parts else None,
                         env={"PARTS": parts, "HEAP": " ".join(run.load_order(MODULES, run.HEAP)), "COVERAGE": 1,
                              "RACE_SECONDS": run.RACE_SECONDS["test"], "FUZZ": run.FUZZ["test"]})
     if result.status is None or not list(result.out_dir.glob("coverage.*")):

@@ -34,7 +34,7 @@ BATCH = 40  # mutants in one boot
 TIMEOUT = {"base": 8, "debug": 30}
 # What is run from user space, where, and the seconds that it has.
 PARTS = (("base", "smoke", 60), ("swiotlb", "bounce", 30), ("base", "user matrix", 60),
-         ("debug", "smoke faults-smoke leaks", 100))
+         ("debug", "smoke failures-smoke leaks", 100))
 # How far a mutant has come that is not killed yet.
 PASSES = "passes on base", "passes on debug"
 
@@ -209,7 +209,7 @@ def in_user_space(found, mark):
                 (build.folder / f"{name}.ko").write_bytes(ko)
             result = run.run_vm(config, build.built, "test", modules=build.folder, name="mutant", memory="2G",
                                 echo=False, timeout=timeout, append=run.BOOTS.get(where, (*run.KUNIT_ON, run.MOVABLE)),
-                                expected=run.VMAP_WARNING if "faults" in parts else None,
+                                expected=run.VMAP_WARNING if "failures" in parts else None,
                                 env={"PARTS": parts, "HEAP": " ".join(run.load_order(build.folder, run.HEAP))})
             for name in changed:
                 (build.folder / f"{name}.ko").write_bytes(build.whole[name])

@@ -5,11 +5,10 @@
 mod create;
 mod device;
 mod env;
-mod faults;
+mod failures;
 mod heap;
 mod hostile;
 mod i915;
-mod inject;
 mod inputs;
 mod isolation;
 mod mapping;
@@ -150,46 +149,55 @@ const GROUPS: &[Group] = &[
         inputs: &[],
     },
     Group {
-        name: "faults.udmabuf",
+        name: "failures.udmabuf",
         fill: |env, id, pages| Ok(env.buffer(id, pages)?.1),
         tables: &[
-            faults::UDMABUF,
-            faults::EXPORTER,
-            faults::VMAP,
-            faults::FAULT,
+            failures::UDMABUF,
+            failures::EXPORTER,
+            failures::VMAP,
+            failures::FAULT,
         ],
         inputs: &[],
     },
     Group {
-        name: "faults.heap",
+        name: "failures.heap",
         fill: heap::filled,
-        tables: &[faults::HEAP, faults::EXPORTER, faults::VMAP],
+        tables: &[failures::HEAP, failures::EXPORTER, failures::VMAP],
         inputs: &[],
     },
     style(
-        "faults.i915",
-        &[faults::STYLE, faults::I915, faults::EXPORTER, faults::VMAP],
-        &[],
-    ),
-    style("faults.nouveau", &[faults::STYLE, faults::EXPORTER], &[]),
-    style(
-        "faults.radeon",
+        "failures.i915",
         &[
-            faults::STYLE,
-            faults::RADEON,
-            faults::EXPORTER,
-            faults::VMAP,
-            faults::FAULT,
+            failures::STYLE,
+            failures::I915,
+            failures::EXPORTER,
+            failures::VMAP,
         ],
         &[],
     ),
-    node("faults.map-pfns", nodes::FAULTS_OF_FILES, &[]),
-    node("faults.map-huge-pfns", nodes::FAULTS, &[]),
-    node("faults.map-eager-pfns", nodes::FAULTS_EAGER, &[]),
-    node("faults.map-pages", nodes::FAULTS, &[]),
-    node("faults.map-huge-pages", nodes::FAULTS, &[]),
-    node("faults.map-eager-pages", nodes::FAULTS_EAGER, &[]),
-    node("faults.bench", &[faults::HELPERS], &[]),
+    style(
+        "failures.nouveau",
+        &[failures::STYLE, failures::EXPORTER],
+        &[],
+    ),
+    style(
+        "failures.radeon",
+        &[
+            failures::STYLE,
+            failures::RADEON,
+            failures::EXPORTER,
+            failures::VMAP,
+            failures::FAULT,
+        ],
+        &[],
+    ),
+    node("failures.map-pfns", nodes::FAILURES_OF_FILES, &[]),
+    node("failures.map-huge-pfns", nodes::FAILURES, &[]),
+    node("failures.map-eager-pfns", nodes::FAILURES_EAGER, &[]),
+    node("failures.map-pages", nodes::FAILURES, &[]),
+    node("failures.map-huge-pages", nodes::FAILURES, &[]),
+    node("failures.map-eager-pages", nodes::FAILURES_EAGER, &[]),
+    node("failures.bench", &[failures::HELPERS], &[]),
 ];
 
 const PFN_INPUTS: Inputs = &[inputs::mapper::ROWS, inputs::mapper::PFNS];
@@ -377,7 +385,7 @@ fn run(args: &Args) -> Result<bool> {
     let expected = args
         .group
         .name
-        .starts_with("faults.")
+        .starts_with("failures.")
         .then_some(" dma_buf_vmap+");
     let mut log = kernel::Log::follow(expected)?;
     let (mut failed, mut seen) = (0, String::new());

@@ -2,7 +2,7 @@
 //! The kinds of mappings, at the test nodes of `tests/drivers/node.rs`: the same cases for all, with what
 //! each kind allows.
 
-mod faults;
+mod failures;
 mod file;
 mod gup;
 mod huge;
@@ -34,9 +34,10 @@ pub const HUGE_PFNS: &[&[Case]] = &[
 ];
 pub const REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES, NODE];
 pub const HUGE_REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES, huge::CASES, NODE];
-pub const FAULTS_EAGER: &[&[Case]] = &[faults::CASES];
-pub const FAULTS: &[&[Case]] = &[faults::CASES, faults::FAULT_CASES];
-pub const FAULTS_OF_FILES: &[&[Case]] = &[faults::CASES, faults::FAULT_CASES, faults::FILE_CASES];
+pub const FAILURES_EAGER: &[&[Case]] = &[failures::CASES];
+pub const FAILURES: &[&[Case]] = &[failures::CASES, failures::FAULT_CASES];
+pub const FAILURES_OF_FILES: &[&[Case]] =
+    &[failures::CASES, failures::FAULT_CASES, failures::FILE_CASES];
 
 const CASES: &[Case] = &[
     Case::new("offsets", offsets).smoke(),

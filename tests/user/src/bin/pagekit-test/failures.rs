@@ -3,6 +3,8 @@
 //!
 //! Helpers are called by `/dev/pagekit-bench` and the nodes, as directly as user space can.
 
+pub mod inject;
+
 use std::cell::Cell;
 use std::ffi::CString;
 use std::fs::File;
@@ -23,9 +25,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{self, Errno};
 
 use crate::env::{check_file, check_pages, item, written, Case, Content, Env};
-use crate::inject::{each, without_pages, Unshared};
 use crate::memory::{evict, huge_memfd, HUGE_PAGES, THP};
 use crate::style::{self, check, fill, foreign};
+use inject::{each, without_pages, Unshared};
 
 /// For any exporter.
 pub const EXPORTER: &[Case] = &[

@@ -112,7 +112,7 @@ pub fn each<S, T>(
     check: impl Fn(&S, T) -> Result<()>,
 ) -> Result<()> {
     // Pages belong to the cgroup of who first used them, until nobody has a reference.
-    let cgroup = Cgroup::new(&format!("pagekit-faults-{}", std::process::id()))?;
+    let cgroup = Cgroup::new(&format!("pagekit-failures-{}", std::process::id()))?;
     Child::spawn(|| {
         cgroup.enter()?;
         let (injector, mut points) = (Injector::new()?, Points::default());

@@ -6,8 +6,8 @@ use pagekit_user::{abi, PAGE};
 
 use super::{see_all, touch, Node, PAGES};
 use crate::env::{written, Case, Env};
-use crate::faults::{each_drop, map_nowhere, open};
-use crate::inject::each;
+use crate::failures::inject::each;
+use crate::failures::{each_drop, map_nowhere, open};
 
 pub const CASES: &[Case] = &[Case::new("open", open), Case::new("mmap", mmap).smoke()];
 
