@@ -55,7 +55,7 @@ mod compat;
 
 module! {
     type: Nodes,
-    name: "pagekit_mapper",
+    name: "pagekit_node",
     authors: ["The pagekit authors"],
     description: "Test nodes for the kinds of mappings",
     license: "GPL",
@@ -93,12 +93,12 @@ const fn kind(name: &'static CStr, show: Show, when: When) -> Kind {
 }
 
 static KINDS: [Kind; 6] = [
-    kind(c"pagekit-map-pfns", Pfns, OnFault),
-    kind(c"pagekit-map-huge-pfns", Pfns, OnHugeFault),
-    kind(c"pagekit-map-eager-pfns", Pfns, AtMmap),
-    kind(c"pagekit-map-pages", Pages, OnFault),
-    kind(c"pagekit-map-huge-pages", Pages, OnHugeFault),
-    kind(c"pagekit-map-eager-pages", Pages, AtMmap),
+    kind(c"pagekit-node-pfns", Pfns, OnFault),
+    kind(c"pagekit-node-huge-pfns", Pfns, OnHugeFault),
+    kind(c"pagekit-node-eager-pfns", Pfns, AtMmap),
+    kind(c"pagekit-node-pages", Pages, OnFault),
+    kind(c"pagekit-node-huge-pages", Pages, OnHugeFault),
+    kind(c"pagekit-node-eager-pages", Pages, AtMmap),
 ];
 
 struct Nodes {

@@ -78,7 +78,7 @@ nodes() {
 	# Else the kernel maps no huge pages by reference.
 	thp=/sys/kernel/mm/transparent_hugepage/enabled
 	echo always >$thp
-	for node in /dev/pagekit-map-*; do
+	for node in /dev/pagekit-node-*; do
 		[ -e "$node" ] || continue
 		cases "$1" "$2${node#/dev/pagekit-}" "$node"
 	done
@@ -173,8 +173,8 @@ for part in $PARTS; do
 		echo "== selftest-udmabuf"
 		rmmod pagekit_udmabuf && insmod "$MODDIR/pagekit_udmabuf.ko" name=pagekit-selftest &&
 			selftest_udmabuf /dev/pagekit-selftest || broken "no device for the selftest"
-		for node in /dev/pagekit-map-*pfns; do
-			echo "== selftest-pfnmap-${node#/dev/pagekit-map-}"
+		for node in /dev/pagekit-node-*pfns; do
+			echo "== selftest-pfnmap-${node#/dev/pagekit-node-}"
 			tool "$BIN/pfnmap-selftest" -- "$node" </dev/null
 		done
 		;;

@@ -40,12 +40,12 @@ const MAPPED: usize = 2;
 const NODE_PAGES: usize = 2 * 512 + 37;
 /// Each, with whether it maps PFNs, and all at once.
 pub const NODES: [(&str, bool, bool); 6] = [
-    ("/dev/pagekit-map-pfns", true, false),
-    ("/dev/pagekit-map-huge-pfns", true, false),
-    ("/dev/pagekit-map-eager-pfns", true, true),
-    ("/dev/pagekit-map-pages", false, false),
-    ("/dev/pagekit-map-huge-pages", false, false),
-    ("/dev/pagekit-map-eager-pages", false, true),
+    ("/dev/pagekit-node-pfns", true, false),
+    ("/dev/pagekit-node-huge-pfns", true, false),
+    ("/dev/pagekit-node-eager-pfns", true, true),
+    ("/dev/pagekit-node-pages", false, false),
+    ("/dev/pagekit-node-huge-pages", false, false),
+    ("/dev/pagekit-node-eager-pages", false, true),
 ];
 
 /// What must come of an operation.

@@ -7,7 +7,7 @@
 pub mod buffer;
 pub mod heap;
 pub mod importer;
-pub mod mapper;
+pub mod node;
 pub mod parameters;
 pub mod style;
 pub mod udmabuf;

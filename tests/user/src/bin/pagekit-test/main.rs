@@ -117,22 +117,18 @@ const GROUPS: &[Group] = &[
         ],
     ),
     node(
-        "map-pfns",
+        "node-pfns",
         nodes::PFNS,
-        &[
-            inputs::mapper::ROWS,
-            inputs::mapper::PFNS,
-            inputs::mapper::FILE,
-        ],
+        &[inputs::node::ROWS, inputs::node::PFNS, inputs::node::FILE],
     ),
-    node("map-huge-pfns", nodes::HUGE_PFNS, PFN_INPUTS),
-    node("map-eager-pfns", nodes::PFNS, PFN_INPUTS),
-    node("map-pages", nodes::REFERENCED, PAGE_INPUTS),
-    node("map-huge-pages", nodes::HUGE_REFERENCED, PAGE_INPUTS),
+    node("node-huge-pfns", nodes::HUGE_PFNS, PFN_INPUTS),
+    node("node-eager-pfns", nodes::PFNS, PFN_INPUTS),
+    node("node-pages", nodes::REFERENCED, PAGE_INPUTS),
+    node("node-huge-pages", nodes::HUGE_REFERENCED, PAGE_INPUTS),
     node(
-        "map-eager-pages",
+        "node-eager-pages",
         nodes::REFERENCED,
-        &[inputs::mapper::ROWS, inputs::mapper::EAGER],
+        &[inputs::node::ROWS, inputs::node::EAGER],
     ),
     node("importer", &[], &[inputs::importer::ROWS]),
     node("parameters", &[], &[inputs::parameters::ROWS]),
@@ -191,17 +187,17 @@ const GROUPS: &[Group] = &[
         ],
         &[],
     ),
-    node("failures.map-pfns", nodes::FAILURES_OF_FILES, &[]),
-    node("failures.map-huge-pfns", nodes::FAILURES, &[]),
-    node("failures.map-eager-pfns", nodes::FAILURES_EAGER, &[]),
-    node("failures.map-pages", nodes::FAILURES, &[]),
-    node("failures.map-huge-pages", nodes::FAILURES, &[]),
-    node("failures.map-eager-pages", nodes::FAILURES_EAGER, &[]),
+    node("failures.node-pfns", nodes::FAILURES_OF_FILES, &[]),
+    node("failures.node-huge-pfns", nodes::FAILURES, &[]),
+    node("failures.node-eager-pfns", nodes::FAILURES_EAGER, &[]),
+    node("failures.node-pages", nodes::FAILURES, &[]),
+    node("failures.node-huge-pages", nodes::FAILURES, &[]),
+    node("failures.node-eager-pages", nodes::FAILURES_EAGER, &[]),
     node("failures.bench", &[failures::HELPERS], &[]),
 ];
 
-const PFN_INPUTS: Inputs = &[inputs::mapper::ROWS, inputs::mapper::PFNS];
-const PAGE_INPUTS: Inputs = &[inputs::mapper::ROWS, inputs::mapper::FAULTS];
+const PFN_INPUTS: Inputs = &[inputs::node::ROWS, inputs::node::PFNS];
+const PAGE_INPUTS: Inputs = &[inputs::node::ROWS, inputs::node::FAULTS];
 
 type Tables = &'static [&'static [Case]];
 type Inputs = &'static [&'static [&'static [Row]]];

@@ -70,12 +70,12 @@ const fn kind(node: &'static str, gup: bool, eager: bool) -> Kind {
 }
 
 const KINDS: [Kind; 6] = [
-    kind("pagekit-map-pfns", false, false),
-    kind("pagekit-map-huge-pfns", false, false),
-    kind("pagekit-map-eager-pfns", false, true),
-    kind("pagekit-map-pages", true, false),
-    kind("pagekit-map-huge-pages", true, false),
-    kind("pagekit-map-eager-pages", true, true),
+    kind("pagekit-node-pfns", false, false),
+    kind("pagekit-node-huge-pfns", false, false),
+    kind("pagekit-node-eager-pfns", false, true),
+    kind("pagekit-node-pages", true, false),
+    kind("pagekit-node-huge-pages", true, false),
+    kind("pagekit-node-eager-pages", true, true),
 ];
 
 /// How many pages the nodes have: two huge ones, and a rest that is no power of two.

@@ -202,7 +202,7 @@ fn same_page(env: &Env) -> Result<()> {
 /// The file is truncated while its pages are looked up, and while they are shown.
 fn truncate_get(env: &Env) -> Result<()> {
     const COUNT: usize = 64;
-    for name in ["map-pfns", "map-eager-pfns"] {
+    for name in ["node-pfns", "node-eager-pfns"] {
         let memfd = unsealed(COUNT)?;
         let get = |first: usize, count: usize| {
             let memfd = &memfd;

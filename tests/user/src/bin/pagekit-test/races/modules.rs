@@ -26,7 +26,7 @@ const MODULES: [(&str, &str); 5] = [
     ("i915", "pagekit_i915_style"),
     ("nouveau", "pagekit_nouveau_style"),
     ("radeon", "pagekit_radeon_style"),
-    ("map-huge-pages", "pagekit_mapper"),
+    ("node-huge-pages", "pagekit_node"),
 ];
 
 /// What somebody has of a device.
@@ -48,7 +48,7 @@ impl Thing {
             }
         };
         // The file keeps the module until the buffer does. Nodes have no other than their files.
-        let fd = match round % 3 == 0 || device.device.ends_with("pagekit-map-huge-pages") {
+        let fd = match round % 3 == 0 || device.device.ends_with("pagekit-node-huge-pages") {
             true => file.into(),
             false => device.filled(1, PAGES)?,
         };

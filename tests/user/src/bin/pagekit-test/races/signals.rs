@@ -156,8 +156,8 @@ const WORKS: [Work; 7] = [
         let attachment = importer.attach(&buf, Kind::Static)?;
         Ok(attachment.map(Dir::Both)?)
     }),
-    ("map-pages", || {
-        nodes::races::open_and_map(&at("map-pages")?)
+    ("node-pages", || {
+        nodes::races::open_and_map(&at("node-pages")?)
     }),
 ];
 

@@ -45,12 +45,12 @@ dontneed: "MADV_DONTNEED" => INVAL, "vma.rs: PFNMAP", |a| *a = Advice::LinuxDont
 
 /// For one of them: this has nothing to do with mapping.
 pub const FILE: &[&[Row]] = &[rows! { "SHOW_FILE", show;
-show_null: "null" => FAULT, "mapper.rs ioctl(): read()", |s| s.null = true;
-show_unknown: "an unknown number" => NOTTY, "mapper.rs ioctl(): cmd",
+show_null: "null" => FAULT, "node.rs ioctl(): read()", |s| s.null = true;
+show_unknown: "an unknown number" => NOTTY, "node.rs ioctl(): cmd",
         |s| s.cmd = opcode::write::<FileRange>(b'P', 4);
-show_size: "an argument of 4 bytes" => NOTTY, "mapper.rs ioctl(): cmd, its size",
+show_size: "an argument of 4 bytes" => NOTTY, "node.rs ioctl(): cmd, its size",
         |s| s.cmd = opcode::write::<u32>(b'P', 3);
-show_no_fd: "file descriptor -1" => BADF, "mapper.rs ioctl(): fget()", |s| s.number = Some(!0);
+show_no_fd: "file descriptor -1" => BADF, "node.rs ioctl(): fget()", |s| s.number = Some(!0);
 show_node: "a node" => INVAL, "pages.rs from_shmem(): end > size", |s| s.file = s.env.open()?;
 show_hugetlb: "a hugetlb memfd" => INVAL, "pages.rs from_shmem(): shmem_mapping()", |s| s.file = huge_memfd(512)?;
 show_none: "count 0" => INVAL, "range.rs file_bytes(): count == 0", |s| s.count = 0;
@@ -64,8 +64,8 @@ show_offset_wraps: "page 2^64 - 1" => INVAL, "range.rs file_bytes(): checked_add
 show_count_max: "count 2^32 - 1" => INVAL, "pages.rs from_shmem(): end > size", |s| s.count = !0;
 show_large_file: "count 2^32 - 1, of a file as large" => NOMEM, "pages.rs with_capacity(): KVVec::with_capacity",
     |s| { s.file.set_len(1 << 44)?; s.count = !0 };
-show_twice: "once more" => BUSY, "mapper.rs ioctl(): populate()", |s| s.shown = true;
-show_mapped: "a node that was mapped" => BUSY, "mapper.rs pages(): populate()", |s| s.mapped = true;
+show_twice: "once more" => BUSY, "node.rs ioctl(): populate()", |s| s.shown = true;
+show_mapped: "a node that was mapped" => BUSY, "node.rs pages(): populate()", |s| s.mapped = true;
 }];
 
 /// For those that show referenced pages.
