@@ -10,7 +10,7 @@ use rustix::io;
 use rustix::ioctl::{opcode, Opcode};
 
 use crate::abi::ioctl;
-use crate::map::Mapping;
+use crate::mapping::Mapping;
 use crate::PAGE;
 
 /// C: `struct drm_version`.

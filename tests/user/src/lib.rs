@@ -7,7 +7,7 @@ pub mod drm;
 pub mod fds;
 pub mod importer;
 pub mod kernel;
-pub mod map;
+pub mod mapping;
 pub mod process;
 pub mod style;
 

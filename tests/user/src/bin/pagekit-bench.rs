@@ -15,7 +15,7 @@ use anyhow::{bail, ensure, Context, Result};
 use lexopt::prelude::*;
 use pagekit_user::abi::{self, BenchMake, UdmabufCreate};
 use pagekit_user::kernel;
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::PAGE;
 use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::Advice;

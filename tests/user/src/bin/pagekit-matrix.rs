@@ -15,7 +15,7 @@ use pagekit_user::abi::{
 };
 use pagekit_user::drm::{Card, Handle};
 use pagekit_user::importer::{self, Dir, Importer, Kind, Through};
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{Object, INFO_IMPORTED, MAP_READ, MAP_WRITE};
 use pagekit_user::{kernel, PAGE};
 use rustix::fs::OFlags;

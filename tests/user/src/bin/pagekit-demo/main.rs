@@ -15,7 +15,7 @@ use anyhow::{bail, ensure, Context, Result};
 use lexopt::prelude::*;
 use pagekit_user::abi::{self, UdmabufCreate, SYNC_READ, UDMABUF_FLAGS_CLOEXEC};
 use pagekit_user::drm::{same_buffer, Card};
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::{kernel, PAGE};
 use sha2::{Digest, Sha256};
 

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_READ, SYNC_WRITE};
 use pagekit_user::fds;
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::process::Child;
 use pagekit_user::PAGE;
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::importer;
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{self, Object};
 use pagekit_user::{abi, PAGE};
 use proptest::collection::vec;

@@ -3,7 +3,7 @@
 
 mod devices;
 mod files;
-mod maps;
+mod mappings;
 
 use std::fmt::{Arguments, Display};
 use std::fs::File;
@@ -15,7 +15,7 @@ use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::abi::{self, HeapAllocation, UdmabufCreate, UdmabufCreateItem};
 use pagekit_user::importer::{self, Attachment, Dir, Importer, Through};
 use pagekit_user::kernel::RootGroup;
-use pagekit_user::map::{last_errno, Mapping, RW};
+use pagekit_user::mapping::{last_errno, Mapping, RW};
 use pagekit_user::style::{self, Create, Info, Object};
 use pagekit_user::PAGE;
 use rustix::fs::{fallocate, ftruncate, FallocateFlags, MemfdFlags, OFlags, SealFlags};

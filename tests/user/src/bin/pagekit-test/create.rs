@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, UDMABUF_CREATE, UDMABUF_CREATE_LIST, UDMABUF_FLAGS_CLOEXEC};
-use pagekit_user::map::{Mapping, RW};
+use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::{kernel, PAGE};
 use rustix::io::{fcntl_getfd, Errno, FdFlags};
 use rustix::mm::MapFlags;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, UdmabufCreate, UdmabufCreateItem};
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::{kernel, PAGE};
 use rustix::io;
 

@@ -8,7 +8,7 @@ use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, HeapAllocation};
 use pagekit_user::importer::{Dir, Importer, Kind};
 use pagekit_user::kernel::{stay_on_this_cpu, Cgroup};
-use pagekit_user::map::{Mapping, RW};
+use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::{kernel, PAGE};
 use rustix::fs::OFlags;

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::importer::{Importer, Through};
 use pagekit_user::kernel::{self, Cgroup, RootGroup, ZramSwap};
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::process::{signal_of, Child, End};
 use pagekit_user::style::{Object, CREATE_SHMEM_MMAP, CREATE_USERPTR, MAP_READ};
 use pagekit_user::{abi, PAGE};

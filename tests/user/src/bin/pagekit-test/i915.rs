@@ -9,7 +9,7 @@ use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_END, SYNC_READ, SYNC_START};
 use pagekit_user::importer::{Importer, Through};
 use pagekit_user::kernel::{RootGroup, ZramSwap};
-use pagekit_user::map::{Mapping, RW};
+use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::style::{
     Object, CREATE_SHMEM_MMAP, INFO_WEDGED, MAP_READ, MAP_WRITE, SHRINK_REVOKE,
@@ -20,7 +20,7 @@ use rustix::io::{self, Errno};
 use rustix::mm::MapFlags;
 
 use crate::env::{check_file, Case, Content, Env};
-use crate::mapping::process_vm;
+use crate::mappings::process_vm;
 use crate::style::{check, fill, foreign, vmaps, written, ODD_SIZE};
 
 pub const CASES: &[Case] = &[

@@ -15,7 +15,7 @@ use pagekit_user::abi;
 use pagekit_user::drm::Card;
 use pagekit_user::importer::{Attachment, Dir, Importer, Kind, Through};
 use pagekit_user::kernel::{address_in, Cgroup};
-use pagekit_user::map::{Mapping, RW};
+use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{signal_of, Child};
 use pagekit_user::style::{self, Info, Object, CREATE_SHMEM_MMAP};
 use pagekit_user::PAGE;
@@ -25,7 +25,7 @@ use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use crate::env::{check_pages, item, written, Case, Content, Env};
 use crate::inputs::heap::read_only;
-use crate::mapping::process_vm;
+use crate::mappings::process_vm;
 use crate::memory::{allocated, dirty_free_memory};
 
 /// For any exporter.

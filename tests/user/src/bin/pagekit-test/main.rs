@@ -11,7 +11,7 @@ mod hostile;
 mod i915;
 mod inputs;
 mod isolation;
-mod mapping;
+mod mappings;
 mod memory;
 mod nodes;
 mod nouveau;
@@ -45,7 +45,7 @@ const GROUPS: &[Group] = &[
         fill: heap::filled,
         tables: &[
             heap::CASES,
-            mapping::CASES,
+            mappings::CASES,
             device::CASES,
             sharing::CASES,
             shown::CASES,
@@ -59,7 +59,7 @@ const GROUPS: &[Group] = &[
         &[
             style::CASES,
             hostile::STYLE,
-            mapping::CASES,
+            mappings::CASES,
             device::CASES,
             sharing::CASES,
             shown::CASES,
@@ -81,7 +81,7 @@ const GROUPS: &[Group] = &[
         &[
             style::CASES,
             hostile::STYLE,
-            mapping::CASES,
+            mappings::CASES,
             device::CASES,
             sharing::CASES,
             shown::CASES,
@@ -101,7 +101,7 @@ const GROUPS: &[Group] = &[
         &[
             style::CASES,
             hostile::STYLE,
-            mapping::CASES,
+            mappings::CASES,
             device::CASES,
             sharing::CASES,
             shown::CASES,
@@ -209,7 +209,7 @@ const fn udmabuf(name: &'static str) -> Group {
         fill: |env, id, pages| Ok(env.buffer(id, pages)?.1),
         tables: &[
             create::CASES,
-            mapping::CASES,
+            mappings::CASES,
             memory::CASES,
             hostile::UDMABUF,
             device::CASES,

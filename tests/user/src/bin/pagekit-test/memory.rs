@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::kernel::{Setting, ZramSwap};
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::{abi, kernel, PAGE};
 use rustix::fs::{fallocate, fcntl_add_seals, FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;

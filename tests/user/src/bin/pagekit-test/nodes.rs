@@ -12,7 +12,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::map::{Mapping, RW};
+use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{signal_of, Child};
 use pagekit_user::{abi, kernel, PAGE};
 use rustix::io::{self, Errno};

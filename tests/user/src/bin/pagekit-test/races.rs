@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::importer::{Dir, Importer, Kind, Through};
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::style::Object;
 use pagekit_user::{abi, PAGE};
 use rustix::io::{self, Errno};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::process::Child;
 use pagekit_user::style::{Create, Object, ACCESS_NOWAIT, CREATE_USERPTR, MAP_READ};
 use pagekit_user::{kernel, PAGE};

@@ -10,7 +10,7 @@ use pagekit_user::abi::{self, SYNC_READ};
 use pagekit_user::drm::{same_buffer, Card};
 use pagekit_user::importer::{Dir, Importer, Kind, Through};
 use pagekit_user::kernel::Setting;
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::process::{Child, End};
 use pagekit_user::{kernel, PAGE};
 

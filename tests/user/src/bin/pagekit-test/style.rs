@@ -12,7 +12,7 @@ use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_RW};
 use pagekit_user::drm::{same_buffer, Card};
 use pagekit_user::importer::{Importer, Through};
-use pagekit_user::map::{last_errno, Mapping};
+use pagekit_user::mapping::{last_errno, Mapping};
 use pagekit_user::process::{Child, End};
 use pagekit_user::style::{self, Create, Info, Object, INFO_IMPORTED, MAP_READ, MAP_WRITE};
 use pagekit_user::{kernel, PAGE};

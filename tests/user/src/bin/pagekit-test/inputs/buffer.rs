@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use anyhow::Result;
 use pagekit_user::abi::{self, SYNC_READ, SYNC_RW};
-use pagekit_user::map::{last_errno, Mapping, RW};
+use pagekit_user::mapping::{last_errno, Mapping, RW};
 use pagekit_user::PAGE;
 use rustix::fs::{FallocateFlags, SealFlags, SeekFrom};
 use rustix::io;

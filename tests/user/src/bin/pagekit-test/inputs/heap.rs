@@ -7,7 +7,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use anyhow::Result;
 use pagekit_user::abi::{self, HeapAllocation, DMA_HEAP_IOCTL_ALLOC};
 use pagekit_user::kernel::Setting;
-use pagekit_user::map::{Mapping, RW};
+use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::{kernel, PAGE};
 use rustix::fs::OFlags;
 use rustix::io;

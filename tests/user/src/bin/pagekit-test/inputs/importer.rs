@@ -8,7 +8,7 @@ use pagekit_user::abi;
 use pagekit_user::importer::{
     self as imp, Access, Attach, Dir, Importer, Kind, Through, DYNAMIC, VMAP, WRITE,
 };
-use pagekit_user::map::{Mapping, RW};
+use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::PAGE;
 use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::MapFlags;

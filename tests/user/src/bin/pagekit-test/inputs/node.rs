@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::Result;
 use pagekit_user::abi::{FileRange, SHOW_FILE};
-use pagekit_user::map::{last_errno, Mapping};
+use pagekit_user::mapping::{last_errno, Mapping};
 use pagekit_user::{abi, PAGE};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io;

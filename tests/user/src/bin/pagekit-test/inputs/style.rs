@@ -9,7 +9,7 @@ use anyhow::{ensure, Result};
 use pagekit_user::abi::{self, SYNC_END, SYNC_READ};
 use pagekit_user::importer::{Dir, Importer, Kind};
 use pagekit_user::kernel::Setting;
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{self, Access, Create, Object, ACCESS_NOWAIT, ACCESS_WRITE};
 use pagekit_user::style::{CREATE_SHMEM_MMAP, CREATE_USERPTR, MAP_READ, SHRINK_REVOKE};
 use pagekit_user::{kernel, PAGE};

@@ -10,7 +10,7 @@ use pagekit_user::abi::{
     self, UdmabufCreate, UdmabufCreateItem, UdmabufCreateList, UDMABUF_CREATE, UDMABUF_CREATE_LIST,
 };
 use pagekit_user::kernel::Setting;
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::{kernel, PAGE};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io;

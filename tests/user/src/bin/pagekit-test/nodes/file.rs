@@ -6,7 +6,7 @@ use std::fs::File;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi;
 use pagekit_user::kernel::ZramSwap;
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::PAGE;
 use rustix::fs::{fallocate, FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;

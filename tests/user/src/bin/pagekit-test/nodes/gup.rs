@@ -7,14 +7,14 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::map::{last_errno, Mapping};
+use pagekit_user::mapping::{last_errno, Mapping};
 use pagekit_user::process::Child;
 use pagekit_user::PAGE;
 use rustix::io::{self, Errno};
 
 use super::{new, old, put, see, Node, PAGES};
 use crate::env::{Case, Env};
-use crate::mapping::{direct, direct_disk, process_vm};
+use crate::mappings::{direct, direct_disk, process_vm};
 use crate::memory::HUGE_PAGES;
 
 pub const CASES: &[Case] = &[

@@ -5,7 +5,7 @@
 //! page table, and splits are counted.
 
 use anyhow::{ensure, Result};
-use pagekit_user::map::{Mapping, RW};
+use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::Child;
 use pagekit_user::{kernel, PAGE};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::kernel::Setting;
-use pagekit_user::map::{last_errno, Mapping};
+use pagekit_user::mapping::{last_errno, Mapping};
 use pagekit_user::PAGE;
 use rustix::io::{self, Errno};
 use rustix::mm::{Advice, MprotectFlags};

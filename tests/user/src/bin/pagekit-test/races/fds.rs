@@ -7,7 +7,7 @@ use std::sync::{Arc, RwLock};
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::importer::{Importer, Through};
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::style::Object;
 use pagekit_user::{fds, kernel, PAGE};
 use rustix::io::Errno;

@@ -6,7 +6,7 @@ use std::fs::File;
 
 use anyhow::Result;
 use pagekit_user::abi;
-use pagekit_user::map::{Mapping, RW};
+use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::style::{Create, Object, CREATE_USERPTR};
 use pagekit_user::PAGE;
 use rustix::fs::{fallocate, FallocateFlags, MemfdFlags, SealFlags};

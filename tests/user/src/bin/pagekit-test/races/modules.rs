@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::map::Mapping;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::PAGE;
 use rustix::io::{self, Errno};
 use rustix::system::{delete_module, finit_module};

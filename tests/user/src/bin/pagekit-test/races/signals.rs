@@ -9,7 +9,7 @@ use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_END, SYNC_RW, SYNC_START};
 use pagekit_user::importer::{Dir, Importer, Kind};
 use pagekit_user::kernel::Held;
-use pagekit_user::map::{Mapping, RW};
+use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::style::{Object, CREATE_USERPTR, MAP_READ, SHRINK_REVOKE};
 use pagekit_user::PAGE;

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_READ, SYNC_RW, SYNC_START, SYNC_WRITE};
 use pagekit_user::kernel::{Zram, ZRAM};
-use pagekit_user::map::{last_errno, Mapping};
+use pagekit_user::mapping::{last_errno, Mapping};
 use pagekit_user::process::{signal_of, Child};
 use pagekit_user::{kernel, PAGE};
 use rustix::io::{self, Errno};
