@@ -5,10 +5,10 @@
 pub mod abi;
 pub mod drm;
 pub mod fds;
-pub mod importer;
 pub mod kernel;
 pub mod mapping;
 pub mod process;
 pub mod style;
+pub mod test_importer;
 
 pub const PAGE: usize = 4096;

@@ -14,9 +14,9 @@ use pagekit_user::abi::{
     self, HeapAllocation, UdmabufCreate, SYNC_READ, SYNC_WRITE, UDMABUF_FLAGS_CLOEXEC,
 };
 use pagekit_user::drm::{Card, Handle};
-use pagekit_user::importer::{self, Dir, Importer, Kind, Through};
 use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{Object, INFO_IMPORTED, MAP_READ, MAP_WRITE};
+use pagekit_user::test_importer::{self, Dir, Importer, Kind, Through};
 use pagekit_user::{kernel, PAGE};
 use rustix::fs::OFlags;
 
@@ -202,13 +202,18 @@ impl Side for Dumb<'_> {
 }
 
 /// A device, by DMA addresses.
-impl Side for importer::Attachment<'_> {
+impl Side for test_importer::Attachment<'_> {
     fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
-        Ok(importer::Attachment::read(self, Through::Dma, offset, to)?)
+        Ok(test_importer::Attachment::read(
+            self,
+            Through::Dma,
+            offset,
+            to,
+        )?)
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
-        Ok(importer::Attachment::write(
+        Ok(test_importer::Attachment::write(
             self,
             Through::Dma,
             offset,
@@ -275,7 +280,7 @@ impl Exporter {
 /// What an importer has of a buffer.
 enum Import<'a> {
     Object(Object),
-    Device(importer::Attachment<'a>),
+    Device(test_importer::Attachment<'a>),
     /// It never maps for a device: only its dma-buf can be mapped again.
     Vgem {
         side: Mapped,

@@ -2,7 +2,7 @@
 //! What is done in random order. Operations name what they are done to by numbers of which any is
 //! right, whatever there is: so what is left of a sequence is one, too.
 
-use pagekit_user::importer::Dir;
+use pagekit_user::test_importer::Dir;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rustix::mm::Advice;

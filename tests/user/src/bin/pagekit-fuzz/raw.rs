@@ -5,9 +5,9 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::importer;
 use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{self, Object};
+use pagekit_user::test_importer;
 use pagekit_user::{abi, PAGE};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -173,9 +173,14 @@ fn targets() -> Result<Vec<Target>> {
             }
         }
     }
-    let importer = || open(importer::DEVICE).map(OwnedFd::from);
+    let importer = || open(test_importer::DEVICE).map(OwnedFd::from);
     for _ in 0..2 {
-        add(importer()?, importer::DEVICE, importer::COMMANDS, true);
+        add(
+            importer()?,
+            test_importer::DEVICE,
+            test_importer::COMMANDS,
+            true,
+        );
     }
     let (node, ..) = NODES[0];
     add(open(node)?.into(), node, &[abi::SHOW_FILE], false);

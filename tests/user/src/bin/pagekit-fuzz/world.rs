@@ -13,10 +13,10 @@ use std::rc::Rc;
 
 use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::abi::{self, HeapAllocation, UdmabufCreate, UdmabufCreateItem};
-use pagekit_user::importer::{self, Attachment, Dir, Importer, Through};
 use pagekit_user::kernel::RootGroup;
 use pagekit_user::mapping::{last_errno, Mapping, RW};
 use pagekit_user::style::{self, Create, Info, Object};
+use pagekit_user::test_importer::{self, Attachment, Dir, Importer, Through};
 use pagekit_user::PAGE;
 use rustix::fs::{fallocate, ftruncate, FallocateFlags, MemfdFlags, OFlags, SealFlags};
 use rustix::io::{self, Errno};

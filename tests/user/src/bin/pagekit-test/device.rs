@@ -8,8 +8,8 @@ use std::os::fd::AsFd;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{with_cpu_access, SYNC_READ, SYNC_RW, SYNC_WRITE};
-use pagekit_user::importer::{Attachment, Dir, Importer, Kind, Through};
 use pagekit_user::mapping::Mapping;
+use pagekit_user::test_importer::{Attachment, Dir, Importer, Kind, Through};
 use pagekit_user::{kernel, PAGE};
 use rustix::io::Errno;
 

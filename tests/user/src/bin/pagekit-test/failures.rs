@@ -14,12 +14,12 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, BenchMake, HeapAllocation, UdmabufCreate};
 use pagekit_user::abi::{SYNC_END, SYNC_RW, SYNC_START};
-use pagekit_user::importer::{Attachment, Dir, Importer, Kind, Through};
 use pagekit_user::kernel::{self, Setting, ZramSwap};
 use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{
     Create, Object, CREATE_SHMEM_MMAP, CREATE_USERPTR, MAP_READ, MAP_WRITE, SHRINK_REVOKE,
 };
+use pagekit_user::test_importer::{Attachment, Dir, Importer, Kind, Through};
 use pagekit_user::PAGE;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{self, Errno};

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, HeapAllocation};
-use pagekit_user::importer::{Dir, Importer, Kind};
 use pagekit_user::kernel::{stay_on_this_cpu, Cgroup};
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{Child, End};
+use pagekit_user::test_importer::{Dir, Importer, Kind};
 use pagekit_user::{kernel, PAGE};
 use rustix::fs::OFlags;
 use rustix::io::{self, fcntl_getfd, Errno, FdFlags};

@@ -8,11 +8,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{bail, ensure, Context, Result};
-use pagekit_user::importer::{Importer, Through};
 use pagekit_user::kernel::{self, Cgroup, RootGroup, ZramSwap};
 use pagekit_user::mapping::Mapping;
 use pagekit_user::process::{signal_of, Child, End};
 use pagekit_user::style::{Object, CREATE_SHMEM_MMAP, CREATE_USERPTR, MAP_READ};
+use pagekit_user::test_importer::{Importer, Through};
 use pagekit_user::{abi, PAGE};
 use rustix::io::Errno;
 

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_END, SYNC_READ, SYNC_START};
-use pagekit_user::importer::{Importer, Through};
 use pagekit_user::kernel::{RootGroup, ZramSwap};
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::style::{
     Object, CREATE_SHMEM_MMAP, INFO_WEDGED, MAP_READ, MAP_WRITE, SHRINK_REVOKE,
 };
+use pagekit_user::test_importer::{Importer, Through};
 use pagekit_user::{kernel, PAGE};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{self, Errno};

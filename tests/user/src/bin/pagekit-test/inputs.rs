@@ -6,10 +6,10 @@
 
 pub mod buffer;
 pub mod heap;
-pub mod importer;
 pub mod node;
 pub mod parameters;
 pub mod style;
+pub mod test_importer;
 pub mod udmabuf;
 
 use std::os::fd::{AsFd, OwnedFd};

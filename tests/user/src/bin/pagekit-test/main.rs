@@ -130,7 +130,7 @@ const GROUPS: &[Group] = &[
         nodes::REFERENCED,
         &[inputs::node::ROWS, inputs::node::EAGER],
     ),
-    node("importer", &[], &[inputs::importer::ROWS]),
+    node("importer", &[], &[inputs::test_importer::ROWS]),
     node("parameters", &[], &[inputs::parameters::ROWS]),
     Group {
         name: "cma",

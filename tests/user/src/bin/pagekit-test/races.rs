@@ -16,9 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use pagekit_user::importer::{Dir, Importer, Kind, Through};
 use pagekit_user::mapping::Mapping;
 use pagekit_user::style::Object;
+use pagekit_user::test_importer::{Dir, Importer, Kind, Through};
 use pagekit_user::{abi, PAGE};
 use rustix::io::{self, Errno};
 use rustix::thread::{sched_setaffinity, CpuSet};

@@ -8,10 +8,10 @@ use std::os::unix::net::UnixStream;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_READ};
 use pagekit_user::drm::{same_buffer, Card};
-use pagekit_user::importer::{Dir, Importer, Kind, Through};
 use pagekit_user::kernel::Setting;
 use pagekit_user::mapping::Mapping;
 use pagekit_user::process::{Child, End};
+use pagekit_user::test_importer::{Dir, Importer, Kind, Through};
 use pagekit_user::{kernel, PAGE};
 
 use crate::device::{check_import, pages_of};

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi;
-use pagekit_user::importer::{Dir, Importer, Kind};
 use pagekit_user::style::{Info, Object, INFO_IMPORTED};
+use pagekit_user::test_importer::{Dir, Importer, Kind};
 use pagekit_user::{kernel, PAGE};
 
 use crate::env::{Case, Env};

@@ -11,10 +11,10 @@ use std::sync::Barrier;
 use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_RW};
 use pagekit_user::drm::{same_buffer, Card};
-use pagekit_user::importer::{Importer, Through};
 use pagekit_user::mapping::{last_errno, Mapping};
 use pagekit_user::process::{Child, End};
 use pagekit_user::style::{self, Create, Info, Object, INFO_IMPORTED, MAP_READ, MAP_WRITE};
+use pagekit_user::test_importer::{Importer, Through};
 use pagekit_user::{kernel, PAGE};
 use rustix::io::{self, Errno};
 

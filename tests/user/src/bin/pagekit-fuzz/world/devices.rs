@@ -33,8 +33,8 @@ impl World<'_> {
         };
         let Open { file, memory } = &self.files[file];
         let kind = match dynamic {
-            true => importer::Kind::Dynamic,
-            false => importer::Kind::Static,
+            true => test_importer::Kind::Dynamic,
+            false => test_importer::Kind::Static,
         };
         let importer = Importer::open()?;
         let what = format_args!("attach {kind:?} to m{}", memory.id);

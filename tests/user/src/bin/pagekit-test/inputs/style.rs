@@ -7,11 +7,11 @@ use std::ptr;
 
 use anyhow::{ensure, Result};
 use pagekit_user::abi::{self, SYNC_END, SYNC_READ};
-use pagekit_user::importer::{Dir, Importer, Kind};
 use pagekit_user::kernel::Setting;
 use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{self, Access, Create, Object, ACCESS_NOWAIT, ACCESS_WRITE};
 use pagekit_user::style::{CREATE_SHMEM_MMAP, CREATE_USERPTR, MAP_READ, SHRINK_REVOKE};
+use pagekit_user::test_importer::{Dir, Importer, Kind};
 use pagekit_user::{kernel, PAGE};
 use rustix::io::{self, Errno};
 use rustix::ioctl::{opcode, Opcode};

@@ -6,9 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, RwLock};
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::importer::{Importer, Through};
 use pagekit_user::mapping::Mapping;
 use pagekit_user::style::Object;
+use pagekit_user::test_importer::{Importer, Through};
 use pagekit_user::{fds, kernel, PAGE};
 use rustix::io::Errno;
 use rustix::process::{waitpid, Pid, WaitOptions};

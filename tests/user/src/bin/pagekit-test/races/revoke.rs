@@ -4,9 +4,9 @@
 use std::os::fd::AsFd;
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::importer::{Dir, Importer, Kind};
 use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{Object, MAP_READ, MAP_WRITE, SHRINK_REVOKE};
+use pagekit_user::test_importer::{Dir, Importer, Kind};
 use pagekit_user::{kernel, PAGE};
 use rustix::io::Errno;
 

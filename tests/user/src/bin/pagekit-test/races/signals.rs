@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_END, SYNC_RW, SYNC_START};
-use pagekit_user::importer::{Dir, Importer, Kind};
 use pagekit_user::kernel::Held;
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::style::{Object, CREATE_USERPTR, MAP_READ, SHRINK_REVOKE};
+use pagekit_user::test_importer::{Dir, Importer, Kind};
 use pagekit_user::PAGE;
 use rustix::io::{self, Errno};
 use rustix::mm::MapFlags;

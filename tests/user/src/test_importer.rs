@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The test importer of `tests/drivers/importer.c`, which gets at a dma-buf as a device would.
+//! The test importer of `tests/drivers/test_importer.c`, which gets at a dma-buf as a device would.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

@@ -3,8 +3,8 @@
  * The test importer's user interface: /dev/pagekit-importer. An open file has one
  * dma-buf attached at a time, which mmap of the file maps: ENOTCONN without one.
  */
-#ifndef PAGEKIT_IMPORTER_H
-#define PAGEKIT_IMPORTER_H
+#ifndef PAGEKIT_TEST_IMPORTER_H
+#define PAGEKIT_TEST_IMPORTER_H
 
 #include <linux/ioctl.h>
 #include <linux/types.h>

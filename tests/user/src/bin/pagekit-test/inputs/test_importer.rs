@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the test importer refuses: `tests/drivers/importer.c`.
+//! What the test importer refuses: `tests/drivers/test_importer.c`.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::Result;
 use pagekit_user::abi;
-use pagekit_user::importer::{
+use pagekit_user::mapping::{Mapping, RW};
+use pagekit_user::test_importer::{
     self as imp, Access, Attach, Dir, Importer, Kind, Through, DYNAMIC, VMAP, WRITE,
 };
-use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::PAGE;
 use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::MapFlags;

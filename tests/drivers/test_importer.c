@@ -15,7 +15,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
-#include "importer.h"
+#include "test_importer.h"
 
 struct importer {
 	struct mutex lock;	/* one ioctl at a time; taken before the reservation lock */
