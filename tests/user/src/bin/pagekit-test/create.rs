@@ -10,7 +10,8 @@ use pagekit_user::{kernel, PAGE};
 use rustix::io::{fcntl_getfd, Errno, FdFlags};
 use rustix::mm::MapFlags;
 
-use crate::env::{check_file, check_pages, item, written, Case, Content, Env};
+use crate::env::{check_file, check_pages, item, written, Content, Env};
+use crate::groups::Case;
 
 pub const CASES: &[Case] = &[
     Case::new("create_readback", create_readback).smoke(),

@@ -13,7 +13,8 @@ use pagekit_user::test_importer::{Attachment, Dir, Importer, Kind, Through};
 use pagekit_user::{kernel, PAGE};
 use rustix::io::Errno;
 
-use crate::env::{check_file, check_pages, Case, Content, Env};
+use crate::env::{check_file, check_pages, Content, Env};
+use crate::groups::Case;
 
 pub const CASES: &[Case] = &[
     Case::new("device_reads", |env| reads(env, Through::Dma)).smoke(),

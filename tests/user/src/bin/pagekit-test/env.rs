@@ -15,41 +15,8 @@ use pagekit_user::mapping::Mapping;
 use pagekit_user::{kernel, PAGE};
 use rustix::io;
 
-use crate::inputs::Row;
-
-pub struct Case {
-    pub name: &'static str,
-    /// Quick and basic enough for a kernel with debugging under emulation.
-    pub smoke: bool,
-    pub body: fn(&Env) -> Result<()>,
-}
-
-impl Case {
-    pub const fn new(name: &'static str, body: fn(&Env) -> Result<()>) -> Self {
-        Self {
-            name,
-            smoke: false,
-            body,
-        }
-    }
-
-    pub const fn smoke(mut self) -> Self {
-        self.smoke = true;
-        self
-    }
-}
-
 /// Makes a buffer of that many pages, written as file `id`.
 pub type Fill = fn(&Env, u8, usize) -> Result<OwnedFd>;
-
-/// Cases for one kind of device.
-pub struct Group {
-    pub name: &'static str,
-    pub fill: Fill,
-    pub tables: &'static [&'static [Case]],
-    /// What it must refuse.
-    pub inputs: &'static [&'static [&'static [Row]]],
-}
 
 pub struct Env {
     pub device: PathBuf,
@@ -146,6 +113,11 @@ pub fn item(memfd: impl AsFd, first: usize, pages: usize) -> UdmabufCreateItem {
         offset: (first * PAGE) as u64,
         size: (pages * PAGE) as u64,
     }
+}
+
+/// Makes a buffer of a memfd.
+pub fn of_memfd(env: &Env, id: u8, pages: usize) -> Result<OwnedFd> {
+    Ok(env.buffer(id, pages)?.1)
 }
 
 /// A memfd whose pages say who they are.

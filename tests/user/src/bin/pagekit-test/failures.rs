@@ -24,7 +24,8 @@ use pagekit_user::PAGE;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{self, Errno};
 
-use crate::env::{check_file, check_pages, item, written, Case, Content, Env};
+use crate::env::{check_file, check_pages, item, written, Content, Env};
+use crate::groups::Case;
 use crate::memory::{evict, huge_memfd, HUGE_PAGES, THP};
 use crate::style::{self, check, fill, foreign};
 use inject::{each, without_pages, Unshared};

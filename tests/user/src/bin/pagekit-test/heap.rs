@@ -15,7 +15,8 @@ use rustix::fs::OFlags;
 use rustix::io::{self, fcntl_getfd, Errno, FdFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
-use crate::env::{check_file, check_pages, Case, Content, Env};
+use crate::env::{check_file, check_pages, Content, Env};
+use crate::groups::Case;
 
 pub const CASES: &[Case] = &[
     Case::new("alloc", alloc).smoke(),
@@ -43,6 +44,12 @@ pub fn filled(env: &Env, id: u8, pages: usize) -> Result<OwnedFd> {
 
 pub fn pages_of(env: &Env, pages: usize) -> Result<OwnedFd> {
     sized(env, (pages * PAGE) as u64)?.context("DMA_HEAP_IOCTL_ALLOC")
+}
+
+/// A page whose file descriptor is for reading only.
+pub fn read_only(env: &Env) -> Result<OwnedFd> {
+    let flags = (OFlags::RDONLY | OFlags::CLOEXEC).bits();
+    Ok(with(env, |allocation| allocation.fd_flags = flags)??)
 }
 
 fn sized(env: &Env, len: u64) -> Result<io::Result<OwnedFd>> {

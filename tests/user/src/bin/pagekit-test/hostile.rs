@@ -16,7 +16,8 @@ use pagekit_user::test_importer::{Importer, Through};
 use pagekit_user::{abi, PAGE};
 use rustix::io::Errno;
 
-use crate::env::{check_file, written, Case, Content, Env};
+use crate::env::{check_file, written, Content, Env};
+use crate::groups::Case;
 use crate::memory::evict;
 use crate::style;
 

@@ -19,7 +19,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{self, Errno};
 use rustix::mm::MapFlags;
 
-use crate::env::{check_file, Case, Content, Env};
+use crate::env::{check_file, Content, Env};
+use crate::groups::Case;
 use crate::mappings::process_vm;
 use crate::style::{check, fill, foreign, vmaps, written, ODD_SIZE};
 

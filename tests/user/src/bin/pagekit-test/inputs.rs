@@ -19,24 +19,7 @@ use anyhow::{ensure, Context, Result};
 use rustix::io::{self, Errno};
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 
-use crate::env::Env;
-
-/// What came of the call that must fail.
-pub type Outcome = Result<io::Result<()>>;
-
-pub struct Row {
-    pub name: &'static str,
-    /// What is called.
-    pub entry: &'static str,
-    /// What is wrong.
-    pub input: &'static str,
-    errno: Errno,
-    errno_name: &'static str,
-    /// The function and the condition in it that answers. Where no file is named, it is one of the
-    /// driver; "core" is the kernel's own, before or instead of the driver.
-    check: &'static str,
-    call: fn(&Env) -> Outcome,
-}
+use crate::groups::Outcome;
 
 /// Rows of one entry, `name: input => error, check, |good input| what makes it bad;`. `$call` makes
 /// the call, with input that the closure has changed.
@@ -44,7 +27,7 @@ macro_rules! rows {
     ($entry:literal, $call:path; $(
         $name:ident: $input:literal => $errno:ident, $check:literal, |$good:pat_param| $change:expr;
     )*) => {
-        &[$($crate::inputs::Row {
+        &[$($crate::groups::Row {
             name: stringify!($name),
             entry: $entry,
             input: $input,
@@ -74,32 +57,6 @@ pub fn tried(
     ensure!(took < AT_ONCE, "takes {took:?}");
     good().context("the same with good input")?;
     Ok(result)
-}
-
-impl Row {
-    pub fn run(&self, env: &Env) -> Result<()> {
-        match (self.call)(env)? {
-            Ok(()) => anyhow::bail!("{} with {} succeeds", self.entry, self.input),
-            Err(error) => ensure!(error == self.errno, "{error:?}, not {}", self.errno_name),
-        }
-        Ok(())
-    }
-
-    /// A line of JSON. All texts are ours and need no other escapes than Rust has.
-    pub fn json(&self, device: &str, ok: bool) -> String {
-        let Self {
-            name,
-            entry,
-            input,
-            errno_name,
-            check,
-            ..
-        } = self;
-        format!(
-            "{{\"device\": {device:?}, \"name\": {name:?}, \"entry\": {entry:?}, \"input\": {input:?}, \
-             \"errno\": {errno_name:?}, \"check\": {check:?}, \"ok\": {ok}}}\n"
-        )
-    }
 }
 
 /// All file descriptors that the process may have, until dropped.

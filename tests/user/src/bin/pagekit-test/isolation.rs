@@ -23,8 +23,9 @@ use rustix::fs::{fallocate, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
-use crate::env::{check_pages, item, written, Case, Content, Env};
-use crate::inputs::heap::read_only;
+use crate::env::{check_pages, item, written, Content, Env};
+use crate::groups::Case;
+use crate::heap::read_only;
 use crate::mappings::process_vm;
 use crate::memory::{allocated, dirty_free_memory};
 

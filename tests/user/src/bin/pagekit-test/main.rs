@@ -6,6 +6,7 @@ mod create;
 mod device;
 mod env;
 mod failures;
+mod groups;
 mod heap;
 mod hostile;
 mod i915;
@@ -21,6 +22,7 @@ mod radeon;
 mod sharing;
 mod shown;
 mod style;
+mod table;
 
 use std::fs::File;
 use std::io::Write;
@@ -28,220 +30,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use lexopt::prelude::*;
 use pagekit_user::kernel::{self, open_files, Held};
 use pagekit_user::process::{Child, End};
 
-use env::{Case, Env, Group};
-use inputs::Row;
-
-/// A new sample adds itself here.
-const GROUPS: &[Group] = &[
-    udmabuf("udmabuf"),
-    udmabuf("cdmabuf"),
-    Group {
-        name: "heap",
-        fill: heap::filled,
-        tables: &[
-            heap::CASES,
-            mappings::CASES,
-            device::CASES,
-            sharing::CASES,
-            shown::CASES,
-            isolation::CASES,
-            isolation::HEAP,
-        ],
-        inputs: &[inputs::heap::ROWS, inputs::buffer::ROWS],
-    },
-    style(
-        "i915",
-        &[
-            style::CASES,
-            hostile::STYLE,
-            mappings::CASES,
-            device::CASES,
-            sharing::CASES,
-            shown::CASES,
-            shown::OBJECTS,
-            i915::CASES,
-            hostile::I915,
-            isolation::CASES,
-            isolation::STYLE,
-            isolation::I915,
-        ],
-        &[
-            inputs::style::ROWS,
-            inputs::style::I915,
-            inputs::buffer::ROWS,
-        ],
-    ),
-    style(
-        "nouveau",
-        &[
-            style::CASES,
-            hostile::STYLE,
-            mappings::CASES,
-            device::CASES,
-            sharing::CASES,
-            shown::CASES,
-            shown::OBJECTS,
-            nouveau::CASES,
-            isolation::CASES,
-            isolation::STYLE,
-        ],
-        &[
-            inputs::style::ROWS,
-            inputs::style::NOUVEAU,
-            inputs::buffer::ROWS,
-        ],
-    ),
-    style(
-        "radeon",
-        &[
-            style::CASES,
-            hostile::STYLE,
-            mappings::CASES,
-            device::CASES,
-            sharing::CASES,
-            shown::CASES,
-            shown::OBJECTS,
-            radeon::CASES,
-            isolation::CASES,
-            isolation::STYLE,
-        ],
-        &[
-            inputs::style::ROWS,
-            inputs::style::RADEON,
-            inputs::buffer::ROWS,
-        ],
-    ),
-    node(
-        "node-pfns",
-        nodes::PFNS,
-        &[inputs::node::ROWS, inputs::node::PFNS, inputs::node::FILE],
-    ),
-    node("node-huge-pfns", nodes::HUGE_PFNS, PFN_INPUTS),
-    node("node-eager-pfns", nodes::PFNS, PFN_INPUTS),
-    node("node-pages", nodes::REFERENCED, PAGE_INPUTS),
-    node("node-huge-pages", nodes::HUGE_REFERENCED, PAGE_INPUTS),
-    node(
-        "node-eager-pages",
-        nodes::REFERENCED,
-        &[inputs::node::ROWS, inputs::node::EAGER],
-    ),
-    node("importer", &[], &[inputs::test_importer::ROWS]),
-    node("parameters", &[], &[inputs::parameters::ROWS]),
-    Group {
-        name: "cma",
-        fill: |env, id, pages| Ok(env.buffer(id, pages)?.1),
-        tables: &[hostile::CMA],
-        inputs: &[],
-    },
-    Group {
-        name: "races",
-        fill: |_, _, _| bail!("races are between all kinds"),
-        tables: races::TABLES,
-        inputs: &[],
-    },
-    Group {
-        name: "failures.udmabuf",
-        fill: |env, id, pages| Ok(env.buffer(id, pages)?.1),
-        tables: &[
-            failures::UDMABUF,
-            failures::EXPORTER,
-            failures::VMAP,
-            failures::FAULT,
-        ],
-        inputs: &[],
-    },
-    Group {
-        name: "failures.heap",
-        fill: heap::filled,
-        tables: &[failures::HEAP, failures::EXPORTER, failures::VMAP],
-        inputs: &[],
-    },
-    style(
-        "failures.i915",
-        &[
-            failures::STYLE,
-            failures::I915,
-            failures::EXPORTER,
-            failures::VMAP,
-        ],
-        &[],
-    ),
-    style(
-        "failures.nouveau",
-        &[failures::STYLE, failures::EXPORTER],
-        &[],
-    ),
-    style(
-        "failures.radeon",
-        &[
-            failures::STYLE,
-            failures::RADEON,
-            failures::EXPORTER,
-            failures::VMAP,
-            failures::FAULT,
-        ],
-        &[],
-    ),
-    node("failures.node-pfns", nodes::FAILURES_OF_FILES, &[]),
-    node("failures.node-huge-pfns", nodes::FAILURES, &[]),
-    node("failures.node-eager-pfns", nodes::FAILURES_EAGER, &[]),
-    node("failures.node-pages", nodes::FAILURES, &[]),
-    node("failures.node-huge-pages", nodes::FAILURES, &[]),
-    node("failures.node-eager-pages", nodes::FAILURES_EAGER, &[]),
-    node("failures.bench", &[failures::HELPERS], &[]),
-];
-
-const PFN_INPUTS: Inputs = &[inputs::node::ROWS, inputs::node::PFNS];
-const PAGE_INPUTS: Inputs = &[inputs::node::ROWS, inputs::node::FAULTS];
-
-type Tables = &'static [&'static [Case]];
-type Inputs = &'static [&'static [&'static [Row]]];
-
-/// A driver with the interface of mainline's udmabuf.
-const fn udmabuf(name: &'static str) -> Group {
-    Group {
-        name,
-        fill: |env, id, pages| Ok(env.buffer(id, pages)?.1),
-        tables: &[
-            create::CASES,
-            mappings::CASES,
-            memory::CASES,
-            hostile::UDMABUF,
-            device::CASES,
-            sharing::CASES,
-            sharing::OF_MEMFDS,
-            shown::CASES,
-            isolation::CASES,
-            isolation::UDMABUF,
-        ],
-        inputs: &[inputs::udmabuf::ROWS, inputs::buffer::ROWS],
-    }
-}
-
-/// A driver of `pagekit_style.h`.
-const fn style(name: &'static str, tables: Tables, inputs: Inputs) -> Group {
-    Group {
-        name,
-        fill: |env, id, pages| Ok(style::written(env, id, pages)?.export()?),
-        tables,
-        inputs,
-    }
-}
-
-/// A device that makes no buffers. The files of a test node come with pages.
-const fn node(name: &'static str, tables: Tables, inputs: Inputs) -> Group {
-    Group {
-        name,
-        fill: |_, _, _| bail!("this device makes no buffers"),
-        tables,
-        inputs,
-    }
-}
+use env::Env;
+use groups::{Case, Group, Row};
+use table::GROUPS;
 
 const USAGE: &str = "\
 usage: pagekit-test --device DEV [options] [FILTER...]

@@ -16,7 +16,8 @@ use pagekit_user::{kernel, PAGE};
 use rustix::io::{self, Errno};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
-use crate::env::{check_file, check_pages, peek, Case, Content, Env};
+use crate::env::{check_file, check_pages, peek, Content, Env};
+use crate::groups::Case;
 
 pub const CASES: &[Case] = &[
     Case::new("map_offsets", map_offsets).smoke(),

@@ -15,7 +15,8 @@ use rustix::fs::{fallocate, fcntl_add_seals, FallocateFlags, MemfdFlags, SealFla
 use rustix::io::Errno;
 use rustix::mm::Advice;
 
-use crate::env::{check_file, check_pages, fill, item, read_page, written, Case, Content, Env};
+use crate::env::{check_file, check_pages, fill, item, read_page, written, Content, Env};
+use crate::groups::Case;
 
 pub const CASES: &[Case] = &[
     Case::new("holes", holes).smoke(),

@@ -2,11 +2,10 @@
 //! The kinds of mappings, at the test nodes of `tests/drivers/node.rs`: the same cases for all, with what
 //! each kind allows.
 
-mod failures;
-mod file;
-mod gup;
-mod huge;
-pub mod races;
+pub mod failures;
+pub mod file;
+pub mod gup;
+pub mod huge;
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -18,28 +17,12 @@ use pagekit_user::{abi, kernel, PAGE};
 use rustix::io::{self, Errno};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
-use crate::env::{Case, Content, Env};
-use crate::isolation::NODE;
+use crate::env::{Content, Env};
+use crate::groups::Case;
 use crate::memory::{dirty_free_memory, HUGE_PAGES};
 
-/// The cases for each kind.
-pub const PFNS: &[&[Case]] = &[CASES, gup::CASES, file::CASES, file::PFN_CASES, NODE];
-pub const HUGE_PFNS: &[&[Case]] = &[
-    CASES,
-    gup::CASES,
-    file::CASES,
-    file::PFN_CASES,
-    huge::CASES,
-    NODE,
-];
-pub const REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES, NODE];
-pub const HUGE_REFERENCED: &[&[Case]] = &[CASES, gup::CASES, file::CASES, huge::CASES, NODE];
-pub const FAILURES_EAGER: &[&[Case]] = &[failures::CASES];
-pub const FAILURES: &[&[Case]] = &[failures::CASES, failures::FAULT_CASES];
-pub const FAILURES_OF_FILES: &[&[Case]] =
-    &[failures::CASES, failures::FAULT_CASES, failures::FILE_CASES];
-
-const CASES: &[Case] = &[
+/// For each kind.
+pub const CASES: &[Case] = &[
     Case::new("offsets", offsets).smoke(),
     Case::new("faults", faults).smoke(),
     Case::new("read_only", read_only),
@@ -57,19 +40,19 @@ const CASES: &[Case] = &[
 ];
 
 /// What the kinds allow.
-struct Kind {
-    node: &'static str,
+pub struct Kind {
+    pub node: &'static str,
     /// References to the pages can be had through the mapping. If not, these are PFNs.
     gup: bool,
     /// All is mapped at once, and nothing later.
-    eager: bool,
+    pub eager: bool,
 }
 
 const fn kind(node: &'static str, gup: bool, eager: bool) -> Kind {
     Kind { node, gup, eager }
 }
 
-const KINDS: [Kind; 6] = [
+pub const KINDS: [Kind; 6] = [
     kind("pagekit-node-pfns", false, false),
     kind("pagekit-node-huge-pfns", false, false),
     kind("pagekit-node-eager-pfns", false, true),
@@ -87,14 +70,14 @@ const HUGE_SIZE: usize = HUGE_PAGES * PAGE;
 const UPPER_SIZE: usize = 1 << 30;
 
 /// An open file of a node.
-struct Node {
+pub struct Node {
     kind: &'static Kind,
     file: File,
 }
 
 impl Node {
     /// With fresh pages.
-    fn open(env: &Env) -> Result<Self> {
+    pub fn open(env: &Env) -> Result<Self> {
         let name = env.device.file_name();
         let kind = KINDS.iter().find(|kind| name == Some(kind.node.as_ref()));
         Ok(Self {
@@ -110,7 +93,7 @@ impl Node {
         Ok(node)
     }
 
-    fn show_file(&self, memfd: impl AsFd, pgoff: usize, count: usize) -> io::Result<()> {
+    pub fn show_file(&self, memfd: impl AsFd, pgoff: usize, count: usize) -> io::Result<()> {
         abi::show_file(&self.file, memfd, pgoff, count)
     }
 
@@ -123,7 +106,7 @@ impl Node {
     }
 
     /// Pages from `first` on, shared and writable.
-    fn map(&self, first: usize, count: usize) -> io::Result<Mapping> {
+    pub fn map(&self, first: usize, count: usize) -> io::Result<Mapping> {
         self.map_with(first, count, RW, MapFlags::SHARED)
     }
 
@@ -141,7 +124,7 @@ impl Node {
 
     /// An address as aligned as pages from `first` on are, for `count` of them, and within reach of
     /// one upper page table.
-    fn place(first: usize, count: usize) -> io::Result<Mapping> {
+    pub fn place(first: usize, count: usize) -> io::Result<Mapping> {
         let skew = first.wrapping_mul(PAGE) % HUGE_SIZE;
         Mapping::reserve(count * PAGE, UPPER_SIZE, skew)
     }
@@ -162,7 +145,7 @@ fn see(map: &Mapping, want: impl Fn(usize) -> Content) -> Result<()> {
 }
 
 /// What page `page` of a node, or of a memfd, holds from the start.
-fn old(page: usize) -> Content {
+pub fn old(page: usize) -> Content {
     Content::Page(1, page)
 }
 
@@ -172,7 +155,7 @@ fn new(page: usize) -> Content {
 }
 
 /// The mapping shows the pages from `first` on, as they were from the start.
-fn see_all(map: &Mapping, first: usize) -> Result<()> {
+pub fn see_all(map: &Mapping, first: usize) -> Result<()> {
     see(map, |page| old(first + page))
 }
 
@@ -180,7 +163,7 @@ fn put(map: &Mapping, page: usize, content: Content) {
     map.write(page * PAGE, &content.word().to_ne_bytes());
 }
 
-fn touch(map: &Mapping, page: usize) {
+pub fn touch(map: &Mapping, page: usize) {
     // SAFETY: in bounds; a signal is what cases wait for.
     unsafe { map.at(page * PAGE).read_volatile() };
 }

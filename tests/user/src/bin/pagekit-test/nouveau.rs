@@ -4,7 +4,8 @@
 use anyhow::{ensure, Result};
 use pagekit_user::style::Object;
 
-use crate::env::{Case, Env};
+use crate::env::Env;
+use crate::groups::Case;
 use crate::style::{pins_from_creation, vmaps, ODD_SIZE};
 
 pub const CASES: &[Case] = &[

@@ -4,11 +4,12 @@
 //!
 //! Whoever comes first, data must be right, errors those that are allowed, and nothing may be left.
 
-mod fds;
+pub mod fds;
 pub mod memory;
-mod modules;
-mod revoke;
-mod signals;
+pub mod modules;
+pub mod nodes;
+pub mod revoke;
+pub mod signals;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,20 +24,11 @@ use pagekit_user::{abi, PAGE};
 use rustix::io::{self, Errno};
 use rustix::thread::{sched_setaffinity, CpuSet};
 
-use crate::env::{Case, Content, Env};
-use crate::nodes;
+use crate::env::{of_memfd, Content, Env, Fill};
+use crate::groups::Case;
+use crate::{heap, style};
 
-pub const TABLES: &[&[Case]] = &[
-    CASES,
-    revoke::CASES,
-    fds::CASES,
-    memory::CASES,
-    nodes::races::CASES,
-    signals::CASES,
-    modules::CASES,
-];
-
-const CASES: &[Case] = &[Case::new("sync_map", |env| each_exporter(env, sync_map))];
+pub const CASES: &[Case] = &[Case::new("sync_map", |env| each_exporter(env, sync_map))];
 
 /// Of most buffers here: few, because it's the beginning and the end of things that race.
 pub const PAGES: usize = 16;
@@ -133,23 +125,23 @@ pub fn allow<T>(result: io::Result<T>, errors: &[Errno]) -> Result<Option<T>> {
     }
 }
 
-/// For the cases of that group.
-pub fn at(group: &str) -> Result<Env> {
-    let group = crate::GROUPS.iter().find(|g| g.name == group);
-    let group = group.context("no such group")?;
-    let mut env = Env::new(group.fill);
-    env.device = match group.name {
-        "heap" => "/dev/dma_heap/pagekit".into(),
-        name => Path::new("/dev").join(format!("pagekit-{name}")),
+/// The device of that name, for the cases of its group.
+pub fn at(name: &str) -> Env {
+    let (device, fill): (_, Fill) = match name {
+        "heap" => ("dma_heap/pagekit".to_owned(), heap::filled),
+        "i915" | "nouveau" | "radeon" => (format!("pagekit-{name}"), style::filled),
+        _ => (format!("pagekit-{name}"), of_memfd),
     };
-    Ok(env)
+    let mut env = Env::new(fill);
+    env.device = Path::new("/dev").join(device);
+    env
 }
 
 /// Runs `race` with the devices of all drivers that export buffers, one after the other.
 fn each_exporter(env: &Env, race: impl Fn(&Env) -> Result<()>) -> Result<()> {
     const NAMES: [&str; 5] = ["udmabuf", "heap", "i915", "nouveau", "radeon"];
     NAMES.iter().try_for_each(|name| {
-        let mut exporter = at(name)?;
+        let mut exporter = at(name);
         exporter.time = env.time / NAMES.len() as u32;
         race(&exporter).context(*name)
     })

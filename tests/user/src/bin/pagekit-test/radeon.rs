@@ -12,7 +12,8 @@ use pagekit_user::{kernel, PAGE};
 use rustix::io::{self, Errno};
 use rustix::process::{setrlimit, Resource, Rlimit};
 
-use crate::env::{Case, Content, Env};
+use crate::env::{Content, Env};
+use crate::groups::Case;
 use crate::style::{check, fill, pins_from_creation, vmaps, ODD_SIZE};
 
 pub const CASES: &[Case] = &[

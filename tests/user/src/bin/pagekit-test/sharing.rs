@@ -15,7 +15,8 @@ use pagekit_user::test_importer::{Dir, Importer, Kind, Through};
 use pagekit_user::{kernel, PAGE};
 
 use crate::device::{check_import, pages_of};
-use crate::env::{check_file, item, read_page, written, Case, Content, Env};
+use crate::env::{check_file, item, read_page, written, Content, Env};
+use crate::groups::Case;
 use crate::memory::{fill_mapped, huge_memfd, HUGE_PAGES};
 
 /// For any exporter.

@@ -9,7 +9,8 @@ use pagekit_user::style::{Info, Object, INFO_IMPORTED};
 use pagekit_user::test_importer::{Dir, Importer, Kind};
 use pagekit_user::{kernel, PAGE};
 
-use crate::env::{Case, Env};
+use crate::env::Env;
+use crate::groups::Case;
 use crate::style::{foreign, ODD_SIZE};
 
 /// For any exporter.

@@ -18,7 +18,8 @@ use pagekit_user::test_importer::{Importer, Through};
 use pagekit_user::{kernel, PAGE};
 use rustix::io::{self, Errno};
 
-use crate::env::{check_file, check_pages, read_page, Case, Content, Env};
+use crate::env::{check_file, check_pages, read_page, Content, Env};
+use crate::groups::Case;
 
 pub const CASES: &[Case] = &[
     Case::new("fresh", fresh).smoke(),
@@ -35,6 +36,11 @@ pub const CASES: &[Case] = &[
     Case::new("killed_importing", killed_importing).smoke(),
     Case::new("unload_refused", unload_refused).smoke(),
 ];
+
+/// A buffer of `pages`, written as file `id`.
+pub fn filled(env: &Env, id: u8, pages: usize) -> Result<OwnedFd> {
+    Ok(written(env, id, pages)?.export()?)
+}
 
 /// An object of `pages` that say who they are.
 pub fn written(env: &Env, id: u8, pages: usize) -> Result<Object> {

@@ -14,8 +14,9 @@ use rustix::io;
 use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
-use super::{rows, tried, Outcome, Row};
+use super::{rows, tried};
 use crate::env::Env;
+use crate::groups::{Outcome, Row};
 
 const PAGES: usize = 8;
 const SYNC: Opcode = opcode::write::<u64>(b'b', 0);

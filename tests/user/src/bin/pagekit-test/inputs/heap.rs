@@ -14,8 +14,10 @@ use rustix::io;
 use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
-use super::{rows, tried, AllFds, Outcome, Row};
+use super::{rows, tried, AllFds};
 use crate::env::Env;
+use crate::groups::{Outcome, Row};
+use crate::heap::read_only;
 
 const P: u64 = PAGE as u64;
 const SIZE_LIMIT: &str = "/sys/module/pagekit_heap/parameters/size_limit_mb";
@@ -113,13 +115,6 @@ fn alloc(env: &Env, change: impl FnOnce(&mut Alloc) -> Result<()>) -> Outcome {
     let (mut bad, good) = (Alloc::good(env)?, Alloc::good(env)?);
     change(&mut bad)?;
     tried(move || bad.call(), || good.call())
-}
-
-/// A buffer whose file descriptor is for reading only.
-pub fn read_only(env: &Env) -> Result<OwnedFd> {
-    let mut alloc = Alloc::good(env)?.data;
-    alloc.fd_flags = (OFlags::RDONLY | OFlags::CLOEXEC).bits();
-    Ok(abi::heap_alloc(env.open()?, &mut alloc)?)
 }
 
 struct Mmap {

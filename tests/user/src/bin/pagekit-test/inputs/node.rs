@@ -14,8 +14,9 @@ use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::buffer::Mmap;
-use super::{rows, tried, Outcome, Row};
+use super::{rows, tried};
 use crate::env::{written, Env};
+use crate::groups::{Outcome, Row};
 use crate::memory::huge_memfd;
 use crate::nodes::PAGES;
 

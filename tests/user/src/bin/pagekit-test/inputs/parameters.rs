@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use rustix::io;
 use rustix::system::{delete_module, finit_module};
 
-use super::{rows, tried, Outcome, Row};
+use super::{rows, tried};
 use crate::env::Env;
+use crate::groups::{Outcome, Row};
 
 pub const ROWS: &[&[Row]] = &[
     rows! { "insmod of pagekit_udmabuf", insmod;

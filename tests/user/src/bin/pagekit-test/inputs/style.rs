@@ -18,8 +18,9 @@ use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::MprotectFlags;
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 
-use super::{rows, tried, AllFds, Outcome, Row};
+use super::{rows, tried, AllFds};
 use crate::env::Env;
+use crate::groups::{Outcome, Row};
 use crate::style::{foreign, size_limit, written};
 
 const P: u64 = PAGE as u64;

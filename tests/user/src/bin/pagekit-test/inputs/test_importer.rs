@@ -13,8 +13,9 @@ use pagekit_user::PAGE;
 use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::MapFlags;
 
-use super::{rows, tried, Outcome, Row};
+use super::{rows, tried};
 use crate::env::Env;
+use crate::groups::{Outcome, Row};
 use crate::style::foreign;
 
 const P: u64 = PAGE as u64;

@@ -17,8 +17,9 @@ use rustix::io;
 use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::MprotectFlags;
 
-use super::{rows, tried, AllFds, Outcome, Row};
+use super::{rows, tried, AllFds};
 use crate::env::{item, written, Env};
+use crate::groups::{Outcome, Row};
 use crate::memory::huge_memfd;
 
 const P: u64 = PAGE as u64;

@@ -5,9 +5,10 @@ use anyhow::Result;
 use pagekit_user::{abi, PAGE};
 
 use super::{see_all, touch, Node, PAGES};
-use crate::env::{written, Case, Env};
+use crate::env::{written, Env};
 use crate::failures::inject::each;
 use crate::failures::{each_drop, map_nowhere, open};
+use crate::groups::Case;
 
 pub const CASES: &[Case] = &[Case::new("open", open), Case::new("mmap", mmap).smoke()];
 

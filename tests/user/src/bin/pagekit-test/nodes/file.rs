@@ -12,7 +12,8 @@ use rustix::fs::{fallocate, FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::{ends_with, new, old, put, see, see_all, touch, Node};
-use crate::env::{fill, read_page, written, Case, Content, Env};
+use crate::env::{fill, read_page, written, Content, Env};
+use crate::groups::Case;
 use crate::memory::{allocate, evict, HUGE_PAGES};
 
 /// For all kinds.

@@ -13,7 +13,8 @@ use pagekit_user::PAGE;
 use rustix::io::{self, Errno};
 
 use super::{new, old, put, see, Node, PAGES};
-use crate::env::{Case, Env};
+use crate::env::Env;
+use crate::groups::Case;
 use crate::mappings::{direct, direct_disk, process_vm};
 use crate::memory::HUGE_PAGES;
 

@@ -12,7 +12,8 @@ use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use super::file::memfd;
 use super::{ends_with, new, old, put, see, see_all, touch, Node, HUGE_SIZE, PAGES};
-use crate::env::{Case, Env};
+use crate::env::Env;
+use crate::groups::Case;
 use crate::memory::HUGE_PAGES;
 
 pub const CASES: &[Case] = &[

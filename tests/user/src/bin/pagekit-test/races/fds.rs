@@ -16,7 +16,8 @@ use rustix::process::{waitpid, Pid, WaitOptions};
 use super::{
     allow, each_exporter, race, see, see_map, see_object, side, Side, DYNAMIC, PAGES, STATIC,
 };
-use crate::env::{Case, Content, Env};
+use crate::env::{Content, Env};
+use crate::groups::Case;
 
 pub const CASES: &[Case] = &[
     Case::new("mmap_close", |env| each_exporter(env, mmap_close)),

@@ -14,7 +14,8 @@ use rustix::io::Errno;
 use rustix::mm::MapFlags;
 
 use super::{allow, at, race, see, see_map, side, Side, PAGES, STATIC};
-use crate::env::{fill, written, Case, Env};
+use crate::env::{fill, written, Env};
+use crate::groups::Case;
 
 pub const CASES: &[Case] = &[
     Case::new("punch_pin", punch_pin),
@@ -59,7 +60,7 @@ pub fn unsealed(pages: usize) -> Result<File> {
 
 fn punch_pin(env: &Env) -> Result<()> {
     const MORE: usize = 4 * PAGES;
-    let udmabuf = at("udmabuf")?;
+    let udmabuf = at("udmabuf");
     let memfd = written(1, MORE)?;
     let pin = |first: usize, pages: usize| {
         let (udmabuf, memfd) = (&udmabuf, &memfd);

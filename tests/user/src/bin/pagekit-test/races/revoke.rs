@@ -11,7 +11,8 @@ use pagekit_user::{kernel, PAGE};
 use rustix::io::Errno;
 
 use super::{allow, at, race, see_map, see_object, side, Side, DYNAMIC, PAGES, STATIC};
-use crate::env::{Case, Content, Env};
+use crate::env::{Content, Env};
+use crate::groups::Case;
 use crate::style::written;
 
 pub const CASES: &[Case] = &[
@@ -78,7 +79,7 @@ fn is_at_rest(object: &Object) -> Result<()> {
 }
 
 fn fault_revoke(env: &Env) -> Result<()> {
-    let object = written(&at("i915")?, 1, 3 * PAGES)?;
+    let object = written(&at("i915"), 1, 3 * PAGES)?;
     let buf = object.export()?;
     let import = Object::of(DYNAMIC, &buf)?;
     let mut round = 0;
@@ -107,7 +108,7 @@ fn fault_revoke(env: &Env) -> Result<()> {
 }
 
 fn fault_shrink(env: &Env) -> Result<()> {
-    let object = written(&at("i915")?, 1, 2 * PAGES)?;
+    let object = written(&at("i915"), 1, 2 * PAGES)?;
     let buf = object.export()?;
     race(
         env.time,
@@ -122,7 +123,7 @@ fn fault_shrink(env: &Env) -> Result<()> {
 }
 
 fn shrink_map(env: &Env) -> Result<()> {
-    let object = written(&at("i915")?, 1, PAGES)?;
+    let object = written(&at("i915"), 1, PAGES)?;
     let buf = object.export()?;
     let map = Mapping::shared(&buf, 0, PAGES * PAGE)?;
     // Held pages are what there is to shrink.
@@ -144,7 +145,7 @@ fn shrink_map(env: &Env) -> Result<()> {
 }
 
 fn attach_revoke(env: &Env) -> Result<()> {
-    let object = written(&at("i915")?, 1, PAGES)?;
+    let object = written(&at("i915"), 1, PAGES)?;
     let buf = object.export()?;
     let importer = Importer::open()?;
     // With a mapping or without one.
@@ -175,7 +176,7 @@ fn attach_revoke(env: &Env) -> Result<()> {
 
 /// Two threads have one imported object, and its exporter takes it away from both.
 fn map_unmap(env: &Env) -> Result<()> {
-    let object = written(&at("i915")?, 1, PAGES)?;
+    let object = written(&at("i915"), 1, PAGES)?;
     let buf = object.export()?;
     for importer in [STATIC, DYNAMIC] {
         let import = Object::of(importer, &buf)?;

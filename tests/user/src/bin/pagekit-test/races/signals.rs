@@ -17,20 +17,20 @@ use rustix::io::{self, Errno};
 use rustix::mm::MapFlags;
 use rustix::thread::gettid;
 
-use super::{allow, at, race, report, see_map, side, DYNAMIC, PAGES, STATIC};
-use crate::env::{Case, Env};
+use super::{allow, at, nodes, race, report, see_map, side, DYNAMIC, PAGES, STATIC};
+use crate::env::Env;
+use crate::groups::Case;
 use crate::i915::on_signal;
-use crate::nodes;
 use crate::style::written;
 
 pub const CASES: &[Case] = &[Case::new("signal", signal), Case::new("kill", kill)];
 
 /// What waits for a device that may hang can be interrupted, and nothing else.
 fn signal(env: &Env) -> Result<()> {
-    let i915 = at("i915")?;
+    let i915 = at("i915");
     let object = written(&i915, 1, PAGES)?;
     let buf = object.export()?;
-    let foreign = at("udmabuf")?.filled(1, PAGES)?;
+    let foreign = at("udmabuf").filled(1, PAGES)?;
     let imports = [
         Object::of(STATIC, &buf)?,
         Object::of(DYNAMIC, &buf)?,
@@ -61,7 +61,7 @@ fn signal(env: &Env) -> Result<()> {
     ];
     let works = || -> Result<()> {
         // Nothing of this waits for a device.
-        drop(at("udmabuf")?.filled(1, PAGES)?);
+        drop(at("udmabuf").filled(1, PAGES)?);
         drop(Object::new(&i915.device, PAGES)?);
         drop(Object::new(STATIC, PAGES)?);
         drop(Object::of(DYNAMIC, &buf)?);
@@ -118,7 +118,7 @@ type Work = (&'static str, fn() -> Result<()>);
 /// What takes long, in a process of its own.
 const WORKS: [Work; 7] = [
     ("udmabuf", || {
-        let udmabuf = at("udmabuf")?;
+        let udmabuf = at("udmabuf");
         let memfd = abi::memfd((LONG * PAGE) as u64)?;
         udmabuf.export(&memfd, 0, LONG).map(drop)
     }),
@@ -145,7 +145,7 @@ const WORKS: [Work; 7] = [
         Ok(())
     }),
     ("heap", || {
-        let buf = crate::heap::pages_of(&at("heap")?, LONG)?;
+        let buf = crate::heap::pages_of(&at("heap"), LONG)?;
         Mapping::shared(&buf, 0, LONG * PAGE)?.touch();
         Ok(())
     }),
@@ -156,9 +156,7 @@ const WORKS: [Work; 7] = [
         let attachment = importer.attach(&buf, Kind::Static)?;
         Ok(attachment.map(Dir::Both)?)
     }),
-    ("node-pages", || {
-        nodes::races::open_and_map(&at("node-pages")?)
-    }),
+    ("node-pages", || nodes::open_and_map(&at("node-pages"))),
 ];
 
 /// Whoever is killed leaves nothing behind.

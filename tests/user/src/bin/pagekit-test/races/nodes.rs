@@ -14,11 +14,12 @@ use rustix::io::{self, Errno};
 use rustix::mm::{Advice, MprotectFlags};
 use rustix::pipe::pipe;
 
-use super::{old, see_all, touch, Node, KINDS, PAGES};
-use crate::env::{Case, Env};
+use super::memory::{truncates, unsealed};
+use super::{allow, at, race, see_map, side};
+use crate::env::Env;
+use crate::groups::Case;
 use crate::memory::HUGE_PAGES;
-use crate::races::memory::{truncates, unsealed};
-use crate::races::{allow, at, race, see_map, side};
+use crate::nodes::{old, see_all, touch, Node, KINDS, PAGES};
 
 pub const CASES: &[Case] = &[
     Case::new("vma_fault", vma_fault),
@@ -30,7 +31,7 @@ const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
 /// Of that kind: the cases' own device is none.
 fn node(name: &str) -> Result<Node> {
-    Node::open(&at(name.trim_start_matches("pagekit-"))?)
+    Node::open(&at(name.trim_start_matches("pagekit-")))
 }
 
 /// Memory that may be gone is accessed by the kernel, for whom that is an error and no signal.
