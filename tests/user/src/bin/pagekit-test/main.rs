@@ -24,13 +24,14 @@ mod shown;
 mod style;
 mod table;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use lexopt::prelude::*;
 use pagekit_user::kernel::{self, open_files, Held};
 use pagekit_user::process::{Child, End};
@@ -169,6 +170,10 @@ fn tests(args: &Args) -> Vec<(String, Test)> {
 fn run(args: &Args) -> Result<bool> {
     let tests = tests(args);
     ensure!(!tests.is_empty(), "no case matches {:?}", args.filters);
+    let mut names = HashSet::new();
+    if let Some((name, _)) = tests.iter().find(|(name, _)| !names.insert(name)) {
+        bail!("two cases are called {name}");
+    }
     if args.list {
         tests.iter().for_each(|(name, _)| println!("{name}"));
         return Ok(true);

@@ -47,7 +47,7 @@ pub const ROWS: &[&[Row]] = &[
         |i| (i.cmd, i.words[0]) = (IMPORT_SYNC_FILE, 0);
     import_fence_no_fd: "no fence, to it" => INVAL, "core: dma_buf_import_sync_file(): sync_file_get_fence()",
         |i| (i.cmd, i.words[0]) = (IMPORT_SYNC_FILE, SYNC_RW | !0 << 32);
-    unknown: "an unknown number" => NOTTY, "core: dma_buf_ioctl(): switch",
+    ioctl_unknown: "an unknown number" => NOTTY, "core: dma_buf_ioctl(): switch",
         |i| i.cmd = opcode::write::<u64>(b'b', 9);
     },
     rows! { "lseek of a dma-buf", seek;
