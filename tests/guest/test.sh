@@ -66,7 +66,7 @@ cases() {
 	case $1 in
 	user | failures | cma) which_cases= ;;
 	smoke | failures-smoke) which_cases=--smoke ;;
-	bounce) which_cases="device heap.charge" ;;
+	bounce) which_cases="device heap.charge heap.charge_limit" ;;
 	inputs) which_cases="--inputs $OUT/inputs" ;;
 	esac
 	echo "=="

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use lexopt::prelude::*;
 use pagekit_user::kernel::{self, open_files, Held};
 use pagekit_user::process::{Child, End};
@@ -43,7 +43,8 @@ use table::GROUPS;
 const USAGE: &str = "\
 usage: pagekit-test --device DEV [options] [FILTER...]
 
-Runs the cases whose name contains a FILTER (default: all).
+Runs the cases that a FILTER names (default: all): in full, or by how the name
+begins, or by any part of it that has no dot.
 
   --group NAME        the kind of device (default: udmabuf)
   --smoke             only a few quick cases
@@ -138,14 +139,14 @@ impl Test {
     }
 }
 
-fn tests(args: &Args) -> Vec<(String, Test)> {
+fn tests(args: &Args) -> Result<Vec<(String, Test)>> {
     let Group {
         name,
         tables,
         inputs,
         ..
     } = args.group;
-    let tests: Vec<_> = match args.inputs {
+    let mut tests: Vec<_> = match args.inputs {
         Some(_) => inputs
             .iter()
             .flat_map(|tables| tables.iter())
@@ -159,25 +160,26 @@ fn tests(args: &Args) -> Vec<(String, Test)> {
             .map(|case| (format!("{name}.{}", case.name), Test::Case(case)))
             .collect(),
     };
-    let wanted = |name: &str| {
-        let mut filters = args.filters.iter();
-        args.filters.is_empty() || filters.any(|filter| name.contains(filter))
+    let mut names = HashSet::new();
+    for (name, _) in &tests {
+        ensure!(names.insert(name.clone()), "two cases are called {name}");
+    }
+    let names_it = |filter: &String, name: &String| match names.contains(filter) {
+        true => name == filter,
+        false => name.starts_with(filter) || !filter.contains('.') && name.contains(filter),
     };
-    let tests = tests.into_iter();
-    tests.filter(|(name, _)| wanted(name)).collect()
+    let filters = &args.filters;
+    tests.retain(|(name, _)| filters.is_empty() || filters.iter().any(|f| names_it(f, name)));
+    Ok(tests)
 }
 
 fn run(args: &Args) -> Result<bool> {
-    let tests = tests(args);
-    ensure!(!tests.is_empty(), "no case matches {:?}", args.filters);
-    let mut names = HashSet::new();
-    if let Some((name, _)) = tests.iter().find(|(name, _)| !names.insert(name)) {
-        bail!("two cases are called {name}");
-    }
+    let tests = tests(args)?;
     if args.list {
         tests.iter().for_each(|(name, _)| println!("{name}"));
         return Ok(true);
     }
+    ensure!(!tests.is_empty(), "no case matches {:?}", args.filters);
     // The core of dma-bufs warns whenever a buffer can't be mapped for the kernel.
     let expected = args
         .group
