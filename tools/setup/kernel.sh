@@ -179,18 +179,8 @@ build_kernel() {
 	kernel_make -s KCONFIG_ALLCONFIG="$build/pagekit.config" allnoconfig
 	check_config
 	kernel_make -j"$(nproc)" bzImage modules
-	objects "kernel-$1" >"$cache/objects-$1"
 	echo "$stamp" >"$build/.pagekit.new"
 	mv "$build/.pagekit.new" "$build/.pagekit"
-}
-
-# objects <step>: how many lines like "  CC  file.o" its log has
-objects() { grep -cE '^  [A-Z]' "$cache/log/$1.log" || :; }
-
-kernel_progress() {
-	local total=OBJECTS_${1#kernel-}
-	total=$(cat "$cache/objects-${1#kernel-}" 2>/dev/null || echo "${!total:-?}")
-	echo "$(objects "$1")/$total objects"
 }
 
 # --- A tree of the user's -----------------------------------------------------

@@ -57,7 +57,7 @@ PATH=$PATH:/usr/sbin:/sbin
 # shellcheck source=tools/setup/kernel.sh
 . "$here/kernel.sh"
 
-# --- Steps: jobs in the background, with what they do shown meanwhile ---------
+# --- Steps: jobs in the background --------------------------------------------
 
 declare -A step_pid=() step_start=()
 
@@ -88,41 +88,29 @@ trap 'exit 143' TERM
 
 elapsed() { printf '%d:%02d' $((($1) / 60)) $((($1) % 60)); }
 
-# "a 0:12, b 120/1800 objects 0:45" of the running steps
-step_status() {
-	local name text=
-	for name in "${!step_pid[@]}"; do
-		text+="${text:+, }$name"
-		case $name in kernel-*) text+=" $(kernel_progress "$name")" ;; esac
-		text+=" $(elapsed $((SECONDS - step_start[$name])))"
-	done
-	printf '%s' "$text"
-}
-
-# wait_steps: until all are done; on a terminal one line that changes, else a
-# line now and then. Ends the script when one fails.
+# wait_steps: until all are done; now and then a line says which are not. Ends
+# the script when one fails.
 wait_steps() {
-	local name pid rc shown=$SECONDS
+	local name rc text shown=$SECONDS
 	while ((${#step_pid[@]})); do
+		text=
 		for name in "${!step_pid[@]}"; do
-			pid=${step_pid[$name]}
-			kill -0 "$pid" 2>/dev/null && continue
+			if kill -0 "${step_pid[$name]}" 2>/dev/null; then
+				text+="${text:+, }$name $(elapsed $((SECONDS - step_start[$name])))"
+				continue
+			fi
 			rc=0
-			wait "$pid" || rc=$?
+			wait "${step_pid[$name]}" || rc=$?
 			unset "step_pid[$name]"
-			[[ -t 2 ]] && printf '\r\e[K' >&2
 			if ((rc)); then
 				tail -n 20 "$cache/log/$name.log" >&2
-				die "$name failed; all it said is in $cache/log/$name.log"
+				die "$name failed; the lines above are the end of $cache/log/$name.log"
 			fi
 			say "$name: done in $(elapsed $((SECONDS - step_start[$name])))"
 		done
-		((${#step_pid[@]})) || break
-		if [[ -t 2 ]]; then
-			printf '\r\e[Ksetup: %.70s' "$(step_status)" >&2
-		elif ((SECONDS - shown >= 30)); then
+		if [[ $text ]] && ((SECONDS - shown >= 30)); then
 			shown=$SECONDS
-			say "$(step_status)"
+			say "at work: $text"
 		fi
 		sleep 0.5
 	done
