@@ -131,34 +131,32 @@ lock_cache() {
 	rm -rf "$cache/partial"
 }
 
-# set_up <config> <what else must be ready: modules_ready, vm_ready>
+# set_up <config> <what else must be ready: modules, vm ...>
 set_up() {
 	local config=$1
 	shift
 	if [[ $KDIR ]]; then
 		check_kdir
-		all "$@" && return
+		ready "$@" && return
 	else
 		check_kver
-		[[ ! ${PAGEKIT_UPDATE:-} ]] && find_tools && kernel_ready "$config" && all "$@" && return
+		[[ ! ${PAGEKIT_UPDATE:-} ]] && find_tools && kernel_ready "$config" && ready "$@" && return
 	fi
-	[[ $HOSTTYPE = x86_64 ]] || die "only x86-64 machines are supported so far"
 	lock_cache
-	check_rustc
 	# The downloads keep the network busy and bindgen the processors, while
 	# packages get installed; the rest goes on beside the kernel's build.
-	! have cc xz || start_tools
-	install_packages "$@"
+	! { have cc xz && find_rustc; } || start_tools
+	install_packages "$@" kernel
 	start_tools
 	wait_steps
-	modules_ready || step bitflags make_bitflags
-	[[ $* != *vm_ready* ]] || virtme_ng_ready || step virtme-ng make_venv "$virtme_ng" "virtme-ng==$VIRTME_NG"
+	find_bitflags || step bitflags make_bitflags
+	[[ $* != *vm* ]] || virtme_ng_ready || step virtme-ng make_venv "$virtme_ng" "virtme-ng==$VIRTME_NG"
 	if [[ ! $KDIR ]]; then
 		find_tools || die "the set-up did not complete; see $cache/log"
 		kernel_ready "$config" || step "kernel-$config" build_kernel "$config"
 	fi
 	wait_steps
-	all "$@" || die "the set-up did not complete; see $cache/log"
+	ready "$@" || die "the set-up did not complete; see $cache/log"
 	[[ $KDIR ]] || kernel_ready "$config" || die "the kernel build left no complete kernel"
 }
 
@@ -166,7 +164,7 @@ set_up() {
 set_up_bitflags() {
 	if ! find_bitflags; then
 		lock_cache
-		check_rustc
+		install_packages rust python
 		step bitflags make_bitflags
 		wait_steps
 		find_bitflags || die "cargo has not fetched bitflags; see $cache/log"
@@ -189,16 +187,17 @@ venv_tool() {
 	local venv=$cache/tools/${1/==/-}
 	if ! venv_ready "$venv" "$2"; then
 		lock_cache
+		install_packages python
 		step "$2" make_venv "$venv" "$1"
 		wait_steps
 	fi
 	echo "$venv/bin/$2"
 }
 
-# all <predicate...>
-all() {
-	local predicate
-	for predicate; do "$predicate" || return; done
+# ready <part...>
+ready() {
+	local part
+	for part; do "${part}_ready" || return; done
 }
 
 print_env() {
@@ -227,11 +226,11 @@ main() {
 		(($# == 2)) || usage
 		[[ $2 && -f $here/config/$2.config ]] || die "CONFIG=$2: tools/setup/config has no such kernel"
 		case $1 in
-		kernel) set_up "$2" modules_ready vm_ready ;;
-		modules) set_up "$2" modules_ready ;;
-		convert) set_up "$2" modules_ready vm_ready convert_ready ;;
-		size) set_up "$2" modules_ready vm_ready convert_ready size_ready ;;
-		check) set_up "$2" modules_ready vm_ready check_ready ;;
+		kernel) set_up "$2" modules vm ;;
+		modules) set_up "$2" modules ;;
+		convert) set_up "$2" modules vm convert ;;
+		size) set_up "$2" modules vm convert size ;;
+		check) set_up "$2" modules vm check ;;
 		env) print_env "$2"; exit ;;
 		esac
 		echo "$KDIR"

@@ -79,11 +79,11 @@ modules_ready() { have make cc modinfo && find_bitflags; }
 vm_ready() { have qemu-system-x86_64 python3 && virtme_ng_ready; }
 size_ready() { have size cloc; }
 convert_ready() { have spatch; }
-check_ready() { have shellcheck; }
+check_ready() { have shellcheck rustfmt clippy-driver; }
 
 # --- Requirements -------------------------------------------------------------
 
-packages=() unmet=0
+packages=() hopeless=() unmet=0
 
 # requirement <name> <least version, or -> <how to fix, or package:names> <command...>
 # The command fails or prints the version found.
@@ -96,12 +96,14 @@ requirement() {
 		state=ok fix=
 	else
 		unmet=1
-		case $fix in package:*)
+		case $fix in
+		package:*)
 			fix=${fix#package:}
 			# shellcheck disable=SC2206 # names of packages, to be split
 			packages+=($fix)
 			fix="apt-get install $fix"
 			;;
+		*) hopeless+=("$name ${found:-is missing}: $fix") ;;
 		esac
 	fi
 	[[ ! ${report:-} ]] || printf '%-8s %-12s %-26s %-16s %s\n' "$state" "$name" \
@@ -112,16 +114,40 @@ present() { "$@" >/dev/null && echo found; }
 header() { echo "#include <$1>" | present cc -E -x c -; }
 path_of() { command -v "$1"; }
 llvm_version() { find_llvm && echo "$clang_version"; }
-rustc_version() { find_rustc; echo "$rustc_release"; }
+rustc_version() { have cargo && { find_rustc || :; } && echo "$rustc_release"; }
 
-# Packages of the machine: for building modules, and for the virtual machine
+# What Debian has, unless another Rust is there, or Debian's is known to be too old
+rust_fix() {
+	local known
+	known=$(apt-cache policy rustc 2>/dev/null | sed -n 's/^  Candidate: //p')
+	if have rustc || { [[ $known ]] && ! version_ge "$(first_version <<<"$known")" "$MIN_RUSTC"; }; then
+		echo "install Rust $MIN_RUSTC or newer, rustc and cargo, with rustup for example"
+	else
+		echo "package:rustc cargo rust-src"
+	fi
+}
+
+# rust_part <component> <package>: how to get it
+rust_part() { if have rustup; then echo "rustup component add $1"; else echo "package:$2"; fi; }
+
+# Packages of the machine, for building modules and for the virtual machine
+rust_requirements() {
+	requirement rustc "$MIN_RUSTC" "$(rust_fix)" rustc_version
+	# cargo and pip take them; one that was named is there.
+	requirement certificates - package:ca-certificates \
+		eval '[[ ${SSL_CERT_FILE:-$(ls -A /etc/ssl/certs)} ]] && echo found'
+}
+python_requirements() {
+	requirement python3 - "package:python3 python3-venv" \
+		eval "python3 -c 'import venv, ensurepip' && python3 --version"
+}
 modules_requirements() {
 	requirement machine - "only x86-64 is supported so far" eval '[[ $(uname -m) = x86_64 ]] && uname -m'
 	requirement make "$MIN_MAKE" package:make make --version
 	requirement cc - "package:gcc libc6-dev" header stdio.h
 	requirement kmod - package:kmod path_of modinfo
-	requirement python3 - "package:python3 python3-venv" \
-		eval "python3 -c 'import venv, ensurepip' && python3 --version"
+	python_requirements
+	rust_requirements
 }
 vm_requirements() {
 	requirement qemu - package:qemu-system-x86 \
@@ -131,11 +157,16 @@ size_requirements() {
 	requirement size - package:binutils path_of size
 	requirement cloc - package:cloc path_of cloc
 }
-check_requirements() { requirement shellcheck - package:shellcheck path_of shellcheck; }
+check_requirements() {
+	requirement shellcheck - package:shellcheck path_of shellcheck
+	requirement rustfmt - "$(rust_part rustfmt rustfmt)" rustfmt --version
+	requirement clippy - "$(rust_part clippy rust-clippy)" clippy-driver --version
+}
 convert_requirements() { requirement spatch - package:coccinelle path_of spatch; }
 
 # Packages for building a kernel
 kernel_requirements() {
+	[[ ! $KDIR ]] || return 0
 	requirement llvm "$MIN_LLVM" \
 		"package:clang-$LLVM_SERIES lld-$LLVM_SERIES llvm-$LLVM_SERIES libclang1-$LLVM_SERIES" \
 		llvm_version
@@ -155,13 +186,11 @@ doctor() {
 	printf '%-8s %-12s %-26s %-16s %s\n' state what found needed fix
 	modules_requirements
 	vm_requirements
-	requirement rustc "$MIN_RUSTC" "install a newer Rust with rustup (or your distribution's)" rustc_version
-	requirement cargo "$MIN_RUSTC" "install it along with rustc" cargo --version
+	kernel_requirements
 	if [[ $KDIR ]]; then
 		requirement kernel - "see below" eval '(check_kdir) && echo "$KDIR"'
 		(check_kdir) || :
 	else
-		kernel_requirements
 		requirement rust-src - "$get, or: rustup component add rust-src" \
 			eval 'find_rust_src && echo "$rustc_release"'
 		requirement bindgen - "$get" eval '[[ -x $bindgen/bin/bindgen ]] && echo "$BINDGEN_CLI"'
@@ -172,15 +201,16 @@ doctor() {
 	requirement bitflags - "$get" eval 'find_bitflags && basename "$(dirname "$(dirname "$bitflags")")"'
 	# Only some targets take these, and get them.
 	local needed=$unmet
+	echo "only for make size, check, bench and test-full:"
 	size_requirements
 	check_requirements
 	convert_requirements
-	unmet=$needed
-	return "$unmet"
+	((!needed)) || echo "As root on Debian, make setup installs all packages that are missing."
+	return "$needed"
 }
 
-# install_packages <modules_ready, vm_ready>: installs what is missing for them,
-# as root on Debian; else says how to.
+# install_packages <part...>: installs what is missing for them, as root on
+# Debian; else says how to.
 install_packages() {
 	local install
 	find_missing "$@"
@@ -189,7 +219,7 @@ install_packages() {
 		die "missing here; install your distribution's packages for (Debian's names): ${packages[*]}"
 	install="apt-get install --no-install-recommends ${packages[*]}"
 	((EUID == 0)) || die "packages are missing; as root, run:
-    $install"
+    apt-get update && $install"
 	say "installing ${packages[*]}"
 	step packages apt_install "${packages[@]}"
 	wait_steps
@@ -202,9 +232,9 @@ install_packages() {
 
 find_missing() {
 	local part
-	packages=()
-	for part; do "${part%_ready}_requirements"; done
-	[[ $KDIR ]] || kernel_requirements
+	packages=() hopeless=()
+	for part; do "${part}_requirements"; done
+	((!${#hopeless[@]})) || die "$(printf '%s\n' "${hopeless[@]}")"
 }
 
 apt_install() {
@@ -212,15 +242,12 @@ apt_install() {
 	export DEBIAN_FRONTEND=noninteractive
 	# One unreachable foreign archive must not end it; the install decides.
 	apt-get update || :
+	# Only now it is known for sure which Rust Debian has here.
+	[[ " $* " != *" rustc "* || $(rust_fix) = package:* ]] || die "apt has no Rust that is new enough: $(rust_fix)"
 	"${install[@]}" --no-remove "$@" && return
 	# An image may hold packages of other suites that conflict with these.
 	echo "apt-get finds no way but to remove packages that conflict; see above"
 	"${install[@]}" "$@"
-}
-
-check_rustc() {
-	find_rustc || die "rustc and cargo >= $MIN_RUSTC are needed, found '${rustc_release:-none}':" \
-		"install a newer Rust, with rustup for example"
 }
 
 # --- Making what goes to the cache (each in a step) ---------------------------
