@@ -15,6 +15,9 @@ $(foreach s,$(SYMBOLS),$(eval CONFIG_$s ?= $(if $(filter $s,$(BOOLS)),y,m)))
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' src/Cargo.toml)
 VERSION_FLAGS := -include $(CURDIR)/src/version.h -DPAGEKIT_VERSION=$(VERSION)
 
+# What is written in Python, once there is one
+PYTHON := tools/setup/setup.sh python && PAGEKIT_BEGUN=1 python3
+
 .PHONY: help
 help: ## list the targets
 	@sed -n 's/^\([a-z_-]*\):.*## /  make \1\t/p' Makefile | expand -t 23
@@ -57,71 +60,71 @@ new-driver: ## create a driver of your own, outside of here [NAME= | DIR=../NAME
 
 .PHONY: try-driver
 try-driver: ## build such a driver, load it in a VM and share a buffer [DIR=]
-	@python3 -m tools.run try-driver "$$DIR"
+	@$(PYTHON) -m tools.run try-driver "$$DIR"
 
 .PHONY: demo
 demo: ## share a real file through the sample driver in a VM [FILE=path]
-	@python3 -m tools.run demo $${FILE:+"$$FILE"}
+	@$(PYTHON) -m tools.run demo $${FILE:+"$$FILE"}
 
 .PHONY: test
 test: ## run the tests
-	@python3 -m tools.run test
+	@$(PYTHON) -m tools.run test
 
 .PHONY: test-full
 test-full: ## run all of them on the debug kernel too
-	@python3 -m tools.run test-full
+	@$(PYTHON) -m tools.run test-full
 
 .PHONY: matrix
 matrix: ## share buffers of each exporter with each importer, and show when pages are pinned
-	@python3 -m tools.run matrix
+	@$(PYTHON) -m tools.run matrix
 
 .PHONY: soak
 soak: ## have threads race for long on the debug kernel [SECONDS=60]
-	@python3 -m tools.run soak $(SECONDS)
+	@$(PYTHON) -m tools.run soak $(SECONDS)
 
 .PHONY: fuzz
 fuzz: ## do random things to all devices, on the debug kernel [MINUTES=n SEED=s KERNEL=base]
-	@python3 -m tools.run fuzz $(if $(KERNEL),--kernel $(KERNEL)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+	@$(PYTHON) -m tools.run fuzz $(if $(KERNEL),--kernel $(KERNEL)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
 bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
-	@python3 -m tools.run bench $(CASE)
+	@$(PYTHON) -m tools.run bench $(CASE)
 
 .PHONY: coverage
 coverage: ## show which lines of src/ and samples/ the tests reach [PARTS="part ..."]
-	@python3 -m tools.coverage.coverage $(PARTS)
+	@$(PYTHON) -m tools.coverage.coverage $(PARTS)
 
 .PHONY: mutate
 mutate: ## break each line of src/ that checks or releases, and see that tests fail [FILE=src/...]
-	@python3 -m tools.mutate.mutate $(FILE)
+	@$(PYTHON) -m tools.mutate.mutate $(FILE)
 
 .PHONY: check
 check: ## check format, lints, documents, and what the modules link to and call
-	@python3 -m tools.run check
+	@$(PYTHON) -m tools.run check
 
 .PHONY: intree
 intree: ## place it in a kernel tree, or take it out again KDIR= [UNDO=1 [FORCE=1]]
-	@python3 -m tools.intree.place $(if $(UNDO),undo,place) $(if $(FORCE),--force)
+	@$(PYTHON) -m tools.intree.place $(if $(UNDO),undo,place) $(if $(FORCE),--force)
 
 .PHONY: patches
 patches: ## write what make intree does as a series of patches [KDIR=]
-	@python3 -m tools.intree.place patches
+	@$(PYTHON) -m tools.intree.place patches
 
 .PHONY: rustdoc htmldocs rust-analyzer
 rustdoc: ## make the helpers' interfaces HTML, with links into the kernel's
-	@python3 -m tools.docs rustdoc
+	@$(PYTHON) -m tools.docs rustdoc
 htmldocs: ## make Documentation/ HTML
-	@python3 -m tools.docs htmldocs
+	@$(PYTHON) -m tools.docs htmldocs
 rust-analyzer: ## write rust-project.json, for editors
-	@python3 -m tools.docs rust-analyzer
+	@$(PYTHON) -m tools.docs rust-analyzer
 
 .PHONY: test-intree
 test-intree: ## build and test kernels with it in their tree
-	@python3 -m tools.intree.test
+	@$(PYTHON) -m tools.intree.test
 
 .PHONY: size
 size: ## compare drivers that link the helpers with those that have copies
-	@python3 -m tools.size
+	@$(PYTHON) -m tools.size
 
 .PHONY: clean
 clean: ## remove what was built here (the cache stays)

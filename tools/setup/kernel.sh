@@ -69,6 +69,14 @@ check_kver() {
 		die "KVER=$KVER: give a series such as $KVER_DEFAULT; the newest patch level is taken"
 }
 
+# No kernel is refused for its version, but not every one has been tried.
+warn_series() {
+	local series=$KVER
+	[[ ! $KDIR ]] || series=$(first_version 2>/dev/null <"$KDIR/include/config/kernel.release") || return 0
+	[[ " $KVER_SUPPORTED " = *" $(cut -d . -f 1,2 <<<"$series") "* ]] ||
+		say "warning: nobody has tried Linux $series; the tests pass on ${KVER_SUPPORTED// / and }"
+}
+
 # The newest source of the series in the cache
 find_source() {
 	source_dir=$(compgen -G "$cache/src/linux-$KVER.*" | sort -V | tail -n 1) || :

@@ -4,7 +4,10 @@
 # Gets a machine ready: packages, a matching Rust toolchain, a kernel built with
 # Rust. Whatever is ready already is left alone. All of it goes to a cache
 # that every clone shares (PAGEKIT_CACHE); the packages go to the system.
+# It runs before anything else, so it takes only what a minimal Debian has, and make.
 #
+#   setup.sh python              the first step of what is written in Python: get that, if it is
+#                                missing, with all other packages
 #   setup.sh kernel base|debug   set up all; the last line printed is the build dir
 #   setup.sh modules base|debug  the same without the virtual machine
 #   setup.sh convert base|debug  all, and what converts a driver of the kernel's to C
@@ -16,7 +19,8 @@
 #   setup.sh doctor              what is there and what is missing
 #
 # In the environment: KDIR= a kernel tree of yours, built with Rust; KVER= the
-# series of the kernel to fetch; PAGEKIT_UPDATE=1 looks for a newer patch level.
+# series of the kernel to fetch; PAGEKIT_UPDATE=1 looks for a newer patch level;
+# PAGEKIT_BEGUN=1 after the first step, which has warned already.
 #
 # Nothing half done is ever trusted: what can be renamed is made under a
 # temporary name first, what can't gets a stamp last. Paths hold no spaces, so
@@ -135,6 +139,7 @@ lock_cache() {
 set_up() {
 	local config=$1
 	shift
+	[[ ${PAGEKIT_BEGUN:-} ]] || warn_series
 	if [[ $KDIR ]]; then
 		check_kdir
 		ready "$@" && return
@@ -158,6 +163,14 @@ set_up() {
 	wait_steps
 	ready "$@" || die "the set-up did not complete; see $cache/log"
 	[[ $KDIR ]] || kernel_ready "$config" || die "the kernel build left no complete kernel"
+}
+
+# What is written in Python calls the rest of the set-up itself.
+set_up_python() {
+	warn_series
+	have python3 && return
+	lock_cache
+	install_packages modules vm kernel
 }
 
 # The crate alone: for that cargo is enough.
@@ -235,6 +248,7 @@ main() {
 		esac
 		echo "$KDIR"
 		;;
+	python) set_up_python ;;
 	bitflags) set_up_bitflags ;;
 	sphinx) venv_tool "sphinx==$SPHINX" sphinx-build ;;
 	ruff) venv_tool "ruff==$RUFF" ruff ;;
