@@ -73,8 +73,8 @@ proptest! {
                 prop_assert_eq!(first / size, address / size);
                 prop_assert_eq!(last / size, address / size);
                 // It can't be extended.
-                prop_assert!(before == index || first == start || first.is_multiple_of(size));
-                prop_assert!(index + after == pages || last + (1 << SHIFT) == end || ((last >> SHIFT) + 1).is_multiple_of(size >> SHIFT));
+                prop_assert!(before == index || first == start || first % size == 0);
+                prop_assert!(index + after == pages || last + (1 << SHIFT) == end || ((last >> SHIFT) + 1) % (size >> SHIFT) == 0);
             }
             None => prop_assert!(address < start || address >= end || index >= pages),
         }
