@@ -200,9 +200,10 @@ def lines_of(code) -> set[str]:
 
 
 def version_cases(modules):
-    """There is one version: that of src/Cargo.toml."""
+    """There is one version: that of src/Cargo.toml. And one least version of Rust: the set-up's."""
     def first(file, pattern):
-        return re.search(pattern, (TOP / file).read_text(), re.M)[1]
+        found = re.search(pattern, (TOP / file).read_text(), re.M)
+        return found[1] if found else "none"
 
     version = first("src/Cargo.toml", r'^version = "(.*)"')
     shown = {path.name: run("modinfo", "-F", "version", path).stdout.strip() for path in modules.glob("*.ko")}
@@ -210,6 +211,11 @@ def version_cases(modules):
               "tests/user/Cargo.toml": first("tests/user/Cargo.toml", r'^version = "(.*)"')}
     wrong = sorted(f"{name}: {other or 'none'}" for name, other in shown.items() if other != version)
     yield case("version.agrees", f"not {version}: {', '.join(wrong)}" if wrong else "")
+    least = first("tools/setup/versions.env", r"^MIN_RUSTC=(.*)\.0$")
+    said = {name: first(name, r'^rust-version = "(.*)"') for name in ("src/Cargo.toml", "tests/user/Cargo.toml")}
+    said["README.md"] = first("README.md", r"^\* `rustc` and `cargo` ([\d.]+) or newer")
+    wrong = [f"{name}: {other}" for name, other in said.items() if other != least]
+    yield case("version.rustc", f"not {least}: {', '.join(wrong)}" if wrong else "")
 
 
 # What make new-driver refuses, with a word of what it says.
