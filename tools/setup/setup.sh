@@ -92,6 +92,13 @@ trap 'exit 143' TERM
 
 elapsed() { printf '%d:%02d' $((($1) / 60)) $((($1) % 60)); }
 
+# progress <step>: how far a kernel's build has come, as each object is a line of its log
+progress() {
+	[[ $1 = kernel-* ]] || return 0
+	local total=OBJECTS_${1#kernel-}
+	printf ' %d of about %d objects' "$(grep -cE '^  [A-Z]' "$cache/log/$1.log")" "${!total}"
+}
+
 # wait_steps: until all are done; now and then a line says which are not. Ends
 # the script when one fails.
 wait_steps() {
@@ -100,7 +107,7 @@ wait_steps() {
 		text=
 		for name in "${!step_pid[@]}"; do
 			if kill -0 "${step_pid[$name]}" 2>/dev/null; then
-				text+="${text:+, }$name $(elapsed $((SECONDS - step_start[$name])))"
+				text+="${text:+, }$name$(progress "$name") $(elapsed $((SECONDS - step_start[$name])))"
 				continue
 			fi
 			rc=0
