@@ -60,35 +60,35 @@ new-driver: ## create a driver of your own, outside of here [NAME= | DIR=../NAME
 
 .PHONY: try-driver
 try-driver: ## build such a driver, load it in a VM and share a buffer [DIR=]
-	@$(PYTHON) -m tools.run try-driver "$$DIR"
+	@$(PYTHON) -m tools.driver "$$DIR"
 
 .PHONY: demo
 demo: ## share a real file through the sample driver in a VM [FILE=path]
-	@$(PYTHON) -m tools.run demo $${FILE:+"$$FILE"}
+	@$(PYTHON) -m tools.demo $${FILE:+"$$FILE"}
 
 .PHONY: test
 test: ## run the tests
-	@$(PYTHON) -m tools.run test
+	@$(PYTHON) -m tools.test
 
 .PHONY: test-full
 test-full: ## run all of them on the debug kernel too
-	@$(PYTHON) -m tools.run test-full
+	@$(PYTHON) -m tools.test full
 
 .PHONY: matrix
 matrix: ## share buffers of each exporter with each importer, and show when pages are pinned
-	@$(PYTHON) -m tools.run matrix
+	@$(PYTHON) -m tools.matrix
 
 .PHONY: soak
 soak: ## have threads race for long on the debug kernel [SECONDS=60]
-	@$(PYTHON) -m tools.run soak $(SECONDS)
+	@$(PYTHON) -m tools.test soak $(SECONDS)
 
 .PHONY: fuzz
 fuzz: ## do random things to all devices, on the debug kernel [MINUTES=n SEED=s KERNEL=base]
-	@$(PYTHON) -m tools.run fuzz $(if $(KERNEL),--kernel $(KERNEL)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+	@$(PYTHON) -m tools.fuzz $(if $(KERNEL),--kernel $(KERNEL)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
 bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
-	@$(PYTHON) -m tools.run bench $(CASE)
+	@$(PYTHON) -m tools.bench $(CASE)
 
 .PHONY: coverage
 coverage: ## show which lines of src/ and samples/ the tests reach [PARTS="part ..."]
@@ -100,15 +100,15 @@ mutate: ## break each line of src/ that checks or releases, and see that tests f
 
 .PHONY: check
 check: ## check format, lints, documents, and what the modules link to and call
-	@$(PYTHON) -m tools.run check
+	@$(PYTHON) -m tools.check
 
 .PHONY: intree
 intree: ## place it in a kernel tree, or take it out again KDIR= [UNDO=1 [FORCE=1]]
-	@$(PYTHON) -m tools.intree.place $(if $(UNDO),undo,place) $(if $(FORCE),--force)
+	@$(PYTHON) -m tools.intree $(if $(UNDO),undo,place) $(if $(FORCE),--force)
 
 .PHONY: patches
 patches: ## write what make intree does as a series of patches [KDIR=]
-	@$(PYTHON) -m tools.intree.place patches
+	@$(PYTHON) -m tools.intree patches
 
 .PHONY: rustdoc htmldocs rust-analyzer
 rustdoc: ## make the helpers' interfaces HTML, with links into the kernel's

@@ -10,10 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools import host, run, vm
-from tools.host import TOP
+from tools.build import HELPERS, OUT, TOP, Broken, build_htmldocs, call, guarded, modules_dir, set_up
 
-OUT = vm.OUT
 LINK = re.compile(r'<a [^>]*?href="([^"#?]+)')
 
 
@@ -37,31 +35,31 @@ def externs(words) -> list[str]:
 
 
 def rustdoc(_options) -> int:
-    built = run.set_up("base", "modules")
-    modules, folder = run.modules_dir("base"), OUT / "rustdoc"
+    built = set_up("base", "modules")
+    modules, folder = modules_dir("base"), OUT / "rustdoc"
     kernel = Path(built["KDIR"], "Documentation/output/rust/rustdoc")
     env = os.environ | {"RUSTC_BOOTSTRAP": "1"} | {name: built[name] for name in ("PATH", "RUST_LIB_SRC") if name in built}
     if not (kernel / "kernel/index.html").exists():
         print("rustdoc: the kernel's own first, to link to", flush=True)
         llvm = [f"LLVM={built['LLVM']}"] if "LLVM" in built else []
-        run.call("make rustdoc in the kernel tree", "make", "--silent", "-C", built["KDIR"], *llvm, "rustdoc", env=env)
+        call("make rustdoc in the kernel tree", "make", "--silent", "-C", built["KDIR"], *llvm, "rustdoc", env=env)
     shutil.rmtree(folder, ignore_errors=True)
     # Its crates beside ours, so that links lead there.
     (folder / "src").mkdir(parents=True)
     for crate in (path.parent for path in kernel.glob("*/all.html")):
         (folder / crate.name).symlink_to(crate)
         (folder / "src" / crate.name).symlink_to(kernel / "src" / crate.name)
-    ours = ("pagekit_view", *host.HELPERS)
+    ours = ("pagekit_view", *HELPERS)
     for name in ours:
         words = commands(modules)[name]
         first = words.index("rustc")
         kept = [word for word in words[first + 1:]
                 if not re.match(r"--emit=|-Zhint-mostly-unused|--remap-path-scope", word)]
         at = kept.index("--out-dir")
-        run.call(f"rustdoc of {name}", "env", "-C", modules, *words[:first], "rustdoc", *kept[:at], *kept[at + 2:],
+        call(f"rustdoc of {name}", "env", "-C", modules, *words[:first], "rustdoc", *kept[:at], *kept[at + 2:],
                  "-Drustdoc::all", "-Arustdoc::private_doc_tests", "--output", folder, env=env)
     if broken := sorted(broken_links(folder, ours)):
-        raise run.Broken(f"links to nothing: {', '.join(broken[:10])}")
+        raise Broken(f"links to nothing: {', '.join(broken[:10])}")
     print(f"rustdoc: ok; begin at {os.path.relpath(folder)}/pagekit_pin/index.html")
     return 0
 
@@ -77,29 +75,29 @@ def broken_links(folder, crates) -> set[str]:
 
 def htmldocs(_options) -> int:
     folder = OUT / "htmldocs"
-    if problem := host.htmldocs_problem(folder):
-        raise run.Broken(problem)
+    if problem := build_htmldocs(folder):
+        raise Broken(problem)
     print(f"htmldocs: ok; begin at {os.path.relpath(folder)}/index.html")
     return 0
 
 
 def rust_analyzer(_options) -> int:
     """The kernel's own description of its crates, and ours behind it."""
-    built = run.set_up("base", "modules")
-    modules = run.modules_dir("base")
+    built = set_up("base", "modules")
+    modules = modules_dir("base")
     llvm = [f"LLVM={built['LLVM']}"] if "LLVM" in built else []
     env = os.environ | {name: built[name] for name in ("PATH", "RUST_LIB_SRC", "LIBCLANG_PATH") if name in built}
     empty = OUT / "rust-analyzer"
     empty.mkdir(parents=True, exist_ok=True)
     (empty / "Kbuild").write_text("")
-    run.call("make rust-analyzer", "make", "--silent", "-C", built["KDIR"], f"M={empty}", *llvm, "rust-analyzer", env=env)
+    call("make rust-analyzer", "make", "--silent", "-C", built["KDIR"], f"M={empty}", *llvm, "rust-analyzer", env=env)
     project = json.loads((empty / "rust-project.json").read_text())
     crates = project["crates"]
     index = {crate["display_name"]: at for at, crate in enumerate(crates)}
     like = crates[index["kernel"]]
     ours = commands(modules)
     # What others name comes first.
-    for name in sorted(ours, key=lambda name: (len(externs(ours[name])), name not in host.HELPERS)):
+    for name in sorted(ours, key=lambda name: (len(externs(ours[name])), name not in HELPERS)):
         words = ours[name]
         index[name] = len(crates)
         deps = ["core", *(extern for extern in externs(words) if extern in index)]
@@ -125,4 +123,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(vm.guarded(main))
+    sys.exit(guarded(main))

@@ -7,9 +7,8 @@ import json
 import re
 from pathlib import Path
 
-from tools import vm
+from tools.build import OUT
 
-OUT = vm.OUT
 # What the tests leave, by the part that leaves it.
 PARTS = ("failures", "fuzz", "inputs", "races")
 # What a detector says when it begins, and when it reports: the group is a number of reports.

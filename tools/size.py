@@ -15,12 +15,29 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools import host, run, vm
-from tools.chart import line, text
+from tools import guest
+from tools.bench.chart import line, text
+from tools.build import (
+    HELPERS,
+    OUT,
+    TOP,
+    Broken,
+    build_compat,
+    compiler,
+    depends,
+    guarded,
+    kbuild,
+    modules_dir,
+    plain_helpers,
+    release,
+    run,
+    set_up,
+    source_of,
+    text_of,
+)
 from tools.convert import convert
-from tools.host import HELPERS, TOP, kbuild, source_of
+from tools.figures import write_figures
 
-OUT = vm.OUT
 WORK = OUT / "size"
 DOCUMENT = TOP / "Documentation/code-size.rst"
 SURVEY = TOP / "Documentation/survey.rst"
@@ -58,12 +75,12 @@ UNITS = ("text", "rodata", "data", "total", "loaded", "lines")
 
 
 def sections(file) -> dict[str, int]:
-    found = re.findall(r"^([._a-zA-Z]\S*) +(\d+) +\d+$", host.run("size", "-A", file, check=True).stdout, re.M)
+    found = re.findall(r"^([._a-zA-Z]\S*) +(\d+) +\d+$", run("size", "-A", file, check=True).stdout, re.M)
     return {name: int(size) for name, size in found}
 
 
 def bytes_of(file) -> dict[str, int]:
-    text, data, bss, total = map(int, host.run("size", file, check=True).stdout.split("\n")[1].split()[:4])
+    text, data, bss, total = map(int, run("size", file, check=True).stdout.split("\n")[1].split()[:4])
     rodata = sum(size for name, size in sections(file).items() if name.startswith(".rodata"))
     return {"text": text, "rodata": rodata, "data": data + bss, "total": total}
 
@@ -71,7 +88,7 @@ def bytes_of(file) -> dict[str, int]:
 def lines_of(files) -> dict[Path, int]:
     """Lines of code: no comments, no blank lines."""
     files = list(files)
-    said = host.run("cloc", "--by-file", "--skip-uniqueness", "--json", "--quiet", *files, check=True).stdout
+    said = run("cloc", "--by-file", "--skip-uniqueness", "--json", "--quiet", *files, check=True).stdout
     found = json.loads(said)
     return {Path(file): found[str(file)]["code"] for file in files}
 
@@ -87,7 +104,7 @@ class Sample:
         self.objects = objects
         self.root = TOP / f"samples/{name}.rs"
         self.ko = modules / f"pagekit_{name}.ko"
-        self.helpers = [h.removeprefix("pagekit_") for h in HELPERS if h in host.depends(self.ko)]
+        self.helpers = [h.removeprefix("pagekit_") for h in HELPERS if h in depends(self.ko)]
         self.copy = WORK / "duplicated" / name
 
     def sources(self) -> dict[str, list[Path]]:
@@ -244,7 +261,7 @@ def mainline(built, files) -> dict[str, dict]:
             include = [f"-I $(srctree)/{parent}/{name}" for parent in list(Path(file).parents)[:3]
                        for name in (".", "include", "include/nvkm")]
             (folder / "Kbuild").write_text(f"obj-m := {alone.stem}.o\nccflags-y := {' '.join(NUMBERS + include)}\n")
-            with contextlib.suppress(vm.Error):
+            with contextlib.suppress(Broken):
                 kbuild(built, folder, f"{alone.stem}.o")
         made = next(filter(Path.exists, (here, alone.with_suffix(".o"))), None)
         found[file] = {"file": file, "text": None} | (bytes_of(made) if made else {}) | {
@@ -282,7 +299,7 @@ def variants(built, modules) -> dict[str, int]:
                          f"-L {modules}/src --extern pagekit_view --extern bitflags {flags}\n")
         (folder / "Kbuild").write_text("".join(rules))
         kbuild(built, folder, "modules")
-        text[name] = sum(host.text_of(folder / f"{helper}.ko") for helper in HELPERS)
+        text[name] = sum(text_of(folder / f"{helper}.ko") for helper in HELPERS)
     return {name: text["all"] - text[name] for name in list(text)[1:]}
 
 
@@ -291,18 +308,16 @@ def variants(built, modules) -> dict[str, int]:
 
 def smoke(built, kind, modules) -> tuple[list[str], dict[str, int]]:
     """Load the modules and run the smoke test. Returns its cases and how large each module is when loaded."""
-    heap = " ".join(run.load_order(modules, run.HEAP))
-    result = run.run_vm("base", built, "test", {"PARTS": "smoke", "HEAP": heap}, modules=modules, name=kind,
-                        memory="2G", timeout=run.TIMEOUT["base"], echo=False)
-    logs = f"logs in {os.path.relpath(result.out_dir)}"
-    if result.reason:
-        raise run.Broken(f"smoke test, {kind}: {result.reason} ({logs})")
-    text = (result.out_dir / "stdout.log").read_text(errors="replace")
-    cases = run.parse_tap(text, kind)
+    # Without movable memory, which only the KUnit part takes away from user space.
+    tested = guest.test("base", built, "smoke", {}, modules=modules, name=kind, append=(), echo=False)
+    logs = f"logs in {os.path.relpath(tested.result.out_dir)}"
+    if tested.result.reason:
+        raise Broken(f"smoke test, {kind}: {tested.result.reason} ({logs})")
+    cases = tested.cases[1:]
     if failed := [case.name for case in cases if not case.ok]:
-        raise run.Broken(f"smoke test, {kind}: failed: {', '.join(failed)} ({logs})")
+        raise Broken(f"smoke test, {kind}: failed: {', '.join(failed)} ({logs})")
     print(f"size: smoke test, {kind}: {len(cases)} passed", flush=True)
-    loaded = re.findall(r"^# coresize (\S+) (\d+)", text, re.M)
+    loaded = re.findall(r"^# coresize (\S+) (\d+)", tested.text, re.M)
     return sorted(case.name for case in cases), {name: int(size) for name, size in loaded}
 
 
@@ -310,20 +325,20 @@ def load(built, modules, plain, drivers) -> tuple[dict, dict]:
     """How large the modules are when loaded, linked and with copies."""
     linked, folder = WORK / "linked", WORK / "modules"
     linked.mkdir()
-    run.build_compat()
+    build_compat()
     for path in [*modules.glob("*.ko"), *plain.glob("*.ko")]:
         if not path.stem.endswith(("_kunit", C_SAMPLE)):
             shutil.copy(path, linked)
     shutil.copytree(linked, folder)  # what tests mappings needs the helpers, too
     for sample in drivers:
         made = sample.copy / sample.ko.name
-        if others := host.depends(made):
-            raise run.Broken(f"{os.path.relpath(made)} still links to {', '.join(others)}")
+        if others := depends(made):
+            raise Broken(f"{os.path.relpath(made)} still links to {', '.join(others)}")
         shutil.copy(made, folder)
     cases, linked = smoke(built, "linked", linked)
     others, duplicated = smoke(built, "duplicated", folder)
     if cases != others:
-        raise run.Broken(f"the smoke test ran other cases on the copies: {set(cases) ^ set(others)}")
+        raise Broken(f"the smoke test ran other cases on the copies: {set(cases) ^ set(others)}")
     return linked, duplicated
 
 
@@ -332,7 +347,7 @@ def load(built, modules, plain, drivers) -> tuple[dict, dict]:
 
 def in_c(built, modules, plain) -> tuple[list[dict], list[dict]]:
     """What helpers have more with their functions for C, and drivers in C that call those."""
-    folder = convert.build(built, modules)
+    folder = convert.build("base", built).parent
     sources = {name: TOP / f"src/{name.removeprefix('pagekit_')}_c.rs" for name in HELPERS}
     objects = [("cdmabuf.c", "in C, its object", TOP / f"samples/{C_SAMPLE}.c", modules / f"samples/{C_SAMPLE}.o"),
                *(("udmabuf.c", kind, folder / f"{name}.c", folder / f"{name}.o") for kind, name in
@@ -348,9 +363,9 @@ def in_c(built, modules, plain) -> tuple[list[dict], list[dict]]:
 
 
 def measure() -> dict:
-    built = run.set_up("base", "size")
-    modules = run.modules_dir("base")
-    plain = host.plain_helpers(modules)
+    built = set_up("base", "size")
+    modules = modules_dir("base")
+    plain = plain_helpers(modules)
     drivers = samples(modules)
     print("size: building copies", flush=True)
     build_copies(built, modules, drivers)
@@ -375,7 +390,7 @@ def measure() -> dict:
         rows.append({
             "name": s.name, "helpers": s.helpers, "parts": parts | {"uses": s.uses(), "copied": copied},
             "linked": bytes_of(s.ko) | {"loaded": linked[s.ko.stem], "lines": own,
-                                        "object": host.text_of(s.ko.with_suffix(".o"))},
+                                        "object": text_of(s.ko.with_suffix(".o"))},
             "duplicated": bytes_of(s.copy / s.ko.name) | {"loaded": duplicated[s.ko.stem], "lines": own + copied},
             "mainline": kernel.get(MAINLINE.get(s.name))})
     helpers = []
@@ -385,7 +400,7 @@ def measure() -> dict:
                     for purpose, pattern in PURPOSES.items()}
         helpers.append({"name": name} | bytes_of(file) | {"loaded": linked[name], "lines": count(sources[name]),
                                                           "text_for": text_for})
-    found = {"kernel": host.release(built["KDIR"]), "compiler": host.compiler(built["KDIR"]), "drivers": rows,
+    found = {"kernel": release(built["KDIR"]), "compiler": compiler(built["KDIR"]), "drivers": rows,
              "helpers": helpers, "helpers_shared_lines": count(sources["shared"]), "helpers_have_for": have_for,
              "mainline_shared": [kernel[file] for file in SHARED], "c_interfaces": interfaces, "c_drivers": c_drivers}
     return found | {"break_even_drivers": totals(found, "text")[2],
@@ -483,7 +498,7 @@ def size(options) -> int:
         shown = "".join(f"   {line}".rstrip() + "\n" for line in table(found).split("\n"))
         DOCUMENT.write_text(re.sub(r"(?<=^\.\. results\n\n::\n\n).*?(?=^\.\. end of results)", lambda _: shown,
                                    DOCUMENT.read_text(), flags=re.M | re.S))
-        host.write_figures(f"{found['kernel']}, {found['compiler']}", {h["name"]: h["text"] for h in found["helpers"]})
+        write_figures(f"{found['kernel']}, {found['compiler']}", {h["name"]: h["text"] for h in found["helpers"]})
     return 0
 
 
@@ -519,7 +534,7 @@ def callers(tree):
 
 def survey(options) -> int:
     """Count the lines of the functions in the survey again, and look for others."""
-    tree = Path(options.tree or source_of(run.set_up("base", "size")["KDIR"])).resolve()
+    tree = Path(options.tree or source_of(set_up("base", "size")["KDIR"])).resolve()
     text = SURVEY.read_text()
     rows = {match.group(1, 2): match.group(3, 4) for match in ROW.finditer(text)}
     bodies = {file: functions(tree / file) if (tree / file).exists() else {} for file, _ in rows}
@@ -560,4 +575,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(vm.guarded(main))
+    sys.exit(guarded(main))

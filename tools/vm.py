@@ -12,7 +12,6 @@ A run leaves in out/<name>/:
   status       the script's exit status; no such file: the guest died
 """
 
-import argparse
 import contextlib
 import ctypes
 import os
@@ -27,7 +26,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-OUT = Path(__file__).resolve().parent.parent / "out"
+from tools.build import OUT, Broken
 
 # Time limits are given for hardware acceleration; emulation is that much slower.
 SLOWER = {"kvm": 1, "tcg": 8, "icount": 16}
@@ -73,10 +72,6 @@ echo $status >status.new && mv status.new status
 """
 
 
-class Error(Exception):
-    """Nothing was booted; the message says why in one line."""
-
-
 @dataclass
 class Result:
     status: int | None  # the script's exit status; None: it did not get to its end
@@ -109,7 +104,7 @@ def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=
         for file in beside:
             shutil.copy(file, out)
     except OSError as error:
-        raise Error(error) from error
+        raise Broken(error) from error
     exports = " ".join(f"{k}={shlex.quote(str(v))}" for k, v in (env or {}).items())
     (out / "wrapper.sh").write_text(WRAPPER.format(
         out=shlex.quote(str(out)), env=exports, script="script.sh", args=shlex.join(map(str, args))))
@@ -218,7 +213,7 @@ def find_virtme_run() -> str:
     vng = os.environ.get("VNG")
     found = shutil.which(Path(vng).with_name("virtme-run")) if vng else shutil.which("virtme-run")
     if not found:
-        raise Error("virtme-run not found; run tools/setup/setup.sh, or name virtme-ng's vng with VNG=")
+        raise Broken("virtme-run not found; run tools/setup/setup.sh, or name virtme-ng's vng with VNG=")
     return found
 
 
@@ -228,7 +223,7 @@ def probe(kdir, virtme_run) -> str:
     boot of this machine."""
     if choice := os.environ.get("PAGEKIT_ACCEL"):
         if choice not in ("kvm", "tcg"):
-            raise Error("PAGEKIT_ACCEL must be kvm or tcg")
+            raise Broken("PAGEKIT_ACCEL must be kvm or tcg")
         return choice
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
@@ -249,48 +244,3 @@ def probe(kdir, virtme_run) -> str:
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(f"{boot_id} {accel}\n")
     return accel
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Run a shell script in a virtual machine, as root.",
-                                     epilog="exit status: the script's; 1 after a kernel report; 124 after a hang; "
-                                            "125 if the guest died")
-    parser.add_argument("--kdir", default=os.environ.get("KDIR"), help="a built kernel tree (default: $KDIR)")
-    parser.add_argument("--name", default="vm", help="logs go to out/NAME (default: vm)")
-    parser.add_argument("--memory", default="1G")
-    parser.add_argument("--cpus", type=int, default=2)
-    parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS",
-                        help=f"for the script, with hardware acceleration (emulation: times {SLOWER['tcg']})")
-    parser.add_argument("--icount", action="store_true", help="one CPU, and a clock that counts guest instructions")
-    parser.add_argument("--accel", choices=("kvm", "tcg"), help="do not probe")
-    parser.add_argument("--append", action="append", default=[], metavar="OPTION", help="kernel command line")
-    parser.add_argument("script", help="run by sh, in a copy in out/NAME")
-    parser.add_argument("args", nargs=argparse.REMAINDER)
-    options = vars(parser.parse_args())
-    if not options["kdir"] or not Path(options["kdir"], "arch/x86/boot/bzImage").exists():
-        parser.error("no built kernel: give its directory with --kdir")
-    if not Path(options["script"]).is_file():
-        parser.error(f"no such file: {options['script']}")
-    result = run(options.pop("kdir"), options.pop("script"), options.pop("name"), **options)
-    print(f"vm: {result.reason or 'ok'} ({result.seconds:.0f} s; logs in {os.path.relpath(result.out_dir)})")
-    return result.exit_code
-
-
-def guarded(main) -> int:
-    """main(), with a short word instead of a traceback when somebody stops it."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        return main()
-    except Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read our output went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))

@@ -6,8 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from tools import host, vm
-from tools.host import TOOLS, TOP
+from tools.build import TOOLS, TOP, Broken, kbuild, modules_dir, run, source_of
 
 SOURCE = "drivers/dma-buf/udmabuf.c"
 BEFORE, AFTER = "udmabuf_before", "udmabuf_converted"
@@ -18,26 +17,28 @@ COME = ("pagekit_pin_memfd(", "pagekit_unpin(", "pagekit_setup_pfns(", "pagekit_
 
 
 def spatch(patch, file):
-    result = host.run("spatch", "--very-quiet", "--no-show-diff", "--in-place", "--sp-file",
+    result = run("spatch", "--very-quiet", "--no-show-diff", "--in-place", "--sp-file",
                       TOOLS / f"convert/{patch}.cocci", file)
     if result.returncode:
-        raise vm.Error(f"tools/convert/{patch}.cocci does not apply to {SOURCE}: {result.stderr.strip()[-300:]}")
+        raise Broken(f"tools/convert/{patch}.cocci does not apply to {SOURCE}: {result.stderr.strip()[-300:]}")
 
 
-def build(built, modules: Path) -> Path:
-    """Build it against `modules`, both as it was and converted. Returns the folder with the two."""
+def build(config, built) -> Path:
+    """Build it, both as it was and converted. Returns the module that was converted."""
+    print(f"{config}: converting the kernel's udmabuf driver", flush=True)
+    modules = modules_dir(config)
     folder = modules.with_name(f"{modules.name}-converted")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     before, after = folder / f"{BEFORE}.c", folder / f"{AFTER}.c"
-    shutil.copyfile(host.source_of(built["KDIR"]) / SOURCE, before)
+    shutil.copyfile(source_of(built["KDIR"]) / SOURCE, before)
     spatch("module", before)
     shutil.copyfile(before, after)
     spatch("udmabuf", after)
     text = after.read_text()
     if odd := [name for name in GONE if name in text] + [name for name in COME if name not in text]:
-        raise vm.Error(f"{SOURCE} of this kernel is another than tools/convert/udmabuf.cocci converts: see what it "
+        raise Broken(f"{SOURCE} of this kernel is another than tools/convert/udmabuf.cocci converts: see what it "
                        f"makes of {' '.join(odd)} in {os.path.relpath(after)}")
     (folder / "Kbuild").write_text(f"obj-m := {BEFORE}.o {AFTER}.o\nccflags-y := -I {TOP}/include\n")
-    host.kbuild(built, folder, "modules", f"KBUILD_EXTRA_SYMBOLS={modules}/Module.symvers")
-    return folder
+    kbuild(built, folder, "modules", f"KBUILD_EXTRA_SYMBOLS={modules}/Module.symvers")
+    return folder / f"{AFTER}.ko"

@@ -17,10 +17,10 @@ from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
-from tools import host, run, vm
-from tools.host import LISTS, TOP
+from tools import guest
+from tools.build import LISTS, OUT, TOP, Broken, build_compat, call, guarded, run, set_up
 
-MODULES = vm.OUT / "modules-coverage"
+MODULES = OUT / "modules-coverage"
 UNREACHED = LISTS / "unreached.txt"
 CALLBACK = "__sanitizer_cov_trace_pc"
 PANICS = re.compile(r"__asan_handle_no_return|4core9panicking|slice_index_fail")
@@ -33,7 +33,7 @@ def blocks(ko) -> dict[str, list[int]]:
     """By section, where the calls of the callback return to, if what runs is recorded. Without blocks that
     do nothing but panic: nobody may get there."""
     found = {}
-    said = host.run("readelf", "-rW", ko, check=True).stdout
+    said = run("readelf", "-rW", ko, check=True).stdout
     for text in said.split("\nRelocation section ")[1:] if "pagekit_cov_open" in said else ():
         section = re.match(r"'\.rela(\S+)'", text)[1]
         calls = sorted((int(at, 16) + 4, name)
@@ -46,7 +46,7 @@ def blocks(ko) -> dict[str, list[int]]:
 def lines(ko, section, ats) -> dict[int, set[tuple[str, int]]]:
     """The lines of ours that each block is of, and was inlined to."""
     calls = "\n".join(f"{at - 1:x}" for at in ats)
-    said = host.run("addr2line", "-aie", ko, "-j", section, input=calls, check=True).stdout
+    said = run("addr2line", "-aie", ko, "-j", section, input=calls, check=True).stdout
     found = {}
     for at, text in re.findall(r"^0x([0-9a-f]+)\n((?:(?!0x).*\n?)*)", said, re.M):
         places = re.findall(r"^(.*):(\d+)", text, re.M)
@@ -79,19 +79,16 @@ def recorded(folder) -> dict[str, dict[str, set[int]]]:
 
 def measure(parts) -> Path:
     """Run the tests. Returns where they have left what was recorded."""
-    built = run.set_up("debug")
-    run.call("building the modules", "make", "--silent", "--no-print-directory", "modules", "CONFIG=debug",
+    built = set_up("debug")
+    call("building the modules", "make", "--silent", "--no-print-directory", "modules", "CONFIG=debug",
              f"OUT={MODULES}", "PAGEKIT_COVERAGE=y")
-    run.build_compat()
-    result = run.run_vm("debug", built, "test", modules=MODULES, name="coverage", memory="2G",
-                        timeout=run.FULL_DEBUG_TIMEOUT, append=(*run.KUNIT_ON, run.MOVABLE),
-                        expected=run.VMAP_WARNING if "failures" in parts else None,
-                        env={"PARTS": parts, "HEAP": " ".join(run.load_order(MODULES, run.HEAP)), "COVERAGE": 1,
-                             "RACE_SECONDS": run.RACE_SECONDS["test"], "FUZZ": run.FUZZ["test"]})
+    build_compat()
+    tested = guest.test("debug", built, parts, {"COVERAGE": 1}, modules=MODULES, name="coverage",
+                        timeout=guest.FULL_DEBUG_TIMEOUT)
+    result = tested.result
     if result.status is None or not list(result.out_dir.glob("coverage.*")):
-        raise run.Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
-    failed = [case.name for case in run.parse_tap((result.out_dir / "stdout.log").read_text(errors="replace"), "debug")
-              if not case.ok]
+        raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
+    failed = [case.name for case in tested.cases[1:] if not case.ok]
     if failed:
         print(f"coverage: these cases failed: {', '.join(failed)}")
     return result.out_dir
@@ -138,9 +135,9 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", help=f"parts of tests/guest/test.sh; default: {PARTS}")
     parser.add_argument("--again", action="store_true", help="of the last run, not a new one")
     options = parser.parse_args()
-    folder = vm.OUT / "test-coverage" if options.again else measure(" ".join(options.parts) or PARTS)
+    folder = OUT / "test-coverage" if options.again else measure(" ".join(options.parts) or PARTS)
     found = summary(recorded(folder))
-    (vm.OUT / "coverage.json").write_text(json.dumps(found, indent=1) + "\n")
+    (OUT / "coverage.json").write_text(json.dumps(found, indent=1) + "\n")
     print(f"\n{'file':30}{'lines':>8}{'reached':>9}")
     for name, row in found["files"].items():
         print(f"{name:30}{row['lines']:8}{row['reached']:9}{100 * row['reached'] / row['lines']:8.1f} %")
@@ -154,4 +151,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(vm.guarded(main))
+    sys.exit(guarded(main))

@@ -11,8 +11,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tools.host import case, run
+from tools.build import TOP, Broken, run
 from tools.intree import place
+from tools.tap import case
 
 # checkpatch --strict must have nothing else to say. The imported crate is left out, as the
 # tree does with its own. Documentation/intree.rst has the reason for each.
@@ -97,7 +98,7 @@ def documents() -> str:
     pages = {Path(name).stem for name in place.content().files if name.startswith(place.DOCS)}
     wanted = {(page, other) for page in pages - {"index"}
               for other in re.findall(r":doc:`(?:[^`<]*<)?([\w-]+)",
-                                      (place.TOP / f"Documentation/{page}.rst").read_text())}
+                                      (TOP / f"Documentation/{page}.rst").read_text())}
     return ", ".join(f"{page} refers to {other}" for page, other in sorted(wanted) if other not in pages)
 
 
@@ -126,5 +127,5 @@ def cases(kdir) -> list:
         try:
             return [case("intree.documents", documents()), case("intree.includes", includes()),
                     *placing(source, Path(scratch).resolve()), *series(source, Path(scratch).resolve())]
-        except place.vm.Error as error:
+        except Broken as error:
             return [case("intree.setup", str(error))]

@@ -1,35 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0
-"""pagekit in a kernel tree: place it there or take it out again (make intree), and
-write that as a series of patches (make patches).
+"""pagekit in a kernel tree: places it there, takes it out again, and writes that as a
+series of patches.
 
 Which files go there, and in which patch, is in intree/series.txt. Kbuild and Kconfig
 are cut down to what is there, so that each patch builds alone.
 """
 
-import argparse
 import fnmatch
 import functools
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools import vm
+from tools.build import OUT, TOOLS, TOP, Broken
 
-OURS = Path(__file__).resolve().parent
-TOOLS = OURS.parent
-TOP = TOOLS.parent
-PATCHES = TOP / "out/patches"
+OURS = TOOLS / "intree"
+PATCHES = OUT / "patches"
 HOME = "drivers/dma-buf/pagekit"
 DOCS = "Documentation/driver-api/pagekit"
 CRATE = "rust/bitflags"
 
 
-class Error(vm.Error):
+class Error(Broken):
     """The tree can't be changed as asked for; nothing was."""
 
 
@@ -377,37 +373,3 @@ def make_patches(tree: Path):
     if applied(patches, base) != placed(base):
         raise Error("the patches make something else of a tree than make intree")
     print(f"patches: {len(patches) - 1} and a cover letter in {os.path.relpath(PATCHES)}, for Linux {version(tree)}")
-
-
-# --- Commands -------------------------------------------------------------------------
-
-
-def fetched() -> Path:
-    """The source that the set-up has fetched and built."""
-    env = {name: value for name, value in os.environ.items() if name != "KDIR"}
-    return Path(run(TOOLS / "setup/setup.sh", "modules", "base", env=env).split()[-1], "source").resolve()
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Place pagekit in a kernel tree, or write patches that do.")
-    parser.add_argument("command", choices=("place", "undo", "patches"))
-    parser.add_argument("--kdir", default=os.environ.get("KDIR"), help="a kernel source tree (default: $KDIR)")
-    parser.add_argument("--force", action="store_true", help="undo what was changed since it was placed, too")
-    options = parser.parse_args()
-    if options.command == "patches":
-        make_patches(Path(options.kdir).resolve() if options.kdir else fetched())
-    elif not options.kdir:
-        raise Error("which kernel source tree? Give it with KDIR=")
-    elif options.command == "undo":
-        undo(Path(options.kdir).resolve(), options.force)
-    else:
-        tree = Path(options.kdir).resolve()
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        if tree.is_relative_to(Path(os.environ.get("PAGEKIT_CACHE") or Path(caches, "pagekit")).resolve()):
-            raise Error(f"KDIR={tree} is what the tests build their kernels from; copy it first")
-        place(tree)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(vm.guarded(main))

@@ -13,11 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools import run, vm
-from tools.host import HELPERS, Case, case
+from tools import guest, vm
+from tools.build import HELPERS, TOP, build_compat, call, guarded, set_up
+from tools.build import OUT as TOP_OUT
 from tools.intree import place
+from tools.tap import Case, case, read_expected, report
 
-OUT = vm.OUT / "intree"
+OUT = TOP_OUT / "intree"
 # What is there before any user space: no swap, no disk.
 WITHOUT_USER_SPACE = re.compile(r"swapped_out|survives_reclaim|memory_of_disks")
 # What is built in is not to be unloaded.
@@ -41,12 +43,12 @@ class Tree:
         self.source = self.folder / "linux"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-        run.call("copying the source", "cp", "-al", (self.built / "source").resolve(), self.source)
+        call("copying the source", "cp", "-al", (self.built / "source").resolve(), self.source)
 
     def build_of(self, kind) -> Path:
         """A copy of the base build whose commands name its own folders: make finds nothing to do."""
         new, old_source = self.folder / kind, (self.built / "source").resolve()
-        run.call("copying the build", "cp", "-a", self.built, new)
+        call("copying the build", "cp", "-a", self.built, new)
         (new / "source").unlink()
         (new / "source").symlink_to(self.source)
         for path in [new / "Makefile", *new.rglob(".*.cmd")]:
@@ -153,38 +155,35 @@ def in_vm(tree, built, build, kind):
     modules.mkdir()
     for path in (build / place.HOME).glob("*.ko"):
         shutil.copy(path, modules)
-    importer = ["make", "-s", "-C", build, f"M={run.TOP}", f"MO={OUT / f'importer-{kind}'}", tree.llvm,
+    importer = ["make", "-s", "-C", build, f"M={TOP}", f"MO={OUT / f'importer-{kind}'}", tree.llvm,
                 "CONFIG_PAGEKIT_TEST_IMPORTER=m", "modules"]
-    run.call("building the test importer", *importer, env=tree.env)
+    call("building the test importer", *importer, env=tree.env)
     shutil.copy(OUT / f"importer-{kind}/pagekit_importer.ko", modules)
     # What is built in has run its KUnit cases by then, and took movable memory for them.
-    order, heap, parts, movable = ["pagekit_importer"], [], "smoke", "movablecore=0"
+    order, parts, movable = ["pagekit_importer"], "smoke", "movablecore=0"
     if kind == "m":
-        order, heap = run.load_order(modules), run.load_order(modules, run.HEAP)
-        parts, movable = "kunit smoke", run.MOVABLE
-    result = run.run_vm("base", built | {"KDIR": build}, "test", modules=modules, order=order, name=f"intree-{kind}",
-                        memory="2G", timeout=60, append=(*run.KUNIT_ON, movable),
-                        env={"PARTS": parts, "HEAP": " ".join(heap)})
-    cases = run.parse_tap((result.out_dir / "stdout.log").read_text(errors="replace"), kind)
-    return [Case(kind, "vm.clean", not result.reason, result.reason or ""),
-            *(c for c in cases if kind == "m" or not c.name.endswith(ONLY_MODULES))]
+        order, parts, movable = None, "kunit smoke", guest.MOVABLE
+    tested = guest.test("base", built | {"KDIR": build}, parts, {}, modules=modules, order=order, name=f"intree-{kind}",
+                        append=(*guest.KUNIT_ON, movable))
+    for found in tested.cases:
+        found.where = kind
+    return [c for c in tested.cases if kind == "m" or not c.name.endswith(ONLY_MODULES)]
 
 
 def wanted(where, *suites) -> list[Case]:
-    return [Case(where, name, False, "did not run") for name, wheres in run.read_expected().items()
+    return [Case(where, name, False, "did not run") for name, wheres in read_expected().items()
             if "debug" in wheres and name.split(".")[0] in suites and (where != "y" or not name.endswith(ONLY_MODULES))]
 
 
 def main() -> int:
     os.environ.pop("KDIR", None)
-    built = run.set_up("base")
-    os.environ["VNG"] = built["VNG"]
-    run.build_compat()
+    built = set_up("base")
+    build_compat()
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
     tree = Tree(built)
     y, m = tree.build_of("y"), tree.build_of("m")
-    suites = [name for name in {name.split(".")[0] for name in run.read_expected()} if name.startswith("pagekit_")]
+    suites = [name for name in {name.split(".")[0] for name in read_expected()} if name.startswith("pagekit_")]
 
     print("intree: building patch by patch, with log files in out/intree", flush=True)
     cases = [*patch_by_patch(tree, y), *menu(tree, m)]
@@ -200,8 +199,8 @@ def main() -> int:
         cases += in_vm(tree, built, build, build.name)
         expected += wanted(build.name, *DRIVERS, *more)
     ran = {(c.where, c.name) for c in cases}
-    return run.report(cases + [c for c in expected if (c.where, c.name) not in ran], "intree")
+    return report(cases + [c for c in expected if (c.where, c.name) not in ran], "intree")
 
 
 if __name__ == "__main__":
-    sys.exit(vm.guarded(main))
+    sys.exit(guarded(main))

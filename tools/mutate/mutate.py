@@ -19,13 +19,12 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 
-from tools import host, run, size, vm
-from tools.host import HELPERS, TOOLS, TOP
+from tools import guest, vm
+from tools.build import HELPERS, OUT, TOOLS, TOP, Broken, build_compat, depends, guarded, kbuild, run, set_up
 from tools.mutate import rules
 
-WORK = vm.OUT / "mutate"
+WORK = OUT / "mutate"
 TREE = WORK / "tree"
 RESULTS = WORK / "results.json"
 DOCUMENT = TOP / "Documentation/testing.rst"
@@ -44,7 +43,7 @@ def key(mutant) -> str:
 
 
 def tracked(*folders) -> list[str]:
-    return host.run("git", "ls-files", *folders, cwd=TOP, check=True).stdout.split()
+    return run("git", "ls-files", *folders, cwd=TOP, check=True).stdout.split()
 
 
 def stamp(*folders) -> str:
@@ -57,7 +56,7 @@ class Build:
     """The helpers and their suites, or all modules, for one kernel, of the tree with one mutant in it."""
 
     def __init__(self, config, everything=False):
-        self.config, self.built = config, run.set_up(config)
+        self.config, self.built = config, set_up(config)
         self.folder = WORK / (f"{config}-all" if everything else config)
         self.folder.mkdir(parents=True, exist_ok=True)
         symbols = re.findall(r"^config (\w+)", (TOP / "Kconfig").read_text(), re.M)
@@ -69,7 +68,7 @@ class Build:
         self.kos = WORK / f"ko/{config}-{stamp('src', 'tests')}"
 
     def modules(self, symbols) -> dict[str, bytes]:
-        size.kbuild(self.built, TREE, f"MO={self.folder}", f"BITFLAGS={self.built['BITFLAGS']}", *symbols, "modules")
+        kbuild(self.built, TREE, f"MO={self.folder}", f"BITFLAGS={self.built['BITFLAGS']}", *symbols, "modules")
         return {path.stem: path.read_bytes() for path in self.folder.glob("*.ko")}
 
     def mutated(self, mutant) -> dict[str, bytes]:
@@ -95,12 +94,12 @@ def lay_out():
 
 def prepare(build, name, changed):
     """A folder with the mutant's modules and the suites that see them, and another with whole ones."""
-    depends = {suite: set(host.depends(build.folder / f"{suite}.ko")) for suite in build.whole if suite not in HELPERS}
-    suites = [suite for suite in depends if suite in changed or depends[suite] & changed.keys()]
+    needs = {suite: set(depends(build.folder / f"{suite}.ko")) for suite in build.whole if suite not in HELPERS}
+    suites = [suite for suite in needs if suite in changed or needs[suite] & changed.keys()]
     for path, replaced in ((build.kos / f"{name}.whole", {}), (build.kos / name, changed)):
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
-        for module in {*suites, *(helper for suite in suites for helper in depends[suite])}:
+        for module in {*suites, *(helper for suite in suites for helper in needs[suite])}:
             (path / f"{module}.ko").write_bytes((build.whole | replaced)[module])
 
 
@@ -108,14 +107,13 @@ def boot(build, names, limit) -> tuple[dict[str, str | dict[str, int]], str]:
     """Run the suites, until a mutant ends the machine. Returns by what each was killed, or how many cases
     of which suite have passed, and the time that a mutant has."""
     env = {"MUTANTS": " ".join(names), "KO": build.kos, "LIMIT": limit}
-    result = vm.run(build.built["KDIR"], TOOLS / "mutate/guest.sh", f"mutants-{build.config}",
-                    beside=[run.GUEST_LIB], memory="2G", echo=False, env=env,
-                    append=(*run.KUNIT_ON, run.MOVABLE), timeout=30 + TIMEOUT[build.config] * len(names),
-                    virtme_run=Path(build.built["VNG"]).with_name("virtme-run"))
+    result = vm.run(build.built["KDIR"], TOOLS / "mutate/guest.sh", f"mutants-{build.config}", beside=[guest.LIB],
+                    memory="2G", echo=False, env=env,
+                    append=(*guest.KUNIT_ON, guest.MOVABLE), timeout=30 + TIMEOUT[build.config] * len(names))
     said = (result.out_dir / "stdout.log").read_text(errors="replace")
     console = (result.out_dir / "console.log").read_text(errors="replace").replace("\r", "")
     if "# broken" in said or not (result.out_dir / "started").exists():
-        raise run.Broken(f"the machine is not fit: {result.reason}")
+        raise Broken(f"the machine is not fit: {result.reason}")
     verdicts, doubtful = {}, []
     for section in re.split(r"^== (?=[0-9a-f]{16}$|whole$)", said, flags=re.M)[1:]:
         name, _, text = section.partition("\n")
@@ -150,7 +148,7 @@ def suites(build, found, mark, then):
         if not (build.kos / name).exists():
             try:
                 changed = build.mutated(mutant)
-            except vm.Error:
+            except Broken:
                 mark(mutant, "not compiled")
                 continue
             if not changed:
@@ -164,7 +162,7 @@ def suites(build, found, mark, then):
         verdicts, limit = boot(build, list(todo)[:BATCH], limit)
         whole = verdicts.pop("whole", build.cases)
         if not isinstance(whole, dict) or not verdicts:
-            raise run.Broken(f"the suites fail without a mutant: {whole} (logs in out/mutants-{build.config})")
+            raise Broken(f"the suites fail without a mutant: {whole} (logs in out/mutants-{build.config})")
         build.cases = whole
         for name, verdict in verdicts.items():
             if isinstance(verdict, dict):
@@ -181,8 +179,8 @@ def on_host(found, mark):
         whole = path.read_text()
         path.write_text(mutant.text)
         try:
-            result = host.run("cargo", "test", "--quiet", "--locked", "--manifest-path", TREE / "src/Cargo.toml",
-                              "--target-dir", vm.OUT / "host", timeout=300)
+            result = run("cargo", "test", "--quiet", "--locked", "--manifest-path", TREE / "src/Cargo.toml",
+                              "--target-dir", OUT / "host", timeout=300)
             failed = re.search(r"^    (\w+)$", result.stdout, re.M)
             if result.returncode and failed:
                 mark(mutant, "killed", f"host: {failed[1]}")
@@ -197,26 +195,23 @@ def in_user_space(found, mark):
     if not found:
         return
     builds = {config: Build(config, everything=True) for config in ("base", "debug")}
-    run.build_compat()
+    build_compat()
     for mutant in found:
         mutated = {}
         for where, parts, timeout in PARTS:
-            config = "base" if where in run.BOOTS else where
+            config = guest.config_of(where)
             build = builds[config]
             print(f"{where}: {parts}: {mutant.file}:{mutant.line}", flush=True)
             changed = mutated[config] = mutated.get(config) or build.mutated(mutant)
             for name, ko in changed.items():
                 (build.folder / f"{name}.ko").write_bytes(ko)
-            result = run.run_vm(config, build.built, "test", modules=build.folder, name="mutant", memory="2G",
-                                echo=False, timeout=timeout, append=run.BOOTS.get(where, (*run.KUNIT_ON, run.MOVABLE)),
-                                expected=run.VMAP_WARNING if "failures" in parts else None,
-                                env={"PARTS": parts, "HEAP": " ".join(run.load_order(build.folder, run.HEAP))})
+            tested = guest.test(where, build.built, parts, {}, modules=build.folder, name="mutant", echo=False,
+                                timeout=timeout)
             for name in changed:
                 (build.folder / f"{name}.ko").write_bytes(build.whole[name])
-            text = (result.out_dir / "stdout.log").read_text(errors="replace")
-            bad = [case.name for case in run.parse_tap(text, config) if not case.ok]
-            if bad or result.reason:
-                mark(mutant, "killed", f"{where}: {bad[0] if bad else result.reason}")
+            bad = [case.name for case in tested.cases[1:] if not case.ok]
+            if bad or tested.result.reason:
+                mark(mutant, "killed", f"{where}: {bad[0] if bad else tested.result.reason}")
                 break
         else:
             mark(mutant, "survived")
@@ -241,7 +236,7 @@ def report(found, results) -> int:
     for row in rows:
         if row["outcome"] in PASSES:
             row["outcome"] = "survived"
-    (vm.OUT / "mutate.json").write_text(json.dumps({"mutants": rows}, indent=1) + "\n")
+    (OUT / "mutate.json").write_text(json.dumps({"mutants": rows}, indent=1) + "\n")
     counts = Counter((row["file"], row["outcome"]) for row in rows)
     print(f"\n{'file':20}" + "".join(f"{kind:>14}" for kind in kinds))
     for file in dict.fromkeys(row["file"] for row in rows):
@@ -298,4 +293,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(vm.guarded(main))
+    sys.exit(guarded(main))

@@ -98,7 +98,7 @@ pub fn race(time: Duration, sides: Vec<Side<'_>>) -> Result<()> {
     }
 }
 
-/// Says how it went, for people and for run.py.
+/// Says how it went, for people and for tools/test.py.
 fn report(start: Instant, rounds: &[(&str, u64)]) {
     let rounds: Vec<_> = rounds
         .iter()

@@ -93,7 +93,7 @@ impl Injector {
 #[derive(Default)]
 struct Points([(usize, usize); KINDS.len()]);
 
-/// For run.py, which makes a report of what is in front of a case's result.
+/// For tools/test.py, which makes a report of what is in front of a case's result.
 impl Drop for Points {
     fn drop(&mut self) {
         for ((kind, ..), (points, survived)) in KINDS.iter().zip(self.0) {

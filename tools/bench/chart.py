@@ -4,12 +4,12 @@
 from html import escape
 from math import ceil, floor, log10
 
-from tools import bench
+from tools.bench import figures
 
 WIDTH, LEFT, RIGHT = 1000, 190, 170
 BAR, GAP = 13, 12
 COLUMNS, PLOT_HEIGHT = 3, 150
-COLOURS = {bench.OURS: "#1b6ca8", bench.FLOOR: "#d5d5d5"}
+COLOURS = {figures.OURS: "#1b6ca8", figures.FLOOR: "#d5d5d5"}
 PEER_COLOURS = ("#e08a1e", "#8c6bb1", "#41ab5d")
 GOAL = "#c0143c"
 
@@ -53,7 +53,7 @@ def colours(rows):
 def bars(run, y):
     """A group of bars for each row of the table."""
     rows = run["rows"]
-    groups = [(row, [r for r in bench.same(rows, row) if "total" in r]) for row in bench.headlines(run)]
+    groups = [(row, [r for r in figures.same(rows, row) if "total" in r]) for row in figures.headlines(run)]
     groups = [(row, group) for row, group in groups if group]
     values = [r["total"] for _, group in groups for r in group]
     axis = Log(min(values), max(values), LEFT, WIDTH - RIGHT)
@@ -66,7 +66,7 @@ def bars(run, y):
             out.append(f'<rect x="{LEFT}" y="{y + i * BAR:.1f}" width="{max(end - LEFT, 1):.1f}" '
                        f'height="{BAR - 2}" fill="{colour[r["impl"]]}"/>')
             labels.append(text(end + 5, y + i * BAR + 9.5, f"{number(r['total'])}  {r['impl']}", size=10))
-        goal = bench.verdict(rows, row)[0] if "total" in row else None
+        goal = figures.verdict(rows, row)[0] if "total" in row else None
         if goal:
             out.append(line(axis(goal), y - 4, axis(goal), y + height + 2, GOAL, 1.5))
         y += height + GAP
@@ -105,18 +105,18 @@ def sizes(run, case, x, y, width):
         path = " ".join(f"{across(mib):.1f},{up(total):.1f}" for mib, total in points)
         dash = 'stroke-dasharray="4 2"' if backing == "2m" else ""
         out.append(f'<polyline points="{path}" fill="none" stroke="{colour[name]}" '
-                   f'stroke-width="{2 if name == bench.OURS else 1.3}" {dash}/>')
+                   f'stroke-width="{2 if name == figures.OURS else 1.3}" {dash}/>')
         out += [f'<circle cx="{across(mib):.1f}" cy="{up(total):.1f}" r="2" fill="{colour[name]}"/>' for mib, total in points]
         ends[name, backing] = up(points[-1][1])
     for (name, backing), place in spread(ends, y + PLOT_HEIGHT).items():
-        label = colour[name] if name != bench.FLOOR else "#999"
+        label = colour[name] if name != figures.FLOOR else "#999"
         out.append(text(across.end + 6, place + 3, f"{name}, {backing}", size=9, colour=label))
     return out
 
 
 def draw(run) -> str:
     parts, y = bars(run, 84)
-    cases = [c for c in bench.CASES if c != "memory" and
+    cases = [c for c in figures.CASES if c != "memory" and
              len({r["pages"] for r in run["rows"] if r["case"] == c and "total" in r}) > 1]
     if cases:
         parts.append(text(20, y + 6, "Instructions per page against the size of the object", size=14, weight="bold"))

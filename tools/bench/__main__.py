@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0
+"""make bench: measure the helpers and their peers in a VM."""
+
+import argparse
+import json
+import sys
+
+from tools.bench import chart, figures
+from tools.build import OUT, Broken, guarded
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure the helpers and their peers.")
+    parser.add_argument("--update", action="store_true", help="make these the figures that make test-full holds to")
+    parser.add_argument("case", nargs="*", help="default: all")
+    options = parser.parse_args()
+    for name in options.case:
+        if name not in figures.CASES:
+            raise Broken(f"there is no case {name}, but {', '.join(figures.CASES)}")
+    if options.case and options.update:
+        raise Broken("only all cases together make figures")
+    run = figures.measure(*options.case)
+    (OUT / "bench.json").write_text(json.dumps(run, indent=1) + "\n")
+    (OUT / "bench.svg").write_text(chart.draw(run))
+    if options.update:
+        figures.update(run)
+    print("\n" + "\n".join(figures.table(run)) + "; see out/bench.json and out/bench.svg")
+    return int(any("error" in row for row in run["rows"]))
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Where things are, running programs, and all that is built: modules, what runs in user
+space, the kernel's selftests, a driver that is installed, HTML.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent
+TOP = TOOLS.parent
+TESTS = TOP / "tests"
+LISTS = TESTS / "lists"
+OUT = TOP / "out"
+BIN = OUT / "user" / "release"
+
+HELPERS = ("pagekit_pages", "pagekit_pin", "pagekit_vma")
+SAMPLE = "pagekit_udmabuf"
+# Once loaded, it stays, and what it needs stays with it.
+HEAP = "pagekit_heap"
+# The kernel tree's own tests, with where the headers are that the machine lacks, or has of
+# an older kernel.
+SELFTESTS = {
+    "udmabuf": ("include/uapi", "drivers/dma-buf/udmabuf.c"),
+    "pfnmap": ("tools/include/uapi", "mm/pfnmap.c", "mm/vm_util.c"),
+    "heaps": ("include/uapi", "dmabuf-heaps/dmabuf-heap.c"),
+}
+# A driver as a newcomer makes it, and where: beside the root that the helpers are installed in.
+DRIVER = "acme_share"
+DRIVERS = OUT / "drivers"
+
+
+class Broken(Exception):
+    """Something that a command stands on did not work; the message says in one line what."""
+
+
+def guarded(main) -> int:
+    """main(), with a short word instead of a traceback when somebody stops it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return main()
+    except Broken as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def run(*cmd, **options):
+    """Run a command. What it writes is in the result."""
+    return subprocess.run([str(c) for c in cmd], capture_output=True, text=True, **options)
+
+
+def call(what, *cmd, **options):
+    """Run a command with its output visible."""
+    try:
+        return subprocess.run([str(c) for c in cmd], check=True, cwd=TOP, **options)
+    except subprocess.CalledProcessError as error:
+        raise Broken(f"{what} failed: {cmd[0]} ended with exit status {error.returncode}") from error
+    except OSError as error:
+        raise Broken(f"{what} failed: {error}") from error
+
+
+# --- The set-up ------------------------------------------------------------------
+
+
+def setup_tool(name) -> str:
+    """Where the set-up has it."""
+    return run(TOOLS / "setup/setup.sh", name, check=True).stdout.strip()
+
+
+def set_up(config, what="kernel") -> dict:
+    """Kernel, modules and user-space side; quiet when nothing is to do. Returns what
+    `setup.sh env` says."""
+    call(f"setting up the {config} kernel", TOOLS / "setup/setup.sh", what, config, stdout=subprocess.DEVNULL)
+    text = call("setup.sh env", TOOLS / "setup/setup.sh", "env", config, stdout=subprocess.PIPE, text=True).stdout
+    env = dict(word.split("=", 1) for word in shlex.split(text) if "=" in word)
+    call("building the modules", "make", "--silent", "--no-print-directory", "modules", f"CONFIG={config}")
+    quiet = ["--quiet"] if (BIN / "pagekit-test").exists() else []
+    call("building the user-space side", "cargo", "build", *quiet, "--release", "--locked",
+         "--manifest-path", TESTS / "user/Cargo.toml", "--target-dir", OUT / "user")
+    os.environ |= {name: env[name] for name in ("PAGEKIT_CACHE", "PATH", "VNG")}
+    return env
+
+
+def release(kdir) -> str:
+    return Path(kdir, "include/config/kernel.release").read_text().strip()
+
+
+def compiler(kdir) -> str:
+    """The one of C and the one of Rust."""
+    text = Path(kdir, "include/config/auto.conf").read_text()
+    return ", ".join(sorted(re.findall(r'^CONFIG_(?:RUSTC|CC)_VERSION_TEXT="?(.*?)"?$', text, re.M)))
+
+
+def source_of(kdir) -> Path:
+    """The kernel's source, if it was built elsewhere. cloc wants no links."""
+    return (Path(kdir, "source") if Path(kdir, "source").exists() else Path(kdir)).resolve()
+
+
+# --- Modules ---------------------------------------------------------------------
+
+
+def modules_dir(config) -> Path:
+    return OUT / f"modules-{'custom' if os.environ.get('KDIR') else config}"
+
+
+def kbuild(built, folder, *targets, rustflags="") -> str:
+    """Build in a folder of its own. Returns what the compilers said."""
+    llvm = [f"LLVM={built['LLVM']}"] if "LLVM" in built else []
+    env = os.environ | {name: built[name] for name in ("PATH", "RUST_LIB_SRC", "LIBCLANG_PATH") if name in built}
+    result = run("make", "-C", built["KDIR"], f"M={folder}", *llvm, f"KRUSTFLAGS={rustflags}", *targets, env=env)
+    if result.returncode:
+        said = "\n".join(json.loads(line)["rendered"] if line.startswith("{") else line
+                         for line in result.stderr.split("\n"))
+        raise Broken(f"{os.path.relpath(folder)} does not build:\n{said[max(said.find('error'), 0):][:3000]}")
+    return result.stderr
+
+
+def plain_helpers(modules) -> Path:
+    """The helpers without what they have for C: what figures are of."""
+    folder = modules.with_name(f"{modules.name}-plain")
+    symbols = " ".join(name.upper() for name in HELPERS)
+    run("make", "--silent", "modules", f"SYMBOLS={symbols}", f"OUT={folder}", cwd=TOP, check=True)
+    return folder
+
+
+def text_of(file) -> int:
+    """The bytes of its code and constants."""
+    return int(run("size", file, check=True).stdout.split("\n")[1].split()[0])
+
+
+def depends(module: Path) -> list[str]:
+    found = run("modinfo", "-F", "depends", module, check=True).stdout
+    return [name for name in found.strip().split(",") if name]
+
+
+def load_order(modules: Path, *wanted) -> list[str]:
+    """The modules wanted, or all there, each after those it depends on."""
+    order = []
+
+    def add(name):
+        if name not in order and (path := modules / f"{name}.ko").exists():
+            for other in depends(path):
+                add(other)
+            order.append(name)
+
+    for name in wanted or sorted(path.stem for path in modules.glob("*.ko")):
+        add(name)
+    for name in wanted or [SAMPLE]:
+        if name not in order:
+            raise Broken(f"{name}.ko is not in {modules}")
+    return order
+
+
+# --- What runs in user space -------------------------------------------------------
+
+
+def build_selftests(kdir: Path):
+    """The kernel tree's own, unchanged."""
+    source = source_of(kdir)
+    selftests = source / "tools/testing/selftests"
+    for name, (headers, *files) in SELFTESTS.items():
+        place = "-isystem" if headers.startswith("tools") else "-idirafter"
+        call(f"building the kernel's {name} selftest", "cc", "-O2", "-w", "-D__user=", "-I", selftests,
+             place, source / headers, *(selftests / file for file in files), "-o", BIN / f"{name}-selftest")
+
+
+def build_compat():
+    """The 32-bit program: without libc, for which a 64-bit machine has no other."""
+    multiarch = call("cc -print-multiarch", "cc", "-print-multiarch", stdout=subprocess.PIPE, text=True).stdout.strip()
+    call("building the 32-bit program", "cc", "-m32", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding",
+         "-fno-stack-protector", "-fno-pie", "-no-pie", "-nostdlib", "-static",
+         "-idirafter", Path("/usr/include", multiarch), TESTS / "user/compat.c", "-o", BIN / "pagekit-compat")
+
+
+# --- A driver made of the template ---------------------------------------------------
+
+
+def install(config, *targets, **variables):
+    """Build and install with these targets of make, below out/drivers."""
+    call(f"make {targets[-1]}", "make", "--silent", "--no-print-directory", *targets, f"CONFIG={config}",
+         f"INSTALL_MOD_PATH={DRIVERS / 'root'}", *(f"{name}={value}" for name, value in variables.items()))
+
+
+def install_driver(folder, config, built) -> dict:
+    """Build it against helpers that are installed, and install it. Returns what guest/driver.sh wants to know."""
+    install(config, "-C", folder, "modules", "modules_install", KDIR=built["KDIR"])
+    shutil.copyfile(folder / "share.py", DRIVERS / "share.py")
+    shutil.copyfile(TESTS / "guest/driver.sh", DRIVERS / "driver.sh")
+    name = next(folder.glob("*.ko")).stem
+    return {"DRIVER": name, "ROOT": DRIVERS / "root", "SHARE": DRIVERS / "share.py", "PYTHON": sys.executable,
+            "DRIVER_SH": DRIVERS / "driver.sh"}
+
+
+def new_driver(config, built) -> dict:
+    """Make one as newcomers do."""
+    shutil.rmtree(DRIVERS, ignore_errors=True)
+    install(config, "modules_install")
+    install(config, "new-driver", NAME=DRIVER, DIR=DRIVERS / DRIVER)
+    return install_driver(DRIVERS / DRIVER, config, built)
+
+
+# --- HTML ------------------------------------------------------------------------------
+
+
+def build_htmldocs(folder) -> str:
+    """Make HTML of the documents. Returns what Sphinx says against them."""
+    return run(setup_tool("sphinx"), "-q", "-E", "-W", "--keep-going", "-b", "html", TOP / "Documentation",
+               folder).stderr.strip()

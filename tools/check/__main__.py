@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0
+"""make check: all that needs no machine to boot."""
+
+import subprocess
+import sys
+
+from tools.build import Broken, guarded, modules_dir, set_up
+from tools.check import docs, lint, modules, template, types
+from tools.intree import check as intree
+from tools.tap import Case, report
+
+
+def main() -> int:
+    try:
+        # What the set-up prints comes first.
+        built, folder = set_up("base", "check"), modules_dir("base")
+        print("check: clippy builds everything once more", flush=True)
+        cases = [*types.cases(folder, built), *modules.cases(folder, built), *template.cases(), *docs.cases(),
+                 *lint.cases(), *intree.cases(built["KDIR"])]
+    except (Broken, OSError, subprocess.SubprocessError) as failure:
+        cases = [Case("host", "setup", False, str(failure))]
+    return report(cases, "check")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

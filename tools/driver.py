@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0
+"""make try-driver: load a driver that make new-driver has created in a VM, and share a buffer."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tools import guest
+from tools.build import Broken, guarded, install, install_driver, set_up
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Try a driver made of the template in a VM.")
+    parser.add_argument("--kernel", choices=("base", "debug"), default="base")
+    parser.add_argument("dir", help="where make new-driver has created it")
+    options = parser.parse_args()
+    folder = Path(options.dir).resolve()
+    if not (folder / "share.py").is_file():
+        raise Broken(f"DIR={options.dir}: no driver is there that make new-driver has created")
+    built = set_up(options.kernel)
+    install(options.kernel, "modules_install")
+    result = guest.run(options.kernel, built, "driver", install_driver(folder, options.kernel, built))
+    if result.reason:
+        raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
+    print(f"try-driver: ok: {options.dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

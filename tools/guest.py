@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Runs a script of tests/guest in a virtual machine, with our modules to load: any, or the
+one of the tests.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools import vm
+from tools.build import BIN, HEAP, TESTS, build_compat, build_selftests, load_order, modules_dir, new_driver, set_up
+from tools.convert import convert
+from tools.tap import Case, parse_tap, races
+
+# A kernel may have KUnit switched off: suites load, run nothing and say ok.
+KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
+# Memory that pinned pages must be moved out of. At its end is what the kernel took
+# while booting: page structures, and with KASAN an eighth of all memory.
+MOVABLE = "movablecore=25%"
+# The base kernel, booted otherwise: all DMA goes through bounce buffers, so that a missing sync
+# shows, and heaps charge their buffers; or there are no memory cgroups to charge to; or there is a CMA
+# area, which movable pages come from first as it is most of what is free.
+BOOTS = {
+    # Linux 7.2 knows no more than force.
+    "swiotlb": ("swiotlb=force", "swiotlb=force,track_hiwater", "dma_heap.mem_accounting=1"),
+    "nocgroup": (*KUNIT_ON, MOVABLE, "cgroup_disable=memory"),
+    "cma": ("cma=1024M@512M",),
+}
+# What scripts have in common.
+LIB = TESTS / "guest/lib.sh"
+# What the core says whenever an exporter can't map a buffer for the kernel, which is one of the
+# things that fail on purpose.
+VMAP_WARNING = r"WARNING: .* dma_buf_vmap\+"
+# Seconds for hardware acceleration (vm.py scales them), by kernel and how it is booted.
+TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "debug": 100}
+# With all cases from user space.
+FULL_DEBUG_TIMEOUT = 300
+# What a race takes before and after its time.
+RACE_OVERHEAD = 5
+# For 20,000 operations, or to find the shortest sequence that fails.
+FUZZ_ROOM = 120
+# The options of pagekit-fuzz. What runs often begins with the same each time.
+QUICK_FUZZ = "--seed 1 --seconds 40"
+
+
+def run(config, built, script, env, modules=None, order=None, name=None, **options) -> vm.Result:
+    """Run a script with these modules, or all that were built for this kernel."""
+    modules = modules or modules_dir(config)
+    order = order or load_order(modules)
+    suites = [module for module in order if module.endswith("_kunit")]
+    plain = [module for module in order if module not in (*suites, HEAP)]
+    env = {"MODDIR": modules, "BIN": BIN, "MODULES": " ".join(plain), "UNLOAD": " ".join(reversed(plain)),
+           "KUNIT": " ".join(suites)} | env
+    return vm.run(built["KDIR"], TESTS / "guest" / f"{script}.sh", f"{script}-{name or config}", beside=[LIB], env=env,
+                  **options)
+
+
+# --- Tests -----------------------------------------------------------------------------
+
+
+@dataclass
+class Tested:
+    result: vm.Result
+    text: str  # what test.sh has printed
+    cases: list[Case]
+
+
+def config_of(where) -> str:
+    """Which kernel boots there."""
+    return "base" if where in BOOTS else where
+
+
+def prepare(where, parts) -> tuple[dict, dict]:
+    """Build what these parts of test.sh take. Returns what set_up() says, and what they want to know."""
+    config, env = config_of(where), {}
+    built = set_up(config, "convert" if "converted" in parts else "kernel")
+    build_compat()
+    if "selftest" in parts:
+        build_selftests(Path(built["KDIR"]))
+    if "template" in parts:
+        env |= new_driver(config, built)
+    if "converted" in parts:
+        env |= {"CONVERTED": convert.build(config, built)}
+    return built, env
+
+
+def test(where, built, parts, env, *, seconds=1, fuzz=QUICK_FUZZ, timeout=None, modules=None, order=None, append=None,
+         **options) -> Tested:
+    """Run these parts of test.sh. seconds: how long each race lasts."""
+    modules = modules or modules_dir(config_of(where))
+    # In an order of somebody's own there is no heap.
+    heap = [] if order else load_order(modules, HEAP)
+    timeout = timeout or (FULL_DEBUG_TIMEOUT if where == "debug" and "user" in parts else TIMEOUT[where])
+    if "races" in parts:
+        timeout += len(races()) * (seconds + RACE_OVERHEAD)
+    if "fuzz" in parts:
+        timeout += FUZZ_ROOM
+    options = {"name": where, "memory": "6500M" if "selftest" in parts else "2G"} | options
+    result = run(config_of(where), built, "test",
+                 env | {"PARTS": parts, "HEAP": " ".join(heap), "RACE_SECONDS": seconds, "FUZZ": fuzz}, modules, order,
+                 timeout=timeout, append=BOOTS.get(where, (*KUNIT_ON, MOVABLE)) if append is None else append,
+                 expected=VMAP_WARNING if "failures" in parts else None, **options)
+    text = (result.out_dir / "stdout.log").read_text(errors="replace")
+    broken = re.findall(r"^# broken: (.*)", text, re.M) if result.status else []
+    detail = "; ".join([result.reason, *broken, f"logs in {os.path.relpath(result.out_dir)}"]) if result.reason else ""
+    return Tested(result, text, [Case(where, "vm.clean", not result.reason, detail), *parse_tap(text, where)])

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Cases: what is read of them in the Test Anything Protocol, which of them there must be, and
+how they are reported.
+
+A case is named `suite.case`, and where it ran: `host`, or the kernel. Which cases
+must run where is held by expected.txt, because a suite that is gone, or that loads
+and runs nothing, would pass otherwise.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+from tools.build import LISTS, OUT
+
+EXPECTED = LISTS / "expected.txt"
+UNLISTED = "not in tests/lists/expected.txt"
+# KUnit indents its cases by four, and parameters of a case deeper.
+TAP = re.compile(r"(?: {4})?(not )?ok\b(?: (\d+))?(?: -)? +(.*?)(?: *# ?(.*))?$")
+
+
+@dataclass
+class Case:
+    where: str
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+def case(name, problem) -> Case:
+    """One of the host's."""
+    return Case("host", name, not problem, problem or "")
+
+
+def parse_tap(text, where) -> list[Case]:
+    """Cases and how they ended. kselftests print what may vary: then their numbers are names."""
+    cases, suite, notes = [], "", {}
+    for line in text.splitlines():
+        if line.startswith("=="):
+            suite = line[2:].strip()
+        elif note := re.match(r" *# (\S+): (.*)", line):
+            notes.setdefault(note[1], note[2])  # KUnit says before the result why a case failed
+        elif (match := TAP.match(line)) and match[3] != suite:
+            # As kselftests name them: "test: [PASS,case]", "fixture.case", or in words.
+            name = re.sub(r".*(?:\[(?:PASS|FAIL),|\.)(.*?)\]?$", r"\1", match[3]) if suite else match[3]
+            if suite.startswith("selftest-") and name == match[3]:
+                name = f"test-{match[2]}"
+            detail = match[4] or (notes.get(name, "") if match[1] else "")
+            skipped = detail.upper().startswith(("SKIP", "TODO"))
+            cases.append(Case(where, f"{suite}.{name}" if suite else name, not match[1] and not skipped, detail))
+    return cases
+
+
+# --- Which there must be -------------------------------------------------------------
+
+
+def read_list(path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def read_expected() -> dict[str, set[str]]:
+    lines = map(str.split, read_list(EXPECTED))
+    return {name: set(wheres) for name, *wheres in lines}
+
+
+def races() -> list[str]:
+    return [name for name in read_expected() if name.startswith("races.") and name != "races.unload"]
+
+
+def absent() -> list[str]:
+    """What this series of the kernel does not have."""
+    path = LISTS / f"absent-{os.environ.get('KVER')}.txt"
+    return read_list(path) if path.exists() else []
+
+
+def judge(cases, where, level) -> list[Case]:
+    """The cases that count: those that ran, and those that should have."""
+    wanted = {name for name, wheres in read_expected().items()
+              if where in wheres or level == "full" and f"{where}-full" in wheres}.difference(absent())
+    for case in cases:
+        if case.ok and case.name not in wanted:
+            case.ok, case.detail = False, UNLISTED
+    ran = {case.name for case in cases}
+    return cases + [Case(where, name, False, "did not run") for name in sorted(wanted - ran)]
+
+
+# --- Reports ---------------------------------------------------------------------------
+
+
+def report(cases, level) -> int:
+    """A table of suites, what failed, and how many. Returns the exit status."""
+    failed = [case for case in cases if not case.ok]
+    passed = len(cases) - len(failed)
+    OUT.mkdir(exist_ok=True)
+    (OUT / f"{level if level in ('check', 'intree') else 'test'}.json").write_text(json.dumps(
+        {"level": level, "passed": passed, "failed": len(failed), "cases": [asdict(c) for c in cases]}, indent=1))
+    suites = Counter((c.where, c.name.split(".")[0]) for c in cases)
+    bad = Counter((c.where, c.name.split(".")[0]) for c in failed)
+    print(f"\n{'where':8}{'suite':28}{'passed':>8}{'failed':>8}")
+    for key, count in suites.items():
+        print(f"{key[0]:8}{key[1]:28}{count - bad[key]:8}{bad[key] or '':>8}")
+    # The cause first: a crash makes many cases not run.
+    for case in sorted(failed, key=lambda c: (c.detail == "did not run", c.name != "vm.clean")):
+        print(f"FAILED {case.where}: {case.name}" + (f": {case.detail}" if case.detail else ""))
+    if any(case.detail == UNLISTED for case in failed):
+        print("To list new cases: python3 -m tools.test expected --update")
+    print(f"{passed} passed, {len(failed)} failed")
+    return 1 if failed or not passed else 0
+
+
+def print_failed(failed):
+    for case in failed:
+        print(f"FAILED {case.name}" + (f": {case.detail}" if case.detail else ""))
+
+
+def summary(cases) -> int:
+    """The same for a command with a table of its own."""
+    failed = [case for case in cases if not case.ok]
+    print_failed(failed)
+    print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0
+"""make test, make test-full and make soak: build everything, boot the VM, judge what comes
+out of it.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+from tools import guest, reliability
+from tools.bench import figures as bench
+from tools.build import OUT, TOP, Broken, guarded, modules_dir, set_up
+from tools.check import docs, modules, template, types
+from tools.tap import EXPECTED, TAP, UNLISTED, Case, judge, print_failed, races, read_expected, report, summary
+
+# What runs where: by level, the parts of guest/test.sh. The selftests need the 6 GiB.
+PARTS = {
+    ("test", "base"): "kunit user inputs selftest template matrix fuzz",
+    ("test", "swiotlb"): "bounce",
+    ("test", "debug"): "kunit smoke failures-smoke matrix races leaks",
+    ("full", "base"): "kunit user inputs selftest converted template matrix fuzz",
+    ("full", "swiotlb"): "bounce",
+    ("full", "nocgroup"): "kunit matrix",
+    ("full", "cma"): "cma",
+    ("full", "debug"): "kunit user failures inputs selftest converted template matrix races fuzz leaks",
+    ("soak", "debug"): "races leaks",
+    ("peer", "base"): "peer",
+    ("peer", "swiotlb"): "bounced-peer",
+}
+# What test-full has more of: how long each race lasts, and what the fuzzer does.
+FULL = {"seconds": 5, "fuzz": "--ops 20000"}
+# How many checks the table of bad inputs must reach: rows that reach the same one count once.
+INPUT_CHECKS = 120
+
+
+def test_vm(level, where, **options) -> list[Case]:
+    parts = PARTS[level, where]
+    built, env = guest.prepare(where, parts)
+    tested = guest.test(where, built, parts, env, **(FULL if level == "full" else {}) | options)
+    folder, cases = tested.result.out_dir, []
+    for name in ("matrix.json", "fuzz.json"):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, OUT / name)
+    if (inputs := folder / "inputs").exists():
+        rows = [json.loads(line) for line in inputs.read_text().splitlines()]
+        (OUT / "inputs.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        checks = len({row["check"] for row in rows})
+        cases.append(Case(where, "inputs.checks", checks >= INPUT_CHECKS, f"{checks} different ones"))
+    if "races" in parts:
+        (OUT / "races.json").write_text(json.dumps({"rows": race_rows(tested.text)}, indent=1) + "\n")
+    if "failures" in parts:
+        report_failures(tested.text)
+    return tested.cases + cases
+
+
+def race_rows(text) -> list[dict]:
+    """What races say of themselves before their result: how long, and the rounds of each side."""
+    rows, seconds, sides = [], 0, Counter()
+    for line in text.splitlines():
+        if said := re.match(r"# raced ([\d.]+) s: (.*)", line):
+            seconds += float(said[1])
+            for name, n in re.findall(r"(\S.*?)=(\d+)", said[2]):
+                sides[name] += int(n)
+        elif (match := TAP.match(line)) and match[3] in races():
+            rows.append({"race": match[3].removeprefix("races."), "ok": not match[1], "seconds": round(seconds, 1),
+                         "rounds": sides.total(), "sides": dict(sides)})
+            seconds, sides = 0, Counter()
+    return rows
+
+
+# What the guest prints in front of a case's result.
+FAILURE_KINDS = ("slab", "page", "usercopy")
+FAILURES = re.compile(r"^# (\w+): (\d+) points, (\d+) survived\n", re.M)
+CASE_FAILURES = re.compile(r"((?:^# \w+: .* survived\n)+)^(?:not )?ok \d+ - failures\.(\S+)", re.M)
+
+
+def report_failures(text):
+    """What failed on purpose in each entry point, and after how much of that all was well."""
+    rows, devices = {}, {}
+    for counts, entry in CASE_FAILURES.findall(text):
+        for kind, points, survived in FAILURES.findall(counts):
+            row = rows.setdefault((entry, kind), {"entry": entry, "kind": kind, "points": 0, "survived": 0})
+            row["points"] += int(points)
+            row["survived"] += int(survived)
+            total = devices.setdefault(entry.split(".")[0], Counter())
+            total.update({kind: int(points), "survived": int(survived)})
+    (OUT / "failures.json").write_text(json.dumps({"rows": list(rows.values())}, indent=1) + "\n")
+    line = "{:24}" + "{:>10}" * (len(FAILURE_KINDS) + 1)
+    print("\n" + line.format("made to fail", *FAILURE_KINDS, "survived"))
+    for device, total in devices.items():
+        print(line.format(device, *(total[kind] for kind in FAILURE_KINDS), total["survived"]))
+
+
+def test_host(_level, _host) -> list[Case]:
+    """Pure code, and what depends on what."""
+    print("host: cargo test", flush=True)
+    run = subprocess.run(["cargo", "test", "--quiet", "--locked", "--manifest-path", TOP / "src/Cargo.toml",
+                          "--target-dir", OUT / "host", "--", "--format=pretty"], text=True, cwd=TOP,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    found = re.findall(r"^test (.*?)(?: - should panic)? \.\.\. (\w+)", run.stdout, re.M)
+    cases = [Case("host", "rust." + re.sub(r" \(line \d+\)", "", name).replace(" - ", "::").replace(" ", "_"),
+                  outcome == "ok", outcome) for name, outcome in found]
+    if run.returncode:
+        print(run.stdout)
+        cases.append(Case("host", "cargo-test", False, "failed"))
+    built, folder = set_up("base"), modules_dir("base")
+    return [*cases, *types.cases(folder, built), *modules.cases(folder, built), *template.cases(), *docs.cases()]
+
+
+def test_bench(_level, where) -> list[Case]:
+    run = bench.measure("--ours", "--mib", "64", ours=True)
+    return [Case(where, f"bench.{name}", ok, words) for name, ok, words in bench.gate(run)]
+
+
+def test(options) -> int:
+    level = options.level
+    kernels = [options.kernel] if options.kernel else ["base"] if os.environ.get("KDIR") else ["base", "debug"]
+    if "base" in kernels:
+        kernels[1:1] = ["swiotlb", "nocgroup", "cma"] if level == "full" else ["swiotlb"]
+    if level == "full":
+        reliability.forget()
+    jobs = [] if options.kernel == "debug" else [("host", test_host)]
+    cases = []
+    jobs += [(kernel, test_vm) for kernel in kernels]
+    if level == "full" and "base" in kernels:
+        jobs.append(("bench", test_bench))
+    for where, run in jobs:
+        try:
+            found = run(level, where)
+        except (Broken, OSError, subprocess.SubprocessError) as failure:
+            found = [Case(where, "setup", False, str(failure))]
+        cases += judge(found, where, level)
+    if level == "full":
+        reliability.write()
+    return report(cases, level)
+
+
+def peer(_options) -> int:
+    """What mainline's drivers are known to fail."""
+    return summary(test_vm("peer", "base") + test_vm("peer", "swiotlb"))
+
+
+def soak(options) -> int:
+    """Each race for long, on the debug kernel."""
+    # There all memory is alike. Pages that are referenced can't be moved to be pinned, and two that pin
+    # a movable page at once can be refused: what must come of it would depend.
+    cases = test_vm("soak", "debug", seconds=options.seconds, append=())
+    ran = {case.name for case in cases}
+    failed = [case for case in cases if not case.ok]
+    failed += [Case("debug", name, False, "did not run") for name in races() if name not in ran]
+    print_failed(failed)
+    rows = json.loads((OUT / "races.json").read_text())["rows"]
+    print(f"soak: {len(rows)} races, {sum(row['seconds'] for row in rows):.0f} s, "
+          f"{sum(row['rounds'] for row in rows)} rounds: {f'{len(failed)} failed' if failed else 'all well'}; "
+          "see out/races.json")
+    return 1 if failed else 0
+
+
+def expected(options) -> int:
+    """Compare the list with the last run, or make it agree."""
+    try:
+        last = json.loads((OUT / "test.json").read_text())
+    except OSError as error:
+        raise Broken(f"no run to compare with: {error}") from error
+    # Names without a dot are no cases but say what broke; a broken run teaches nothing.
+    broken = {c["where"] for c in last["cases"] if not c["ok"] and c["detail"] != UNLISTED
+              and ("." not in c["name"] or c["name"] == "vm.clean")}
+    ran = {(c["name"], c["where"]) for c in last["cases"] if c["detail"] != "did not run"}
+    table = read_expected()
+    for where in {c["where"] for c in last["cases"]} - broken:
+        for name in sorted({name for name, _ in ran} | set(table)):
+            tokens = table.setdefault(name, set())
+            due = where in tokens or last["level"] == "full" and f"{where}-full" in tokens
+            if ((name, where) in ran) == due:
+                continue
+            if due:
+                tokens -= {where, f"{where}-full"}
+            else:
+                tokens.discard(f"{where}-full")
+                tokens.add(f"{where}-full" if last["level"] == "full" and where == "debug" else where)
+            print(f"{'-' if due else '+'} {name} {where}")
+    if options.update:
+        head = [line for line in EXPECTED.read_text().splitlines() if line.startswith("#")]
+        rows = [f"{name} {' '.join(sorted(tokens))}" for name, tokens in sorted(table.items()) if tokens]
+        EXPECTED.write_text("\n".join(head + [""] + rows) + "\n")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the tests.")
+    parser.set_defaults(run=test, level="test", kernel=None)
+    commands = parser.add_subparsers(dest="command")
+    for name, function, text in (("full", test, "all tests on both kernels; without it the quick ones on the debug kernel"),
+                                 ("soak", soak, "races between threads, each for long, on the debug kernel"),
+                                 ("peer", peer, "what mainline's drivers are known to fail: those cases must fail there"),
+                                 ("expected", expected, "compare expected.txt with the last run")):
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(run=function, level=name)
+        if function is expected:
+            command.add_argument("--update", action="store_true", help="make the list agree")
+        elif function is soak:
+            command.add_argument("seconds", type=float, nargs="?", default=60, help="for each race; default: 60")
+    parser.add_argument("--kernel", choices=("base", "debug"))
+    options = parser.parse_args()
+    return options.run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
