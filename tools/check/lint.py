@@ -14,7 +14,7 @@ def source_cases():
     tracked = run("git", "ls-files", cwd=TOP, check=True).stdout.split()
     sources = [TOP / name for name in tracked if name.endswith(".rs")]
     python = [name for name in tracked if name.endswith(".py")]
-    yield case("style.rustfmt", run("rustfmt", "--check", "--edition", "2021", "-l", *sources).stdout.strip())
+    yield case("lint.rustfmt", run("rustfmt", "--check", "--edition", "2021", "-l", *sources).stdout.strip())
     if shutil.which("shellcheck"):
         scripts = ("tools/setup/setup.sh", ".ci/run", "src/install.sh", "samples/new-driver.sh")
         found = run("shellcheck", "-x", *scripts, cwd=TOP).stdout
@@ -23,19 +23,19 @@ def source_cases():
         found += run("shellcheck", "-s", "sh", "-S", "warning", *guest).stdout
     else:
         found = "not installed"
-    yield case("style.shellcheck", found.strip())
+    yield case("lint.shellcheck", found.strip())
     ruff = setup_tool("ruff")
-    yield case("style.ruff", run(ruff, "check", "--quiet", "--no-cache", "--output-format=concise", "--line-length=132",
+    yield case("lint.ruff", run(ruff, "check", "--quiet", "--no-cache", "--output-format=concise", "--line-length=132",
                                  "--select=E,F,W,B,I,UP", "--ignore=F402,B023", *python, cwd=TOP).stdout.strip())
     bare = [f"{path.relative_to(TOP)}: {found}" for path in sources
             for found in re.findall(r"#!?\[allow\([^\]]*\]", path.read_text()) if "reason" not in found]
-    yield case("style.allow", "no reason: " + ", ".join(bare) if bare else "")
-    yield case("style.htmldocs", build_htmldocs(TOP / "out/htmldocs"))
+    yield case("lint.allow", "no reason: " + ", ".join(bare) if bare else "")
+    yield case("lint.htmldocs", build_htmldocs(TOP / "out/htmldocs"))
     # The last two go into a kernel tree as they are.
     without = ("COPYING", ".gitignore", "tools/intree/MAINTAINERS", "tools/intree/bitflags.md")
     unsigned = [name for name in tracked if name not in without and not name.endswith(".lock")
                 and not SPDX.search((TOP / name).read_text()[:300])]
-    yield case("style.spdx", ", ".join(unsigned))
+    yield case("lint.spdx", ", ".join(unsigned))
 
 
 def clippy_cases(config):
@@ -45,7 +45,7 @@ def clippy_cases(config):
     result = run("make", "--silent", "modules", "CLIPPY=1", f"CONFIG={config}", f"OUT={folder}", cwd=TOP)
     said = result.stdout + result.stderr
     found = re.findall(r"^(?:warning|error).*\n.*-->.*", said, re.M)
-    yield case("style.clippy", " | ".join(" ".join(w.split()) for w in found) or (said[-500:] if result.returncode else ""))
+    yield case("lint.clippy", " | ".join(" ".join(w.split()) for w in found) or (said[-500:] if result.returncode else ""))
 
 
 def cases():
