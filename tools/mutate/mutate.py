@@ -5,7 +5,7 @@ rules.py says where. What compiles to the same is equivalent. The others meet th
 that make test runs, the quickest first: the host's, the KUnit suites on the base kernel,
 many mutants in one boot, and for those that are left the suites on the debug kernel, and
 the cases in user space. What is left then must be listed, with the reason, in
-Documentation/testing.rst; what is listed meets the first of these only. Results are kept
+tests/lists/survivors.txt; what is listed meets the first of these only. Results are kept
 in out/mutate by the text of the mutant; those that survived are tried again when the tests
 have changed.
 """
@@ -21,13 +21,14 @@ from collections import Counter
 from dataclasses import asdict
 
 from tools import guest, vm
-from tools.build import HELPERS, OUT, TOOLS, TOP, Broken, build_compat, depends, guarded, kbuild, run, set_up
+from tools.build import HELPERS, LISTS, OUT, TOOLS, TOP, Broken, build_compat, depends, guarded, kbuild, run, set_up
 from tools.mutate import rules
+from tools.tap import read_list
 
 WORK = OUT / "mutate"
 TREE = WORK / "tree"
 RESULTS = WORK / "results.json"
-DOCUMENT = TOP / "Documentation/testing.rst"
+SURVIVORS = LISTS / "survivors.txt"
 BATCH = 40  # mutants in one boot
 # Seconds for a mutant, with hardware. What hangs is found out by the guest.
 TIMEOUT = {"base": 8, "debug": 30}
@@ -224,13 +225,17 @@ def words(row) -> str:
     return f"{row['file']}:{row['line']}: {row['rule']}: {row['was']} -> {row['now'] or '(nothing)'}"
 
 
-def is_listed(mutant) -> bool:
-    """Does the document say why it survives?"""
+def row_of(mutant) -> str:
+    """How the list names it."""
     line = (TOP / mutant.file).read_text().splitlines()[mutant.line - 1].strip()
-    return f"``{mutant.file}``: ``{line}``, ``{mutant.was}``" in " ".join(DOCUMENT.read_text().split())
+    return f"{mutant.file} | {line} | {mutant.was}"
 
 
-def report(found, results) -> int:
+def is_listed(mutant) -> bool:
+    return row_of(mutant) in read_list(SURVIVORS)
+
+
+def report(names, found, results) -> int:
     rows = [{name: value for name, value in asdict(m).items() if name != "text"} | results[key(m)] for m in found]
     kinds = ("killed", "survived", "equivalent", "not compiled")
     for row in rows:
@@ -245,10 +250,14 @@ def report(found, results) -> int:
     unlisted = [mutant for mutant in survivors if not is_listed(mutant)]
     for mutant in survivors:
         print(f"SURVIVED {words(asdict(mutant))}" +
-              ("; not in Documentation/testing.rst" if mutant in unlisted else ""))
+              (f"; not in tests/lists/survivors.txt: {row_of(mutant)}" if mutant in unlisted else ""))
+    alive = {row_of(mutant) for mutant, row in zip(found, rows, strict=True) if row["outcome"] != "killed"}
+    gone = [row for row in read_list(SURVIVORS) if row.partition(" | ")[0] in names and row not in alive]
+    for row in gone:
+        print(f"GONE {row}: gone or killed, take it off tests/lists/survivors.txt")
     total = Counter(row["outcome"] for row in rows)
     print(f"{total['killed'] + total['survived']} mutants, {total['killed']} killed, {total['survived']} survived")
-    return int(bool(unlisted))
+    return int(bool(unlisted or gone))
 
 
 def main() -> int:
@@ -289,7 +298,7 @@ def main() -> int:
     if not options.quick:
         suites(Build("debug"), [m for m in left(PASSES[0]) if not is_listed(m)], mark, PASSES[1])
         in_user_space([m for m in left(PASSES[1]) if not is_listed(m)], mark)
-    return report(found, results)
+    return report(names, found, results)
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def edits(code, c):
         what = code[start:m.start()]
         if not re.match(r"(?:let|return)\b", what) and not re.search(r"(?<![=!<>])=(?![=>])", what):
             yield start, m.end(), f"let _ = {what};", "error ignored"
-    call = rf"^[ \t]*((?:unsafe \{{ )?(?:to_result\()?(?:[\w.]+\.|(?:\w+::)*)(?:{RELEASES})\()"
+    call = rf"^[ \t]*((?:unsafe \{{ |let _ = )?(?:to_result\()?(?:[\w.]+\.|(?:\w+::)*)(?:{RELEASES})\()"
     for m in re.finditer(call, code, re.M):
         start = m.start(1)
         end = closing(code, m.end(1) - 1) + 1
