@@ -92,11 +92,11 @@ bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
 
 .PHONY: coverage
 coverage: ## show which lines of src/ and samples/ the tests reach [PARTS="part ..."]
-	@$(PYTHON) -m tools.coverage.coverage $(PARTS)
+	@$(PYTHON) -m tools.coverage $(PARTS)
 
 .PHONY: mutate
 mutate: ## break each line of src/ that checks or releases, and see that tests fail [FILE=src/...]
-	@$(PYTHON) -m tools.mutate.mutate $(FILE)
+	@$(PYTHON) -m tools.mutate $(FILE)
 
 .PHONY: check
 check: ## check format, lints, documents, and what the modules link to and call
