@@ -163,10 +163,12 @@ def copy(sample, modules):
         with open(crate / sample.root.name, "a") as root:
             root.write(f"mod pagekit_{name};\n")
     shutil.copy(TOP / "src/range.rs", crate / "pagekit_view")
-    shutil.copy(TOP / "src/shim.h", shims)
+    # What HELPER() has beside a shim is of a module. It is one shim, wherever it stands.
+    (shims / "shim.h").write_text(re.sub(r"^\tMODULE_\w+\(.*\n", "", (TOP / "src/shim.h").read_text(), flags=re.M))
     for name in sample.helpers:
         shim = without_exports((TOP / f"src/{name}_shim.c").read_text())
-        (shims / f"{name}_shim.c").write_text(re.sub(r"^HELPER\(.*\n", "", shim, flags=re.M))
+        shim = shim if name == sample.helpers[0] else re.sub(r"^HELPER\(.*\n", "", shim, flags=re.M)
+        (shims / f"{name}_shim.c").write_text(shim)
     objects = [*sample.objects, *(f"src/{name}_shim.o" for name in sample.helpers)]
     (sample.copy / "Kbuild").write_text(
         f"obj-m := pagekit_{sample.name}.o\npagekit_{sample.name}-y := {' '.join(objects)}\n"
