@@ -271,40 +271,6 @@ def mainline(built, files) -> dict[str, dict]:
     return found
 
 
-# --- Where the helpers' bytes go ---------------------------------------------------
-
-
-def plain_flags(text) -> str:
-    """Flags without bitflags: what drivers use of them, written out."""
-    def impl(match):
-        constants = re.sub(r"\bconst (\w+) = (\d+);", r"pub const \1: Self = Self(\2);", match[2])
-        return (f"impl {match[1]} {{{constants}\n    pub const fn empty() -> Self {{ Self(0) }}\n"
-                f"    pub const fn contains(&self, other: Self) -> bool {{ self.0 & other.0 == other.0 }}\n}}\n"
-                f"impl core::ops::BitOr for {match[1]} {{\n    type Output = Self;\n"
-                f"    fn bitor(self, other: Self) -> Self {{ Self(self.0 | other.0) }}\n}}")
-    return re.sub(r"bitflags::bitflags! \{\n    impl (\w+): u8 \{(.*?)\n    \}\n\}", impl, text, flags=re.S)
-
-
-def variants(built, modules) -> dict[str, int]:
-    """Bytes of text that the helpers have for something: what is less when it is gone."""
-    text = {}
-    for name, edit, flags in (("all", str, ""), ("bitflags", plain_flags, ""),
-                              ("overflow checks", str, "-Coverflow-checks=n")):
-        folder = WORK / "variants" / name.replace(" ", "-")
-        shutil.copytree(TOP / "src", folder / "src")
-        rules = []
-        for helper in (h.removeprefix("pagekit_") for h in HELPERS):
-            for path in (folder / f"src/{helper}.rs", folder / f"src/{helper}_shim.c"):
-                path.write_text(edit(without_exports(path.read_text())))
-            rules.append(f"obj-m += pagekit_{helper}.o\npagekit_{helper}-y := src/{helper}.o src/{helper}_shim.o\n"
-                         f"RUSTFLAGS_src/{helper}.o := --crate-name pagekit_{helper} {CRATE_FLAGS} "
-                         f"-L {modules}/src --extern pagekit_view --extern bitflags {flags}\n")
-        (folder / "Kbuild").write_text("".join(rules))
-        kbuild(built, folder, "modules")
-        text[name] = sum(text_of(folder / f"{helper}.ko") for helper in HELPERS)
-    return {name: text["all"] - text[name] for name in list(text)[1:]}
-
-
 # --- Loading both kinds ------------------------------------------------------------
 
 
@@ -372,7 +338,6 @@ def measure() -> dict:
     print("size: building copies", flush=True)
     build_copies(built, modules, drivers)
     kernel = mainline(built, [*(MAINLINE[s.name] for s in drivers if s.name in MAINLINE), *SHARED])
-    have_for = variants(built, modules)
     interfaces, c_drivers = in_c(built, modules, plain)
     linked, duplicated = load(built, modules, plain, drivers)
 
@@ -403,7 +368,7 @@ def measure() -> dict:
         helpers.append({"name": name} | bytes_of(file) | {"loaded": linked[name], "lines": count(sources[name]),
                                                           "text_for": text_for})
     found = {"kernel": release(built["KDIR"]), "compiler": compiler(built["KDIR"]), "drivers": rows,
-             "helpers": helpers, "helpers_shared_lines": count(sources["shared"]), "helpers_have_for": have_for,
+             "helpers": helpers, "helpers_shared_lines": count(sources["shared"]),
              "mainline_shared": [kernel[file] for file in SHARED], "c_interfaces": interfaces, "c_drivers": c_drivers}
     return found | {"break_even_drivers": totals(found, "text")[2],
                     "break_even_drivers_loaded": totals(found, "loaded")[2]}
@@ -445,10 +410,8 @@ def table(found) -> str:
     out += ["", counts("lines of code", parts.values())]
     out += [counts(d["name"], (d["parts"][part] for part in parts)) for d in found["drivers"]]
     out += ["", counts("text for", PURPOSES), *(counts(h["name"], h["text_for"].values()) for h in helpers)]
-    have_for = ", ".join(f"{size} for {what}" for what, size in found["helpers_have_for"].items())
     text, loaded = (found[f"break_even_drivers{unit}"] or f"more than {DRIVERS}" for unit in ("", "_loaded"))
-    out += ["", f"Of the helpers' text: {have_for}.",
-            f"Linking takes less than copies from {text} drivers on in text and from {loaded} drivers on in loaded size."]
+    out += ["", f"Linking takes less than copies from {text} drivers on in text and from {loaded} drivers on in loaded size."]
     return "\n".join(line.rstrip() for line in out) + "\n"
 
 
