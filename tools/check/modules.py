@@ -58,7 +58,8 @@ def size_cases(modules, kdir):
     for name in HELPERS:
         now, then = text_of(plain / f"{name}.ko"), figures.get(name)
         grown = then and now > GROWTH * then
-        yield case(f"size.{name}", f"{now} bytes of text, not {then}; if it must be: python3 -m tools.size update" if grown else "")
+        words = f"{now} bytes of text, not {then}; if it must be: python3 -m tools.size --update"
+        yield case(f"size.{name}", words if grown else "")
 
 
 # No helper takes a lock or waits, but within these calls of the kernel's.

@@ -30,21 +30,20 @@ from tools.build import (
     modules_dir,
     plain_helpers,
     release,
-    run,
     set_up,
     source_of,
     text_of,
 )
 from tools.convert import convert
 from tools.figures import write_figures
+from tools.size import survey
+from tools.size.copies import WORK, build_copies, samples
+from tools.size.count import bytes_of, lines_of, sections
+from tools.size.results import DRIVERS, table, totals
 
-WORK = OUT / "size"
 DOCUMENT = TOP / "Documentation/code-size.rst"
-SURVEY = TOP / "Documentation/survey.rst"
 # The sample in C. It doesn't link to the helpers as they are for Rust, of which all figures are.
 C_SAMPLE = "cdmabuf"
-DRIVERS = 24  # where the chart ends: so many drivers of Linux 7.3 define dma_buf_ops
-
 # The driver of the kernel that each sample is like. A new sample that has one adds a line.
 MAINLINE = {
     "udmabuf": "drivers/dma-buf/udmabuf.c",
@@ -57,9 +56,6 @@ MAINLINE = {
 SHARED = ("drivers/gpu/drm/drm_prime.c", "drivers/gpu/drm/drm_gem_shmem_helper.c")
 # Numbers that headers want of a driver that is switched off.
 NUMBERS = [f"-DCONFIG_DRM_I915_{name}=1" for name in ("TIMESLICE_DURATION", "PREEMPT_TIMEOUT", "HEARTBEAT_INTERVAL")]
-# As Kbuild has it.
-CRATE_FLAGS = ("$(call rustc-option,-Zhint-mostly-unused) -Cforce-frame-pointers=yes "
-               "$(if $(wildcard $(srctree)/rust/kernel/module.rs),,--cfg linux_7_2)")
 # What the bytes of a helper are for. All of it is text to `size`.
 PURPOSES = {
     "code": r"\.(init\.|exit\.)?text",
@@ -68,181 +64,6 @@ PURPOSES = {
     "exports": r"__k(symtab(_strings)?|flagstab|crctab)",
     "module": r"\.(modinfo|note\S*|orc_header|(init|exit)\.data)",
 }
-UNITS = ("text", "rodata", "data", "total", "loaded", "lines")
-
-
-# --- Building and counting ---------------------------------------------------------
-
-
-def sections(file) -> dict[str, int]:
-    found = re.findall(r"^([._a-zA-Z]\S*) +(\d+) +\d+$", run("size", "-A", file, check=True).stdout, re.M)
-    return {name: int(size) for name, size in found}
-
-
-def bytes_of(file) -> dict[str, int]:
-    text, data, bss, total = map(int, run("size", file, check=True).stdout.split("\n")[1].split()[:4])
-    rodata = sum(size for name, size in sections(file).items() if name.startswith(".rodata"))
-    return {"text": text, "rodata": rodata, "data": data + bss, "total": total}
-
-
-def lines_of(files) -> dict[Path, int]:
-    """Lines of code: no comments, no blank lines."""
-    files = list(files)
-    said = run("cloc", "--by-file", "--skip-uniqueness", "--json", "--quiet", *files, check=True).stdout
-    found = json.loads(said)
-    return {Path(file): found[str(file)]["code"] for file in files}
-
-
-# --- The samples -------------------------------------------------------------------
-
-
-class Sample:
-    """A driver in samples/, as Kbuild names its objects."""
-
-    def __init__(self, name, objects, modules):
-        self.name = name
-        self.objects = objects
-        self.root = TOP / f"samples/{name}.rs"
-        self.ko = modules / f"pagekit_{name}.ko"
-        self.helpers = [h.removeprefix("pagekit_") for h in HELPERS if h in depends(self.ko)]
-        self.copy = WORK / "duplicated" / name
-
-    def sources(self) -> dict[str, list[Path]]:
-        """What it consists of. Plumbing is what samples share."""
-        crate = [self.root]
-        for source in crate:
-            crate += [TOP / f"samples/{name}.rs" for name in re.findall(r"^mod (\w+);", source.read_text(), re.M)]
-        shims = [path for path in ((TOP / name).with_suffix(".c") for name in self.objects) if path.exists()]
-        for source in shims:
-            shims += [TOP / f"samples/{name}" for name in re.findall(r'^#include "(\w+\.h)"', source.read_text(), re.M)]
-        return {"driver": crate[:1], "plumbing": crate[1:], "shims": shims}
-
-    def copied(self) -> list[Path]:
-        """The sources that it has instead of helpers."""
-        patterns = ("samples/pagekit_*.rs", "samples/pagekit_*/*.rs", "src/*.[ch]")
-        return [path for pattern in patterns for path in self.copy.glob(pattern)]
-
-    def uses(self) -> int:
-        """Lines of the driver that name something of the helpers."""
-        code = re.sub(r"^\s*//.*\n", "", self.root.read_text(), flags=re.M)
-        names = re.findall(r"\w+", " ".join(re.findall(r"^use pagekit_\w+::([^;]*);", code, re.M)))
-        methods = [name for helper in self.helpers for name in re.findall(
-            r"^    pub (?:unsafe )?fn (\w+)\(\s*(?:&|mut )", (TOP / f"src/{helper}.rs").read_text(), re.M)]
-        use = re.compile(rf"\b(?:{'|'.join(names) or '$^'})\b|\.(?:{'|'.join(methods) or '$^'})\(")
-        return sum(1 for line in code.split("\n") if use.search(line))
-
-
-def samples(modules) -> list[Sample]:
-    found = re.findall(r"^pagekit_(\w+)-y := (samples/.*)", (TOP / "Kbuild").read_text(), re.M)
-    return [Sample(name, objects.split(), modules) for name, objects in found if name in MAINLINE]
-
-
-# --- The copies --------------------------------------------------------------------
-
-
-def without_exports(shim) -> str:
-    return re.sub(r'^#include "pagekit_\w+_exports.h"\n', "", shim, flags=re.M)
-
-
-def as_module(text) -> str:
-    """A source as it is when the crates that it names are modules of its own crate."""
-    text = re.sub(r"^ *#\[(inline\(never\)|export_name = .*)\]\n", "", text, flags=re.M)
-    text = re.sub(r"^#\[cfg\(CONFIG_PAGEKIT_\w+_C\)\]\nmod \w+;\n\n", "", text, flags=re.M)
-    return re.sub(r"(?<![\w:])(pagekit_(?:view|pages|pin|vma)::)", r"crate::\1", text)
-
-
-def copy(sample, modules):
-    """Lay out the sources of a driver that has copies of the helpers that the sample links."""
-    crate, shims = sample.copy / "samples", sample.copy / "src"
-    (crate / "pagekit_view").mkdir(parents=True)
-    shims.mkdir()
-    for path in filter(Path.is_file, (TOP / "samples").iterdir()):
-        (crate / path.name).write_text(as_module(path.read_text()))
-    for name in ("view", *sample.helpers):
-        (crate / f"pagekit_{name}.rs").write_text(as_module((TOP / f"src/{name}.rs").read_text()))
-        with open(crate / sample.root.name, "a") as root:
-            root.write(f"mod pagekit_{name};\n")
-    shutil.copy(TOP / "src/range.rs", crate / "pagekit_view")
-    # What HELPER() has beside a shim is of a module. It is one shim, wherever it stands.
-    (shims / "shim.h").write_text(re.sub(r"^\tMODULE_\w+\(.*\n", "", (TOP / "src/shim.h").read_text(), flags=re.M))
-    for name in sample.helpers:
-        shim = without_exports((TOP / f"src/{name}_shim.c").read_text())
-        shim = shim if name == sample.helpers[0] else re.sub(r"^HELPER\(.*\n", "", shim, flags=re.M)
-        (shims / f"{name}_shim.c").write_text(shim)
-    objects = [*sample.objects, *(f"src/{name}_shim.o" for name in sample.helpers)]
-    (sample.copy / "Kbuild").write_text(
-        f"obj-m := pagekit_{sample.name}.o\npagekit_{sample.name}-y := {' '.join(objects)}\n"
-        f"RUSTFLAGS_samples/{sample.name}.o := --crate-name pagekit_{sample.name} {CRATE_FLAGS} "
-        f"-L {modules}/src --extern bitflags\n")
-
-
-def item(lines, at) -> range:
-    """Lines of the item that has its name in one, with its attributes and comments."""
-    indent = re.match(" *", lines[at])[0]
-    first = last = at
-    while re.match(indent + r"(///|//|#\[)", lines[first - 1]):
-        first -= 1
-    while not re.match(indent + r"(\S.*)?[;}]$", lines[last]):
-        last += 1
-    return range(first, last + 1)
-
-
-def leave_out(file, found):
-    """Take out the items and imports that the compiler has found unused: (first line, last, kind, name).
-    Imports have lines of their own."""
-    lines, drop = file.read_text().split("\n"), set()
-    for line, last, kind, name in found:
-        drop |= set(range(line - 1, last) if kind == "unused" else item(lines, line - 1))
-        if kind == "struct":
-            for at, text in enumerate(lines):
-                if re.match(rf"(unsafe )?impl\b.*\b{name}\b.*{{$", text):
-                    drop |= set(item(lines, at))
-    file.write_text("\n".join(line for at, line in enumerate(lines) if at not in drop))
-
-
-def leave_out_names(file, names):
-    """Take out what is of no use without these items: their imports, and the shims of that name."""
-    text, any_of = file.read_text(), "|".join(names)
-    text = re.sub(r"^use [^;]*;", lambda use: re.sub(rf"^ +(?:{any_of}),(?: //)?\n", "", use[0], flags=re.M), text,
-                  flags=re.M)
-    if file.suffix == ".c":
-        text = re.sub(rf"^SHIM\([^,]*, (?:{any_of}),.*\n(?:[ \t].*\n)*", "", text, flags=re.M)
-        text = re.sub(rf"^\w[\w *]*\b(?:{any_of})\([^;{{]*(?:;|\n\{{\n.*?^\}})\n", "", text, flags=re.M | re.S)
-    file.write_text(text)
-
-
-def unused_in(said, top) -> dict[Path, list[tuple]]:
-    """What the compiler has found unused in copies: by file, as `leave_out` takes it."""
-    found = {}
-    for line in said.split("\n"):
-        lint = json.loads(line) if line.startswith("{") else {}
-        if (lint.get("code") or {}).get("code") not in ("dead_code", "unused_imports"):
-            continue
-        kind = lint["message"].split()[0]
-        for span in lint["spans"]:
-            text = span["text"][0]
-            name = text["text"][text["highlight_start"] - 1:text["highlight_end"] - 1]
-            # A field or a variant is a part of what is used.
-            if span["is_primary"] and "/pagekit_" in span["file_name"] and not kind.startswith(("field", "variant")):
-                found.setdefault(top / span["file_name"], []).append((span["line_start"], span["line_end"], kind, name))
-    return found
-
-
-def build_copies(built, modules, drivers):
-    """Build them, leave out what is not used, and again until all is."""
-    shutil.rmtree(WORK, ignore_errors=True)
-    for sample in drivers:
-        copy(sample, modules)
-    top = WORK / "duplicated"
-    (top / "Kbuild").write_text("".join(f"obj-m += {sample.name}/\n" for sample in drivers))
-    while unused := unused_in(kbuild(built, top, "modules", rustflags="--error-format=json"), top):
-        for file, found in unused.items():
-            leave_out(file, found)
-        for sample in drivers:
-            names = [name for file, found in unused.items() if sample.copy in file.parents for _, _, kind, name in found
-                     if kind not in ("unused", "method", "methods", "associated")]
-            for file in sample.copied() if names else []:
-                leave_out_names(file, names)
 
 
 # --- The kernel's drivers ----------------------------------------------------------
@@ -334,10 +155,10 @@ def measure() -> dict:
     built = set_up("base", "size")
     modules = modules_dir("base")
     plain = plain_helpers(modules)
-    drivers = samples(modules)
+    drivers = samples(modules, MAINLINE)
     print("size: building copies", flush=True)
     build_copies(built, modules, drivers)
-    kernel = mainline(built, [*(MAINLINE[s.name] for s in drivers if s.name in MAINLINE), *SHARED])
+    kernel = mainline(built, [*(MAINLINE[s.name] for s in drivers), *SHARED])
     interfaces, c_drivers = in_c(built, modules, plain)
     linked, duplicated = load(built, modules, plain, drivers)
 
@@ -359,7 +180,7 @@ def measure() -> dict:
             "linked": bytes_of(s.ko) | {"loaded": linked[s.ko.stem], "lines": own,
                                         "object": text_of(s.ko.with_suffix(".o"))},
             "duplicated": bytes_of(s.copy / s.ko.name) | {"loaded": duplicated[s.ko.stem], "lines": own + copied},
-            "mainline": kernel.get(MAINLINE.get(s.name))})
+            "mainline": kernel[MAINLINE[s.name]]})
     helpers = []
     for name in HELPERS:
         file = plain / f"{name}.ko"
@@ -372,47 +193,6 @@ def measure() -> dict:
              "mainline_shared": [kernel[file] for file in SHARED], "c_interfaces": interfaces, "c_drivers": c_drivers}
     return found | {"break_even_drivers": totals(found, "text")[2],
                     "break_even_drivers_loaded": totals(found, "loaded")[2]}
-
-
-def totals(found, unit) -> tuple[list[float], list[float], int | None]:
-    """For 1 to DRIVERS drivers that are as large as the samples are on average: linked, with
-    the helpers that any of them links, and with copies. And from which number on linked is less."""
-    rows = found["drivers"]
-    used = {f"pagekit_{helper}" for row in rows for helper in row["helpers"]}
-    helpers = sum(row[unit] for row in found["helpers"] if row["name"] in used)
-    linked, duplicated = (sum(row[kind][unit] for row in rows) / len(rows) for kind in ("linked", "duplicated"))
-    numbers = range(1, DRIVERS + 1)
-    even = next((n for n in numbers if helpers + n * linked <= n * duplicated), None)
-    return [helpers + n * linked for n in numbers], [n * duplicated for n in numbers], even
-
-
-def table(found) -> str:
-    def row(name, kind, cells):
-        return f"{name:16}{kind:26}" + "".join(f"{cells.get(unit) or '':>8}" for unit in UNITS)
-
-    def counts(name, cells):
-        return f"{name:16}" + "".join(f"{cell:>12}" for cell in cells)
-
-    helpers, shared = found["helpers"], found["helpers_shared_lines"]
-    out = [f"Linux {found['kernel']}, {found['compiler']}", "", row("", "", {unit: unit for unit in UNITS})]
-    for d in found["drivers"]:
-        out += [row(d["name"], f"linked to {', '.join(d['helpers'])}", d["linked"]), row("", "with copies", d["duplicated"])]
-        if m := d["mainline"]:
-            out.append(row("", Path(m["file"]).name + "*" * m["alone"], m))
-        out.append(f"{'':16}linked has {d['linked']['text'] / d['duplicated']['text']:.0%} of the copies' text; "
-                   f"its object, {d['linked']['object']}")
-    out += [row("shared", Path(m["file"]).name + "*" * m["alone"], m) for m in found["mainline_shared"]]
-    out += ["", *(row(h["name"], "", h) for h in helpers), row("what they share", "", {"lines": shared})]
-    out.append(row("all helpers", "", {unit: sum(h[unit] for h in helpers) + shared * (unit == "lines") for unit in UNITS}))
-    out += ["", *(row(h["name"], "more with its C interface", h) for h in found["c_interfaces"])]
-    out += [row(d["name"], d["kind"], d) for d in found["c_drivers"]]
-    parts = {"driver": "driver", "uses": "of it uses", "plumbing": "plumbing", "shims": "shims", "copied": "copied"}
-    out += ["", counts("lines of code", parts.values())]
-    out += [counts(d["name"], (d["parts"][part] for part in parts)) for d in found["drivers"]]
-    out += ["", counts("text for", PURPOSES), *(counts(h["name"], h["text_for"].values()) for h in helpers)]
-    text, loaded = (found[f"break_even_drivers{unit}"] or f"more than {DRIVERS}" for unit in ("", "_loaded"))
-    out += ["", f"Linking takes less than copies from {text} drivers on in text and from {loaded} drivers on in loaded size."]
-    return "\n".join(line.rstrip() for line in out) + "\n"
 
 
 def draw(found) -> str:
@@ -454,89 +234,31 @@ def draw(found) -> str:
             + "\n".join(shapes) + "\n</svg>\n")
 
 
-def size(options) -> int:
+def update(found):
+    """Makes these the figures that the tests hold on to, and shows them in the document."""
+    shown = "".join(f"   {line}".rstrip() + "\n" for line in table(found).split("\n"))
+    DOCUMENT.write_text(re.sub(r"(?<=^\.\. results\n\n::\n\n).*?(?=^\.\. end of results)", lambda _: shown,
+                               DOCUMENT.read_text(), flags=re.M | re.S))
+    write_figures(f"{found['kernel']}, {found['compiler']}", {h["name"]: h["text"] for h in found["helpers"]})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m tools.size", description=__doc__.split("\n")[0])
+    parser.add_argument("--update", action="store_true",
+                        help="take the results as the figures that the tests hold on to, and document them")
+    commands = parser.add_subparsers(dest="command")
+    command = commands.add_parser("survey", help="bring the survey of the kernel's drivers up to date")
+    command.add_argument("tree", nargs="?", help="default: the source of the kernel that is set up")
+    options = parser.parse_args()
+    if options.command:
+        return survey.update(Path(options.tree or source_of(set_up("base", "size")["KDIR"])).resolve())
     found = measure()
     (OUT / "size.json").write_text(json.dumps(found, indent=1) + "\n")
     (OUT / "size.svg").write_text(draw(found))
     print(f"\n{table(found)}\nsize: out/size.json, out/size.svg; the copies are in out/size/duplicated")
-    if options.command == "update":
-        shown = "".join(f"   {line}".rstrip() + "\n" for line in table(found).split("\n"))
-        DOCUMENT.write_text(re.sub(r"(?<=^\.\. results\n\n::\n\n).*?(?=^\.\. end of results)", lambda _: shown,
-                                   DOCUMENT.read_text(), flags=re.M | re.S))
-        write_figures(f"{found['kernel']}, {found['compiler']}", {h["name"]: h["text"] for h in found["helpers"]})
+    if options.update:
+        update(found)
     return 0
-
-
-# --- What stands in the kernel's drivers -------------------------------------------
-
-# Where drivers share memory through dma-bufs, and what they get, pin and map pages with.
-PLACES = ("drivers/gpu/drm", "drivers/accel", "drivers/dma-buf", "drivers/media/common/videobuf2",
-          "drivers/media/pci/intel", "drivers/misc/fastrpc.c", "drivers/staging/media", "drivers/tee", "drivers/xen")
-CALLS = re.compile(r"\b(shmem_read_(mapping_page|folio)\w*|alloc_pages|alloc_pages_bulk|folio_alloc|memfd_pin_folios|"
-                   r"pin_user_pages\w*|get_user_pages\w*|vmf_insert_\w+|vm_insert_pages?|vm_map_pages\w*|"
-                   r"remap_pfn_range|apply_to_page_range)\(")
-FUNCTION = re.compile(r"^(?:[a-z_][\w *]*\n)?(?=[a-z_])(?:[^\n;{}()#]*\W)?(\w+)\([^;{}]*?\)[^;{}()]*\n\{\n.*?^\}",
-                      re.M | re.S)
-# A row of either table of the survey: only what is a copy has lines.
-ROW = re.compile(r"^   (drivers/[^,]*), (\w+), (?:(\d*), )?(.*)$", re.M)
-
-
-def functions(file) -> dict[str, str]:
-    return {match[1]: match[0] for match in FUNCTION.finditer(file.read_text(errors="replace"))}
-
-
-def callers(tree):
-    """Functions that get, pin or map pages: (file, function)."""
-    for place in PLACES:
-        for path in [tree / place] if place.endswith(".c") else sorted((tree / place).rglob("*.c")):
-            file = str(path.relative_to(tree))
-            if "test" in file or not CALLS.search(path.read_text(errors="replace")):
-                continue
-            for name, text in functions(path).items():
-                if CALLS.search(re.sub(r"/\*.*?\*/", "", text.partition("{")[2], flags=re.S)):
-                    yield file, name
-
-
-def survey(options) -> int:
-    """Count the lines of the functions in the survey again, and look for others."""
-    tree = Path(options.tree or source_of(set_up("base", "size")["KDIR"])).resolve()
-    text = SURVEY.read_text()
-    rows = {match.group(1, 2): match.group(3, 4) for match in ROW.finditer(text)}
-    bodies = {file: functions(tree / file) if (tree / file).exists() else {} for file, _ in rows}
-    wrong = [f"{file}: {name}() is gone" for file, name in rows if name not in bodies[file]]
-    wrong += [f"{file}: {name}() is not in the survey" for file, name in callers(tree) if (file, name) not in rows]
-    if wrong:
-        print("\n".join(wrong))
-        return 1
-    folder = OUT / "survey"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    copies = {}
-    for file, name in (key for key, (lines, _) in rows.items() if lines is not None):
-        copies[file, name] = folder / f"{len(copies)}.c"
-        copies[file, name].write_text(bodies[file][name])
-    lines = lines_of(copies.values())
-    counted = {key: lines[path] for key, path in copies.items()}
-    whole = [count for key, count in counted.items() if rows[key][1].startswith("all,")]
-    total = (f"{len(counted)} functions in {len({file for file, _ in counted})} files, {sum(counted.values())} lines. "
-             f"Of these, {len(whole)} with {sum(whole)} lines would go as a whole.")
-    text = ROW.sub(lambda row: f"   {row[1]}, {row[2]}, {counted[row[1], row[2]]}, {row[4]}"
-                   if row.group(1, 2) in counted else row[0], text)
-    SURVEY.write_text(re.sub(r"^\d+ functions in .*$", total, text, flags=re.M))
-    print(f"survey: {total}")
-    return 0
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.set_defaults(run=size)
-    commands = parser.add_subparsers(dest="command")
-    commands.add_parser("update", help="take the results as the figures that the tests hold on to, and document them")
-    command = commands.add_parser("survey", help="bring the survey of the kernel's drivers up to date")
-    command.add_argument("tree", nargs="?", help="default: the source of the kernel that is set up")
-    command.set_defaults(run=survey)
-    options = parser.parse_args()
-    return options.run(options)
 
 
 if __name__ == "__main__":
