@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """Where things are, running programs, and all that is built: modules, what runs in user
-space, the kernel's selftests, a driver that is installed, HTML.
+space, the kernel's selftests, a driver that is installed, HTML and charts.
 """
 
 import json
@@ -211,10 +211,15 @@ def new_driver(config, built) -> dict:
     return install_driver(DRIVERS / DRIVER, config, built)
 
 
-# --- HTML ------------------------------------------------------------------------------
+# --- Documents ------------------------------------------------------------------------------
 
 
 def build_htmldocs(folder) -> str:
     """Make HTML of the documents. Returns what Sphinx says against them."""
     return run(setup_tool("sphinx"), "-q", "-E", "-W", "--keep-going", "-b", "html", TOP / "Documentation",
                folder).stderr.strip()
+
+
+def draw(chart, found, picture):
+    """Draw a document's chart of what was found."""
+    call(f"drawing {picture.name}", setup_tool("matplotlib"), "-m", chart, found, picture)

@@ -5,8 +5,8 @@ import argparse
 import json
 import sys
 
-from tools.bench import chart, figures
-from tools.build import OUT, Broken, guarded
+from tools.bench import figures
+from tools.build import OUT, Broken, draw, guarded
 
 
 def main() -> int:
@@ -20,11 +20,12 @@ def main() -> int:
     if options.case and options.update:
         raise Broken("only all cases together make figures")
     run = figures.measure(*options.case)
-    (OUT / "bench.json").write_text(json.dumps(run, indent=1) + "\n")
-    (OUT / "bench.svg").write_text(chart.draw(run))
+    found = OUT / "bench.json"
+    found.write_text(json.dumps(run, indent=1) + "\n")
     if options.update:
         figures.update(run)
-    print("\n" + "\n".join(figures.table(run)) + "; see out/bench.json and out/bench.svg")
+        draw("tools.bench.chart", found, figures.DOCUMENT.with_suffix(".svg"))
+    print("\n" + "\n".join(figures.table(run)) + "; see out/bench.json")
     return int(any("error" in row for row in run["rows"]))
 
 

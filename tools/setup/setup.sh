@@ -15,6 +15,7 @@
 #   setup.sh check base|debug    all, and what make check needs
 #   setup.sh bitflags            get the crate; the last line printed is its lib.rs
 #   setup.sh sphinx|ruff         a tool for documents, or for Python; prints where it is
+#   setup.sh matplotlib          the same: a Python that can draw the documents' charts
 #   setup.sh env base|debug      NAME=value lines for a machine that is set up
 #   setup.sh doctor              what is there and what is missing
 #
@@ -259,6 +260,7 @@ main() {
 	bitflags) set_up_bitflags ;;
 	sphinx) venv_tool "sphinx==$SPHINX" sphinx-build ;;
 	ruff) venv_tool "ruff==$RUFF" ruff ;;
+	matplotlib) venv_tool "matplotlib==$MATPLOTLIB" python ;;
 	doctor) doctor ;;
 	*) usage ;;
 	esac

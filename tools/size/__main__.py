@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 from tools import guest
-from tools.bench.chart import line, text
 from tools.build import (
     HELPERS,
     OUT,
@@ -25,6 +24,7 @@ from tools.build import (
     build_compat,
     compiler,
     depends,
+    draw,
     guarded,
     kbuild,
     modules_dir,
@@ -39,7 +39,7 @@ from tools.figures import write_figures
 from tools.size import survey
 from tools.size.copies import WORK, build_copies, samples
 from tools.size.count import bytes_of, lines_of, sections
-from tools.size.results import DRIVERS, table, totals
+from tools.size.results import table, totals
 
 DOCUMENT = TOP / "Documentation/code-size.rst"
 # The sample in C. It doesn't link to the helpers as they are for Rust, of which all figures are.
@@ -195,51 +195,13 @@ def measure() -> dict:
                     "break_even_drivers_loaded": totals(found, "loaded")[2]}
 
 
-def draw(found) -> str:
-    """Total size of 1 to DRIVERS drivers, in text and loaded."""
-    width, height, left, top = 400, 260, 60, 50
-    shapes = []
-    for panel, (unit, title) in enumerate((("text", "text"), ("loaded", "loaded size, in whole pages"))):
-        linked, duplicated, even = totals(found, unit)
-        most = max(*linked, *duplicated) / 1024
-        step = next(2 ** n for n in range(3, 32) if most / 2 ** n <= 7)
-        most = step * (int(most / step) + 1)
-        zero = left + panel * (width + 110)
-
-        def x(n):
-            return zero + width * (n - 1) / (DRIVERS - 1)
-
-        def y(size):
-            return top + height * (1 - size / 1024 / most)
-
-        shapes.append(text(zero, top - 20, f"{title}, KiB", weight="bold"))
-        for value in range(0, most + 1, step):
-            shapes.append(line(zero, y(value * 1024), zero + width, y(value * 1024)))
-            shapes.append(text(zero - 8, y(value * 1024) + 4, value, "end"))
-        for n in (1, *range(4, DRIVERS + 1, 4)):
-            shapes.append(text(x(n), top + height + 18, n, "middle"))
-        shapes.append(text(zero + width / 2, top + height + 38, "drivers as large as the samples on average", "middle"))
-        for sizes, colour, label in ((duplicated, "#c2410c", "with copies"), (linked, "#1d4ed8", "linked, with the helpers")):
-            points = " ".join(f"{x(n):.1f},{y(size):.1f}" for n, size in enumerate(sizes, 1))
-            shapes.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-            # Clear of the line, which rises along the text.
-            at = y(sizes[-11]) + 16 if sizes[-1] < max(linked[-1], duplicated[-1]) else y(sizes[-1]) - 10
-            shapes.append(text(x(DRIVERS), at, label, "end", colour=colour))
-        if even:
-            shapes.append(line(x(even), top + height, x(even), top + height / 2, "#444", extra='stroke-dasharray="4 3"'))
-            shapes.append(f'<circle cx="{x(even):.1f}" cy="{y(linked[even - 1]):.1f}" r="4" fill="#444"/>')
-            shapes.append(text(x(even) - 4, top + height / 2 - 8, f"less from {even} drivers on"))
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * width + 210}" height="{top + height + 60}" '
-            f'font-family="sans-serif" font-size="12">\n<rect width="100%" height="100%" fill="white"/>\n'
-            + "\n".join(shapes) + "\n</svg>\n")
-
-
-def update(found):
+def update(found, file):
     """Makes these the figures that the tests hold on to, and shows them in the document."""
     shown = "".join(f"   {line}".rstrip() + "\n" for line in table(found).split("\n"))
     DOCUMENT.write_text(re.sub(r"(?<=^\.\. results\n\n::\n\n).*?(?=^\.\. end of results)", lambda _: shown,
                                DOCUMENT.read_text(), flags=re.M | re.S))
     write_figures(f"{found['kernel']}, {found['compiler']}", {h["name"]: h["text"] for h in found["helpers"]})
+    draw("tools.size.chart", file, DOCUMENT.with_suffix(".svg"))
 
 
 def main() -> int:
@@ -253,11 +215,11 @@ def main() -> int:
     if options.command:
         return survey.update(Path(options.tree or source_of(set_up("base", "size")["KDIR"])).resolve())
     found = measure()
-    (OUT / "size.json").write_text(json.dumps(found, indent=1) + "\n")
-    (OUT / "size.svg").write_text(draw(found))
-    print(f"\n{table(found)}\nsize: out/size.json, out/size.svg; the copies are in out/size/duplicated")
+    file = OUT / "size.json"
+    file.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"\n{table(found)}\nsize: out/size.json; the copies are in out/size/duplicated")
     if options.update:
-        update(found)
+        update(found, file)
     return 0
 
 
