@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 
 from tools import guest, reliability
-from tools.bench import figures as bench
+from tools.bench import gate
 from tools.build import OUT, TOP, Broken, guarded, modules_dir, set_up
 from tools.check import docs, modules, template, types
 from tools.tap import EXPECTED, TAP, UNLISTED, Case, judge, print_failed, races, read_expected, report, summary
@@ -113,8 +113,7 @@ def test_host(_level, _host) -> list[Case]:
 
 
 def test_bench(_level, where) -> list[Case]:
-    run = bench.measure("--ours", "--mib", "64", ours=True)
-    return [Case(where, f"bench.{name}", ok, words) for name, ok, words in bench.gate(run)]
+    return gate.cases(where)
 
 
 def test(options) -> int:

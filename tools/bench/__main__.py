@@ -5,28 +5,44 @@ import argparse
 import json
 import sys
 
-from tools.bench import figures
-from tools.build import OUT, Broken, draw, guarded
+from tools.bench import gate, results
+from tools.bench.measure import measure
+from tools.build import OUT, TOP, Broken, draw, guarded
+
+DOCUMENT = TOP / "Documentation/performance.rst"
+MARK = ".. What make bench says. \"python3 -m tools.bench --update\" puts it here.\n\n::\n\n"
+FOUND = OUT / "bench.json"
+
+
+def update(run):
+    """Makes these the figures, and shows them in the document."""
+    gate.update(run)
+    before, mark, rest = DOCUMENT.read_text().partition(MARK)
+    after = rest.partition("\n\n\n")[2]
+    lines = "\n".join(f"   {line}".rstrip() for line in results.table(run))
+    DOCUMENT.write_text(f"{before}{mark}{lines}\n\n\n{after}")
+    draw("tools.bench.chart", FOUND, DOCUMENT.with_suffix(".svg"))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure the helpers and their peers.")
+    parser = argparse.ArgumentParser(prog="python3 -m tools.bench", description="Measure the helpers and their peers.")
     parser.add_argument("--update", action="store_true", help="make these the figures that make test-full holds to")
     parser.add_argument("case", nargs="*", help="default: all")
     options = parser.parse_args()
     for name in options.case:
-        if name not in figures.CASES:
-            raise Broken(f"there is no case {name}, but {', '.join(figures.CASES)}")
+        if name not in results.CASES:
+            raise Broken(f"there is no case {name}, but {', '.join(results.CASES)}")
     if options.case and options.update:
         raise Broken("only all cases together make figures")
-    run = figures.measure(*options.case)
-    found = OUT / "bench.json"
-    found.write_text(json.dumps(run, indent=1) + "\n")
+    run = measure(*options.case)
+    FOUND.write_text(json.dumps(run, indent=1) + "\n")
+    print("\n" + "\n".join(results.table(run)) + "; see out/bench.json")
+    failed = any("error" in row for row in run["rows"])
     if options.update:
-        figures.update(run)
-        draw("tools.bench.chart", found, figures.DOCUMENT.with_suffix(".svg"))
-    print("\n" + "\n".join(figures.table(run)) + "; see out/bench.json")
-    return int(any("error" in row for row in run["rows"]))
+        if failed:
+            raise Broken("what has failed makes no figures")
+        update(run)
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.ticker import NullLocator
 
 from tools import chart
-from tools.bench import figures
+from tools.bench import results
 
 THICK = 0.4  # of a bar, of which a case has two
 STYLES = {"4k": "-", "2m": "--"}
@@ -33,7 +33,7 @@ def bars(axes, run, heads):
         axes.annotate(words, (label_at, at), (5, 0), textcoords="offset points", va="center", fontsize=8)
 
     for at, row in enumerate(heads):
-        goal, peer = figures.verdict(run["rows"], row)[0], figures.best_peer(run["rows"], row)
+        goal, peer = results.verdict(run["rows"], row)[0], results.best_peer(run["rows"], row)
         bar(at - THICK / 2, row["total"], chart.BLUE, number(row["total"]), max(row["total"], goal or 0))
         if peer:
             bar(at + THICK / 2, peer["total"], chart.ORANGE, f"{number(peer['total'])}  {peer['impl']}", peer["total"])
@@ -54,7 +54,7 @@ def sizes(axes, run, heads):
     """Ours and the best peer of one case, by the size of the object."""
     values = []
     for row in heads:
-        best = figures.best_peer(run["rows"], row)
+        best = results.best_peer(run["rows"], row)
         for name, colour in ((row["impl"], chart.BLUE), (best and best["impl"], chart.ORANGE)):
             points = sorted((r["pages"] >> 8, r["total"]) for r in run["rows"] if "total" in r and
                             (r["case"], r["backing"], r["impl"]) == (row["case"], row["backing"], name))
@@ -71,7 +71,7 @@ def sizes(axes, run, heads):
 
 def main():
     run = json.loads(Path(sys.argv[1]).read_text())
-    heads = [row for row in figures.headlines(run) if "total" in row]
+    heads = [row for row in results.headlines(run) if "total" in row]
     cases = {row["case"]: [r for r in heads if r["case"] == row["case"]] for row in heads if row["case"] != "memory"}
     picture = chart.figure(9, 13)
     above, below = picture.subfigures(2, 1, height_ratios=(2, 1))

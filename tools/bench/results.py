@@ -1,28 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What is made of the benchmark's measurements: a table, bench.json, and a gate
-against the figures of earlier runs. chart.py draws it."""
+"""What is to be reached in each case, and the table of what was."""
 
-import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from tools import guest
-from tools.build import HEAP, LISTS, TOP, Broken, set_up
-from tools.convert import convert
-
-FIGURES = LISTS / "bench.json"
-DOCUMENT = TOP / "Documentation" / "performance.rst"
-MARK = ".. What make bench says. \"python3 -m tools.bench --update\" puts it here.\n\n::\n\n"
 OURS, FLOOR = "pagekit", "floor"
 # Mainline's udmabuf, converted to pagekit.h: no peer either.
 CONVERTED, ORIGINAL = "converted", "udmabuf"
 HEADLINE = (64 << 20) // 4096  # pages of the objects in the table
-# A case that is that much worse than its figure fails the gate.
-SLACK = 0.05
-# The largest objects have 4 GiB.
-MEMORY = "6500M"
-TIMEOUT = 60
 
 
 @dataclass
@@ -47,36 +31,6 @@ CASES = {
     "heap": Case({"4k": 4300}),
     "memory": Case({"4k": 8, "2m": 8}, unit="bytes"),
 }
-
-
-def measure(*args, ours=False) -> dict:
-    built = set_up("base", "kernel" if ours else "convert")
-    env = {"ARGS": " ".join(args), "HEAP": HEAP, "CONVERTED": "" if ours else convert.build("base", built)}
-    result = guest.run("base", built, "bench", env, icount=True, memory=MEMORY, timeout=TIMEOUT)
-    if result.reason:
-        raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
-    return read(result.out_dir)
-
-
-def read(out_dir: Path) -> dict:
-    """What pagekit-bench has left, per page, in the form of bench.json."""
-    rows = []
-    for line in (out_dir / "rows.json").read_text().splitlines():
-        row = json.loads(line)
-        if "error" not in row:
-            if "peak" in row:
-                row["phases"] = {"held": row.pop("held"), "peak": row["peak"]}
-                row["total"] = row.pop("peak")
-            row["phases"] = {name: round(value / row["pages"], 3) for name, value in row["phases"].items()}
-            row["total"] = round(row["total"] / row["pages"], 3)
-        row["unit"] = CASES[row["case"]].unit + " per page"
-        rows.append(row)
-    run = {"kernel": (out_dir / "kernel").read_text().strip(), "unit": "guest instructions per 4 KiB page", "rows": rows}
-    for row in rows:
-        peer = best_peer(rows, row)
-        if row["impl"] == OURS and peer and "total" in row:
-            row["ratio_to_peer"] = round(row["total"] / peer["total"], 4)
-    return run
 
 
 def same(rows, row) -> list:
@@ -163,37 +117,3 @@ def table(run) -> list[str]:
             failed += 1
             lines.append(f"{row['case']:18} {row['backing']:5} {row['impl']} at {row['pages']} pages failed: {row['error']}")
     return lines + by_size(run) + by_conversion(run) + ["", f"{met} goals met, {missed} missed, {failed} measurements failed"]
-
-
-# --- The gate ----------------------------------------------------------------------
-
-
-def figures(run) -> dict[str, float]:
-    return {f"{row['case']}-{row['backing']}": row["total"] for row in headlines(run) if "total" in row}
-
-
-def known() -> dict[str, dict]:
-    """The committed figures, by kernel."""
-    return json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-
-
-def update(run):
-    """Makes these the figures, and shows them in the documentation."""
-    FIGURES.write_text(json.dumps(known() | {run["kernel"]: figures(run)}, indent=1) + "\n")
-    before, mark, rest = DOCUMENT.read_text().partition(MARK)
-    after = rest.partition("\n\n\n")[2]
-    lines = "\n".join(f"   {line}".rstrip() for line in table(run))
-    DOCUMENT.write_text(f"{before}{mark}{lines}\n\n\n{after}")
-
-
-def gate(run) -> list[tuple[str, bool, str]]:
-    """For each figure: its name, whether it holds, and in words."""
-    before = known().get(run["kernel"], {})
-    results = []
-    for name, now in figures(run).items():
-        if name not in before:
-            results.append((name, True, f"no figure for Linux {run['kernel']}"))
-        else:
-            more = now / before[name] - 1
-            results.append((name, more <= SLACK, f"{now:g}, {more:+.1%} of {before[name]:g}"))
-    return results
