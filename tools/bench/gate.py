@@ -40,5 +40,7 @@ def cases(where) -> list[Case]:
         else:
             more = now / before[name] - 1
             ok, words = more <= SLACK, f"{now:g}, {more:+.1%} of {before[name]:g}"
+        if "spread" in row:
+            words += f"; it did not settle, the two quickest runs differ by {row['spread']:.1%}"
         found.append(Case(where, f"bench.{name}", ok, words))
     return found

@@ -50,6 +50,11 @@ def headlines(run) -> list:
     return sorted(rows, key=lambda row: (list(CASES).index(row["case"]), row["backing"] != "4k"))
 
 
+def shown(row) -> str:
+    """What a page costs, and whether that is doubtful: no two runs were alike."""
+    return f"{row['total']:.2f}" + "~" * ("spread" in row)
+
+
 def verdict(rows, row) -> tuple:
     """The goal in instructions or bytes, how it reads, whether it is met, and in words."""
     case = CASES[row["case"]]
@@ -80,7 +85,7 @@ def by_size(run) -> list[str]:
         return []
     lines = ["", f"{'ours, in objects of':24}" + "".join(f"{pages >> 8:>8} MiB" for pages in sizes)]
     for head in headlines(run):
-        row = {r["pages"]: f"{r['total']:12.2f}" for r in ours if (r["case"], r["backing"]) == (head["case"], head["backing"])}
+        row = {r["pages"]: f"{shown(r):>12}" for r in ours if (r["case"], r["backing"]) == (head["case"], head["backing"])}
         if row:
             lines.append((f"{head['case']:18} {head['backing']:5}" + "".join(row.get(pages, " " * 12) for pages in sizes)).rstrip())
     return lines
@@ -90,10 +95,14 @@ def by_conversion(run) -> list[str]:
     """What a driver of mainline's costs before and after its conversion."""
     lines = ["", f"{'udmabuf, converted to pagekit.h':34} {'before':>8} {'after':>8}"]
     for head in headlines(run):
-        totals = {r["impl"]: r["total"] for r in same(run["rows"], head) if "total" in r}
+        totals = {r["impl"]: shown(r) for r in same(run["rows"], head) if "total" in r}
         if CONVERTED in totals and ORIGINAL in totals:
-            lines.append(f"{head['case']:28} {head['backing']:5} {totals[ORIGINAL]:8.2f} {totals[CONVERTED]:8.2f}")
+            lines.append(f"{head['case']:28} {head['backing']:5} {totals[ORIGINAL]:>8} {totals[CONVERTED]:>8}")
     return lines if len(lines) > 2 else []
+
+
+def of(row) -> str:
+    return f"{row['case']:18} {row['backing']:5} {row['impl']} at {row['pages']} pages"
 
 
 def table(run) -> list[str]:
@@ -107,13 +116,16 @@ def table(run) -> list[str]:
             lines.append(f"{start}failed: {row['error']}")
             continue
         peer = best_peer(run["rows"], row)
-        peer = f"{peer['total']:8.2f} {peer['impl']:16} {row['ratio_to_peer']:5.2f}" if peer else " " * 31
+        peer = f"{shown(peer):>8} {peer['impl']:16} {row['ratio_to_peer']:5.2f}" if peer else " " * 31
         _, goal, ok, words = verdict(run["rows"], row)
         met, missed = met + (ok is True), missed + (ok is False)
-        lines.append(f"{start}{row['total']:8.2f} {peer} {goal:>6}  {words}".rstrip())
-    # What peers fail at is no goal, but not to be passed over.
+        lines.append(f"{start}{shown(row):>8} {peer} {goal:>6}  {words}".rstrip())
+    # What is no goal is not to be passed over either.
     for row in run["rows"]:
-        if "error" in row and row["impl"] != OURS:
+        if "error" in row and row not in headlines(run):
             failed += 1
-            lines.append(f"{row['case']:18} {row['backing']:5} {row['impl']} at {row['pages']} pages failed: {row['error']}")
-    return lines + by_size(run) + by_conversion(run) + ["", f"{met} goals met, {missed} missed, {failed} measurements failed"]
+            lines.append(f"{of(row)} failed: {row['error']}")
+    lines += by_size(run) + by_conversion(run)
+    doubtful = [row for row in run["rows"] if "spread" in row]
+    lines += ["", *(f"~ {of(row)}: the two quickest runs differ by {row['spread']:.1%}" for row in doubtful)]
+    return [*lines, f"{met} goals met, {missed} missed, {failed} measurements failed, {len(doubtful)} did not settle"]
