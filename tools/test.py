@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 
-from tools import guest, reliability
+from tools import guest
 from tools.bench import gate
 from tools.build import OUT, TOP, Broken, guarded, modules_dir, set_up
 from tools.check import docs, modules, template, types
@@ -121,8 +121,6 @@ def test(options) -> int:
     kernels = [options.kernel] if options.kernel else ["base"] if os.environ.get("KDIR") else ["base", "debug"]
     if "base" in kernels:
         kernels[1:1] = ["swiotlb", "nocgroup", "cma"] if level == "full" else ["swiotlb"]
-    if level == "full":
-        reliability.forget()
     jobs = [] if options.kernel == "debug" else [("host", test_host)]
     cases = []
     jobs += [(kernel, test_vm) for kernel in kernels]
@@ -134,8 +132,6 @@ def test(options) -> int:
         except (Broken, OSError, subprocess.SubprocessError) as failure:
             found = [Case(where, "setup", False, str(failure))]
         cases += judge(found, where, level)
-    if level == "full":
-        reliability.write()
     return report(cases, level)
 
 
