@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tools import guest
 from tools.build import LISTS, OUT, TOP, Broken, build_compat, call, guarded, run, set_up
+from tools.tap import read_list
 
 MODULES = OUT / "modules-coverage"
 UNREACHED = LISTS / "unreached.txt"
@@ -96,7 +97,7 @@ def measure(parts) -> Path:
 
 def listed() -> dict[tuple[str, str], str]:
     """(file, text of the line): why it is not reached."""
-    rows = [row.split(" | ") for row in UNREACHED.read_text().splitlines() if row and not row.startswith("#")]
+    rows = [row.split(" | ") for row in read_list(UNREACHED)]
     return {(file, text): reason for file, text, reason in rows}
 
 
@@ -131,7 +132,8 @@ def judge(found) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="which lines of src/ and samples/ the tests reach")
+    parser = argparse.ArgumentParser(prog="python3 -m tools.coverage",
+                                     description="which lines of src/ and samples/ the tests reach")
     parser.add_argument("parts", nargs="*", help=f"parts of tests/guest/test.sh; default: {PARTS}")
     parser.add_argument("--again", action="store_true", help="of the last run, not a new one")
     options = parser.parse_args()

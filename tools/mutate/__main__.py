@@ -261,7 +261,8 @@ def report(names, found, results) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="break src/ in one place at a time, and see that the tests notice")
+    parser = argparse.ArgumentParser(prog="python3 -m tools.mutate",
+                                     description="break src/ in one place at a time, and see that the tests notice")
     parser.add_argument("file", nargs="*", help="sources in src/; default: all")
     parser.add_argument("--list", action="store_true", help="only say where")
     parser.add_argument("--once", action="store_true", help="of what is checked in a line only that it is")
