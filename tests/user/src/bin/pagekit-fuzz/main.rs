@@ -12,7 +12,7 @@ mod world;
 
 use std::cell::{Cell, RefCell};
 use std::collections::hash_map::RandomState;
-use std::fmt::Arguments;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{Read, Seek, Write};
@@ -126,7 +126,7 @@ impl Trace {
         Ok(Self(file.into()))
     }
 
-    fn note(&self, thread: usize, what: Arguments<'_>) {
+    fn note(&self, thread: usize, what: impl Display) {
         let line = match thread {
             0 => format!("{what}\n"),
             _ => format!("thread {thread}: {what}\n"),

@@ -5,7 +5,7 @@ mod devices;
 mod files;
 mod mappings;
 
-use std::fmt::{Arguments, Display};
+use std::fmt::Display;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -230,11 +230,11 @@ impl<'a> World<'a> {
         &self,
         want: Want,
         i915: bool,
-        what: Arguments<'_>,
+        what: impl Display,
         call: impl FnOnce() -> io::Result<T>,
     ) -> Result<Option<T>> {
         match want {
-            Done => self.note(what),
+            Done => self.note(&what),
             Fails(errno) => self.note(format_args!("{what}: {errno}")),
             FailsAnyhow => self.note(format_args!("{what}: fails")),
             Either => self.note(format_args!("{what}: may fail")),
@@ -251,7 +251,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn note(&self, what: Arguments<'_>) {
+    fn note(&self, what: impl Display) {
         self.trace.note(self.thread, what);
     }
 
@@ -350,7 +350,7 @@ impl<'a> World<'a> {
         let word = self.steps * 37 % (PAGE / 8);
         for (number, view) in self.views.iter().enumerate() {
             // Each time another is left as it is, and another page is the first.
-            if !all && (self.steps + number).is_multiple_of(3) {
+            if !all && (self.steps + number) % 3 == 0 {
                 continue;
             }
             let len = view.len();
@@ -497,7 +497,7 @@ fn choose<T>(list: &[T], pick: Pick, fits: impl Fn(&T) -> bool) -> Option<usize>
 
 /// For what fails.
 fn seldom(pick: Pick) -> bool {
-    pick.is_multiple_of(8)
+    pick % 8 == 0
 }
 
 fn is_memfd(memory: &Memory) -> bool {

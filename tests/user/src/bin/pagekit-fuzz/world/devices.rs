@@ -15,7 +15,7 @@ impl World<'_> {
         };
         let Open { file, memory } = &self.files[file];
         let object = Object::open(by.device())?;
-        let what = format_args!("import m{} into {by:?}", memory.id);
+        let what = format!("import m{} into {by:?}", memory.id);
         if self
             .attempt(Done, false, what, || object.import(file))?
             .is_some()
@@ -37,7 +37,7 @@ impl World<'_> {
             false => test_importer::Kind::Static,
         };
         let importer = Importer::open()?;
-        let what = format_args!("attach {kind:?} to m{}", memory.id);
+        let what = format!("attach {kind:?} to m{}", memory.id);
         let attach = || importer.into_attachment(file, kind);
         if let Some(attachment) = self.attempt(Done, false, what, attach)? {
             let memory = memory.clone();
@@ -86,7 +86,7 @@ impl World<'_> {
             _ if self.hangs(exported) => Fails(Errno::IO),
             _ => Done,
         };
-        let what = format_args!("map {} for {dir:?}", device_name(device));
+        let what = format!("map {} for {dir:?}", device_name(device));
         let call = || match &device.end {
             End::Importer(attachment) => attachment.map(dir),
             End::Object(_, object) => object.map(match dir {
@@ -113,7 +113,7 @@ impl World<'_> {
             (None, End::Importer(_)) => Fails(Errno::NXIO),
             (None, End::Object(..)) => Fails(Errno::INVAL),
         };
-        let what = format_args!("unmap {}", device_name(device));
+        let what = format!("unmap {}", device_name(device));
         let call = || match &device.end {
             End::Importer(attachment) => attachment.unmap(),
             End::Object(_, object) => object.unmap(),
@@ -197,7 +197,7 @@ impl World<'_> {
             (true, Some(_)) => "write to",
             (false, _) => "read",
         };
-        let what = format_args!(
+        let what = format!(
             "{verb} page {index} of {}, {way:?}{suffix}",
             device_name(device)
         );
@@ -272,7 +272,7 @@ impl World<'_> {
         } else {
             Done
         };
-        let what = format_args!("map twice {}", device_name(device));
+        let what = format!("map twice {}", device_name(device));
         self.attempt(want, i915, what, || attachment.map_twice())?;
         Ok(())
     }
@@ -282,7 +282,7 @@ impl World<'_> {
             return Ok(());
         };
         let memory = device.memory.clone();
-        let what = format_args!("say that m{} moves", memory.id);
+        let what = format!("say that m{} moves", memory.id);
         self.attempt(Done, false, what, || attachment.pretend_move())?;
         self.invalidate(&memory);
         Ok(())
@@ -294,7 +294,7 @@ impl World<'_> {
             return Ok(());
         };
         let memory = &device.memory;
-        let what = format_args!("info of {}", device_name(device));
+        let what = format!("info of {}", device_name(device));
         let Some(info) = self.attempt(Done, false, what, || object.info())? else {
             return Ok(());
         };
@@ -361,7 +361,7 @@ impl World<'_> {
             Driver::I915 if self.devices.iter().any(fixed) => Fails(Errno::BUSY),
             Driver::I915 => Done,
         };
-        let what = format_args!("shrink {}, revoke: {revoke}", device_name(device));
+        let what = format!("shrink {}, revoke: {revoke}", device_name(device));
         let flags = if revoke { style::SHRINK_REVOKE } else { 0 };
         let done = self.attempt(want, false, what, || object.shrink(flags))?;
         if done.is_some() && revoke {
@@ -380,7 +380,7 @@ impl World<'_> {
         let Some(object) = self.i915(device) else {
             return Ok(());
         };
-        let what = format_args!("wedge I915 for {milliseconds} ms");
+        let what = format!("wedge I915 for {milliseconds} ms");
         self.attempt(Done, false, what, || object.wedge(milliseconds))?;
         self.wedged = self.alone;
         if !self.alone {
@@ -411,7 +411,7 @@ impl World<'_> {
             () if flags & abi::SYNC_END == 0 && self.hangs(i915) => Fails(Errno::IO),
             () => Done,
         };
-        let what = format_args!("sync m{} {flags:#x}", memory.id);
+        let what = format!("sync m{} {flags:#x}", memory.id);
         self.attempt(want, i915, what, || abi::sync(file, flags))?;
         Ok(())
     }

@@ -30,7 +30,7 @@ impl World<'_> {
             Kind::Memfd { sealed: true } if pages < memory.len() => Fails(Errno::PERM),
             _ => Done,
         };
-        let what = format_args!("truncate m{} to {pages} pages", memory.id);
+        let what = format!("truncate m{} to {pages} pages", memory.id);
         let done = self.attempt(want, false, what, || ftruncate(file, (pages * PAGE) as u64))?;
         if done.is_some() {
             memory.resize(pages);
@@ -65,7 +65,7 @@ impl World<'_> {
         };
         let Open { file, memory } = &self.files[file];
         let (first, count) = span.within(memory.len());
-        let what = format_args!("{verb} m{} pages {first}..{}", memory.id, first + count);
+        let what = format!("{verb} m{} pages {first}..{}", memory.id, first + count);
         let (at, len) = ((first * PAGE) as u64, (count * PAGE) as u64);
         self.attempt(Done, false, what, || fallocate(file, flags, at, len))?;
         Ok(Some((first, count, memory.clone())))
@@ -110,7 +110,7 @@ impl World<'_> {
         }
         let kind = Kind::buffer(None);
         let memory = self.memory_of(kind, pages);
-        let what = format_args!("m{} = udmabuf of{shown}", memory.id);
+        let what = format!("m{} = udmabuf of{shown}", memory.id);
         if let Some(buf) = self.attempt(want, false, what, || create_udmabuf(&ranges))? {
             self.open(buf, memory);
         }
@@ -124,7 +124,7 @@ impl World<'_> {
         };
         let memory = self.memory(kind, pages);
         let suffix = if read_only { ", read only" } else { "" };
-        let what = format_args!("m{} = heap buffer of {pages} pages{suffix}", memory.id);
+        let what = format!("m{} = heap buffer of {pages} pages{suffix}", memory.id);
         if let Some(buf) = self.attempt(Done, false, what, || allocate_heap(pages, read_only))? {
             self.open(buf, memory);
         }
@@ -148,7 +148,7 @@ impl World<'_> {
             },
             ..Create::default()
         };
-        let what = format_args!("m{} = {by:?} {create:?}", memory.id);
+        let what = format!("m{} = {by:?} {create:?}", memory.id);
         if self
             .attempt(want, false, what, || object.create(&create))?
             .is_some()
@@ -180,7 +180,7 @@ impl World<'_> {
             flags: style::CREATE_USERPTR,
             reserved: 0,
         };
-        let what = format_args!("m{} = Radeon object of {shown}", memory.id);
+        let what = format!("m{} = Radeon object of {shown}", memory.id);
         if self
             .attempt(want, false, what, || object.create(&create))?
             .is_some()
@@ -213,7 +213,7 @@ impl World<'_> {
             true => (Fails(Errno::INVAL), Vec::new()),
             false => (Done, from.pages(first..end)),
         };
-        let what = format_args!(
+        let what = format!(
             "m{} = {path} of m{} pages {first}..{end}",
             self.memories, from.id
         );
@@ -236,7 +236,7 @@ impl World<'_> {
             Kind::Userptr => Fails(Errno::PERM),
             _ => Done,
         };
-        let what = format_args!("export m{} from {by:?}", memory.id);
+        let what = format!("export m{} from {by:?}", memory.id);
         if let Some(buf) = self.attempt(want, false, what, || object.export())? {
             self.open(buf, memory);
         }

@@ -41,7 +41,7 @@ impl World<'_> {
             false => MapFlags::SHARED,
         };
         let suffix = if private { ", private" } else { "" };
-        let what = format_args!(
+        let what = format!(
             "mmap m{} pages {first}..{end} for {prot:?}{suffix}",
             memory.id
         );
@@ -78,7 +78,7 @@ impl World<'_> {
             Prot::Read => MprotectFlags::READ,
             Prot::Write => MprotectFlags::READ | MprotectFlags::WRITE,
         };
-        let what = format_args!("mprotect {} for {prot:?}", name(&self.views[view]));
+        let what = format!("mprotect {} for {prot:?}", name(&self.views[view]));
         let done = self.attempt(want, false, what, || map.protect(0, map.len(), flags))?;
         if done.is_some() {
             self.views[view].prot = prot;
@@ -139,7 +139,7 @@ impl World<'_> {
             (Advice::LinuxRemove, _) => FailsAnyhow,
             _ => Either,
         };
-        let what = format_args!("madvise {} {advice:?}", name(&self.views[at]));
+        let what = format!("madvise {} {advice:?}", name(&self.views[at]));
         let done = self.attempt(want, false, what, || map.advise(advice))?;
         let range = *first..*first + self.views[at].len();
         match (advice, memory.kind) {
@@ -162,7 +162,7 @@ impl World<'_> {
         let Some(page) = self.views[view].accessible(i, true) else {
             let view = &self.views[view];
             if !view.memory.shared || view.prot != Prot::Write {
-                let what = format_args!("write to page {i} of {}", name(view));
+                let what = format!("write to page {i} of {}", name(view));
                 let call = || self.copy_to(view.map.at(i * PAGE));
                 self.attempt(Fails(Errno::FAULT), false, what, call)?;
             }
@@ -170,7 +170,7 @@ impl World<'_> {
         };
         let content = self.next_version(&page);
         let view = &self.views[view];
-        let what = format_args!("write {content} to page {i} of {}", name(view));
+        let what = format!("write {content} to page {i} of {}", name(view));
         self.note(what);
         view.map.write(i * PAGE, &bytes(content));
         page.set(content);
