@@ -8,20 +8,18 @@
 mod model;
 mod op;
 mod raw;
+mod trace;
 mod world;
 
 use std::cell::{Cell, RefCell};
 use std::collections::hash_map::RandomState;
-use std::fmt::Display;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{BuildHasher, Hasher};
-use std::io::{Read, Seek, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use lexopt::prelude::*;
 use pagekit_user::kernel::{self, open_files, Held, RootGroup, ZramSwap};
 use pagekit_user::process::{Child, End};
@@ -29,12 +27,12 @@ use pagekit_user::style::Object;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
-use rustix::fs::{fcntl_setfl, memfd_create, MemfdFlags, OFlags};
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 use model::Driver;
 use op::{ops, Op};
 use raw::{calls, Call};
+use trace::{join, Trace};
 use world::World;
 
 const USAGE: &str = "\
@@ -114,38 +112,6 @@ fn plan() -> impl Strategy<Value = Plan> {
         2 => vec(ops(1..60), 2..4).prop_map(Plan::Threads),
         2 => (calls(1..200), 1usize..3).prop_map(|(calls, threads)| Plan::Raw(calls, threads)),
     ]
-}
-
-/// What was done, a line each, also by those who are dead.
-pub struct Trace(File);
-
-impl Trace {
-    fn new() -> Result<Self> {
-        let file = memfd_create("trace", MemfdFlags::CLOEXEC)?;
-        fcntl_setfl(&file, OFlags::APPEND)?;
-        Ok(Self(file.into()))
-    }
-
-    fn note(&self, thread: usize, what: impl Display) {
-        let line = match thread {
-            0 => format!("{what}\n"),
-            _ => format!("thread {thread}: {what}\n"),
-        };
-        // Who can't note does nothing wrong.
-        let _ = (&self.0).write_all(line.as_bytes());
-    }
-
-    fn take(&self) -> Result<String> {
-        let mut text = String::new();
-        (&self.0).rewind()?;
-        (&self.0).read_to_string(&mut text)?;
-        self.0.set_len(0)?;
-        Ok(text)
-    }
-}
-
-fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|_| Err(anyhow!("panic")))
 }
 
 struct Fuzzer {

@@ -16,8 +16,8 @@ use rustix::mm::MprotectFlags;
 
 use crate::model::{Driver, Kind};
 use crate::op::Pick;
+use crate::trace::{join, Trace};
 use crate::world::{shared, HEAP, NODES, UDMABUF};
-use crate::Trace;
 
 /// The last error number that programs know.
 const LAST_ERRNO: i32 = libc::EHWPOISON;
@@ -268,7 +268,7 @@ pub fn run(calls: &[Call], threads: usize, trace: &Trace) -> Result<()> {
                 })
             })
             .collect();
-        threads.into_iter().try_for_each(crate::join)
+        threads.into_iter().try_for_each(join)
     })
 }
 

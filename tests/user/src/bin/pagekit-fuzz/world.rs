@@ -25,7 +25,7 @@ use rustix::process::{waitpid, Pid, WaitOptions};
 
 use crate::model::{bytes, Content, Driver, Kind, Memory, Page};
 use crate::op::{Op, Pick, Prot, Remap, Span, Way};
-use crate::Trace;
+use crate::trace::Trace;
 
 pub const UDMABUF: &str = "/dev/pagekit-udmabuf";
 pub const HEAP: &str = "/dev/dma_heap/pagekit";
@@ -123,6 +123,48 @@ impl Device {
         match &self.end {
             End::Importer(_) => None,
             End::Object(by, object) => Some((*by, object)),
+        }
+    }
+
+    /// Whether i915 has made it, or what it shows.
+    fn is_of_i915(&self) -> bool {
+        [self.driver(), self.memory.driver()].contains(&Some(Driver::I915))
+    }
+
+    /// Whether it is mapped for the other direction.
+    fn is_against(&self, write: bool) -> bool {
+        self.mapped
+            == Some(if write {
+                Dir::ToDevice
+            } else {
+                Dir::FromDevice
+            })
+    }
+
+    /// Copies from `user` to the device, or the other way.
+    fn copy(
+        &self,
+        write: bool,
+        by_address: bool,
+        offset: usize,
+        user: &mut [u8],
+    ) -> io::Result<()> {
+        match &self.end {
+            End::Importer(attachment) => {
+                let way = if by_address {
+                    Through::Dma
+                } else {
+                    Through::Vmap
+                };
+                match write {
+                    true => attachment.write(way, offset, user),
+                    false => attachment.read(way, offset, user),
+                }
+            }
+            End::Object(_, object) => match write {
+                true => object.write(offset, user),
+                false => object.read(offset, user),
+            },
         }
     }
 

@@ -125,6 +125,25 @@ impl World<'_> {
         Ok(())
     }
 
+    /// What must come of a copy from the device or to it.
+    fn want_access(&self, device: &Device, write: bool, by_address: bool, past_end: bool) -> Want {
+        let hangs = self.hangs(device.is_of_i915());
+        match device.end {
+            End::Importer(_) if by_address => match () {
+                () if device.mapped.is_none() => Fails(Errno::NXIO),
+                () if device.is_against(write) => Fails(Errno::ACCESS),
+                () if !device.live && hangs => Fails(Errno::IO),
+                () if past_end => Fails(Errno::RANGE),
+                () => Done,
+            },
+            End::Importer(_) if past_end => Fails(Errno::RANGE),
+            End::Object(..) if device.own && hangs => Fails(Errno::IO),
+            End::Object(..) if past_end => Fails(Errno::INVAL),
+            _ if hangs => Fails(Errno::IO),
+            _ => Done,
+        }
+    }
+
     /// Copies a page from the device or to it, from or to a page of a mapping or memory of ours.
     pub(super) fn access(
         &mut self,
@@ -136,34 +155,13 @@ impl World<'_> {
     ) -> Result<()> {
         let device = &self.devices[at];
         let memory = device.memory.clone();
-        let ours = device.driver() == Some(Driver::I915);
-        let i915 = ours || memory.driver() == Some(Driver::I915);
         let past_end = index >= memory.len();
         // Which of two errors it was says whether it was mapped again.
         if past_end && !self.alone {
             return Ok(());
         }
         let by_address = matches!((&device.end, way), (End::Importer(_), Way::Dma));
-        let (wrong_dir, is_mapped) = match device.mapped {
-            Some(Dir::ToDevice) => (write, true),
-            Some(Dir::FromDevice) => (!write, true),
-            Some(Dir::Both) => (false, true),
-            None => (false, false),
-        };
-        let want = match device.end {
-            End::Importer(_) if by_address => match () {
-                () if !is_mapped => Fails(Errno::NXIO),
-                () if wrong_dir => Fails(Errno::ACCESS),
-                () if !device.live && self.hangs(i915) => Fails(Errno::IO),
-                () if past_end => Fails(Errno::RANGE),
-                () => Done,
-            },
-            End::Importer(_) if past_end => Fails(Errno::RANGE),
-            End::Object(..) if device.own && self.hangs(i915) => Fails(Errno::IO),
-            End::Object(..) if past_end => Fails(Errno::INVAL),
-            _ if self.hangs(i915) => Fails(Errno::IO),
-            _ => Done,
-        };
+        let want = self.want_access(device, write, by_address, past_end);
         // Not between what is shared and what is not.
         let page = memory.device_page(index);
         let exact = |page: &Rc<Page>| !page.is_shared();
@@ -201,37 +199,22 @@ impl World<'_> {
             "{verb} page {index} of {}, {way:?}{suffix}",
             device_name(device)
         );
-        let offset = index * PAGE;
-        let done = self.attempt(want, i915, what, || {
+        let done = self.attempt(want, device.is_of_i915(), what, || {
             // SAFETY: a page that is ours, or in a mapping to which nobody has references.
             let user = unsafe { std::slice::from_raw_parts_mut(user, PAGE) };
-            match &device.end {
-                End::Importer(attachment) => {
-                    let way = if by_address {
-                        Through::Dma
-                    } else {
-                        Through::Vmap
-                    };
-                    match write {
-                        true => attachment.write(way, offset, user),
-                        false => attachment.read(way, offset, user),
-                    }
-                }
-                End::Object(_, object) => match write {
-                    true => object.write(offset, user),
-                    false => object.read(offset, user),
-                },
-            }
+            device.copy(write, by_address, index * PAGE, user)
         })?;
         // Moved buffers are mapped again first.
         let again = match device.end {
             End::Importer(_) if past_end => {
-                by_address && !wrong_dir && !self.hangs(i915 && !device.live)
+                by_address
+                    && !device.is_against(write)
+                    && !self.hangs(device.is_of_i915() && !device.live)
             }
             End::Importer(_) => by_address && done.is_some(),
             End::Object(..) => done.is_some(),
         };
-        if again && is_mapped && !device.own {
+        if again && device.mapped.is_some() && !device.own {
             self.devices[at].set_live(true);
         }
         let (Some(page), Some(())) = (page, done) else {

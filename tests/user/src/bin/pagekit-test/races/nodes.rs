@@ -19,7 +19,7 @@ use super::{allow, at, race, see_map, side};
 use crate::env::Env;
 use crate::groups::Case;
 use crate::memory::HUGE_PAGES;
-use crate::nodes::{old, see_all, touch, Node, KINDS, PAGES};
+use crate::nodes::{old, see_all, touch, Kind, Node, KINDS, PAGES};
 
 pub const CASES: &[Case] = &[
     Case::new("vma_fault", vma_fault),
@@ -72,24 +72,97 @@ impl Pipe {
     }
 }
 
-/// Access, while the mapping is protected, moved, cut, shrunk, dropped and made again.
-fn vma_fault(env: &Env) -> Result<()> {
+/// Where a mapping is that moves.
+struct Place {
+    at: AtomicUsize,
+    /// Odd while something else may get to where it was.
+    epoch: AtomicUsize,
+}
+
+impl Place {
+    fn of(map: &Mapping) -> Self {
+        Self {
+            at: AtomicUsize::new(map.at(0) as usize),
+            epoch: AtomicUsize::new(0),
+        }
+    }
+
+    fn leave(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn settle(&self, map: &Mapping) {
+        self.at.store(map.at(0) as usize, Ordering::SeqCst);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// What `look` finds there, unless the mapping has left meanwhile.
+    fn see<T>(&self, look: impl FnOnce(usize) -> Result<T>) -> Result<Option<T>> {
+        let before = self.epoch.load(Ordering::SeqCst);
+        let found = look(self.at.load(Ordering::SeqCst))?;
+        let same = before % 2 == 0 && self.epoch.load(Ordering::SeqCst) == before;
+        Ok(same.then_some(found))
+    }
+}
+
+/// Changes a mapping of all pages, which may not be the same then, or `stays`, which keeps its place.
+fn change(
+    round: usize,
+    kind: &Kind,
+    node: &Node,
+    stays: &Mapping,
+    place: &Place,
+    mut map: Mapping,
+) -> Result<Mapping> {
     const NONE: MprotectFlags = MprotectFlags::empty();
     const RW: MprotectFlags = MprotectFlags::READ.union(MprotectFlags::WRITE);
+    let (first, count) = (round * 37 % HUGE_PAGES, 1 + round * 101 % (PAGES / 2));
+    let (start, len) = (first * PAGE, count * PAGE);
+    match round % 4 {
+        0 => {
+            map.protect(start, len, NONE)?;
+            map.protect(start, len, RW)?;
+        }
+        1 => {
+            stays.protect(start, len, MprotectFlags::READ)?;
+            stays.protect(start, len, RW)?;
+            if !kind.eager {
+                // PFNs refuse that.
+                allow(stays.advise(Advice::LinuxDontNeed), &[Errno::INVAL])?;
+            }
+        }
+        2 => {
+            // Where huge pages fit, and where they don't.
+            map.move_to(Node::place(round / 4 % 2, PAGES)?)?;
+            place.leave();
+            place.settle(&map);
+        }
+        _ => {
+            place.leave();
+            match round / 4 % 3 {
+                0 => map.resize(len)?,
+                1 => drop(map.cut_out(start, len)?),
+                _ => drop(map),
+            }
+            map = node.map(0, PAGES)?;
+            place.settle(&map);
+        }
+    }
+    Ok(map)
+}
+
+/// Access, while the mapping is protected, moved, cut, shrunk, dropped and made again.
+fn vma_fault(env: &Env) -> Result<()> {
     let _always = Setting::set(THP, "always")?;
     for kind in &KINDS {
         let node = node(kind.node)?;
-        let mut map = Some(node.map(0, PAGES)?);
-        let place = AtomicUsize::new(map.as_ref().map_or(0, |map| map.at(0) as usize));
-        // Odd while something else may get to where it was.
-        let epoch = AtomicUsize::new(0);
+        let map = node.map(0, PAGES)?;
+        let place = Place::of(&map);
         let (pipe, mut page) = (Pipe::new()?, 0);
         let read = || {
             page = (page + 61) % PAGES;
-            let before = epoch.load(Ordering::SeqCst);
-            let word = pipe.load(place.load(Ordering::SeqCst) + page * PAGE)?;
-            let same = before % 2 == 0 && epoch.load(Ordering::SeqCst) == before;
-            let Some(word) = word.filter(|_| same) else {
+            let word = place.see(|at| pipe.load(at + page * PAGE))?.flatten();
+            let Some(word) = word else {
                 return Ok(false);
             };
             ensure!(word == old(page).word(), "page {page}: {word:x}");
@@ -102,47 +175,11 @@ fn vma_fault(env: &Env) -> Result<()> {
             at = (at + 67) % PAGES;
             other.store(stays.at(at * PAGE) as usize, old(at).word())
         };
-        let settle = |at: *mut u8| {
-            place.store(at as usize, Ordering::SeqCst);
-            epoch.fetch_add(1, Ordering::SeqCst);
-        };
-        let mut round = 0;
+        let (mut round, mut map) = (0, Some(map));
         let change = || {
             round += 1;
-            let (first, count) = (round * 37 % HUGE_PAGES, 1 + round * 101 % (PAGES / 2));
-            let (start, len) = (first * PAGE, count * PAGE);
-            let mut now = map.take().context("no mapping")?;
-            match round % 4 {
-                0 => {
-                    now.protect(start, len, NONE)?;
-                    now.protect(start, len, RW)?;
-                }
-                1 => {
-                    stays.protect(start, len, MprotectFlags::READ)?;
-                    stays.protect(start, len, RW)?;
-                    if !kind.eager {
-                        // PFNs refuse that.
-                        allow(stays.advise(Advice::LinuxDontNeed), &[Errno::INVAL])?;
-                    }
-                }
-                2 => {
-                    // Where huge pages fit, and where they don't.
-                    now.move_to(Node::place(round / 4 % 2, PAGES)?)?;
-                    epoch.fetch_add(1, Ordering::SeqCst);
-                    settle(now.at(0));
-                }
-                _ => {
-                    epoch.fetch_add(1, Ordering::SeqCst);
-                    match round / 4 % 3 {
-                        0 => now.resize(len)?,
-                        1 => drop(now.cut_out(start, len)?),
-                        _ => drop(now),
-                    }
-                    now = node.map(0, PAGES)?;
-                    settle(now.at(0));
-                }
-            }
-            map = Some(now);
+            let now = map.take().context("no mapping")?;
+            map = Some(change(round, kind, &node, &stays, &place, now)?);
             Ok(true)
         };
         let sides = vec![

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Signals come at any moment of whatever waits or takes long.
 
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,17 @@ use crate::i915::on_signal;
 use crate::style::written;
 
 pub const CASES: &[Case] = &[Case::new("signal", signal), Case::new("kill", kill)];
+
+/// What doesn't wait for a device, done with a buffer of i915.
+fn no_wait(buf: &OwnedFd) -> Result<()> {
+    let i915 = at("i915").device;
+    drop(at("udmabuf").filled(1, PAGES)?);
+    drop(Object::new(&i915, PAGES)?);
+    drop(Object::new(STATIC, PAGES)?);
+    drop(Object::of(DYNAMIC, buf)?);
+    drop(Object::of(&i915, buf)?);
+    see_map(&Mapping::shared(buf, 0, PAGES * PAGE)?, 0, false)
+}
 
 /// What waits for a device that may hang can be interrupted, and nothing else.
 fn signal(env: &Env) -> Result<()> {
@@ -59,20 +70,11 @@ fn signal(env: &Env) -> Result<()> {
         &|| object.info().map(drop),
         &|| object.shrink(SHRINK_REVOKE).map(drop),
     ];
-    let works = || -> Result<()> {
-        // Nothing of this waits for a device.
-        drop(at("udmabuf").filled(1, PAGES)?);
-        drop(Object::new(&i915.device, PAGES)?);
-        drop(Object::new(STATIC, PAGES)?);
-        drop(Object::of(DYNAMIC, &buf)?);
-        drop(Object::of(&i915.device, buf.as_fd())?);
-        see_map(&Mapping::shared(&buf, 0, PAGES * PAGE)?, 0, false)
-    };
     let work = || {
         worker.store(gettid().as_raw_nonzero().get(), Ordering::Relaxed);
         round += 1;
         if round % 16 == 0 {
-            works().context("what doesn't wait")?;
+            no_wait(&buf).context("what doesn't wait")?;
         }
         let result = waits[round % waits.len()]();
         if result == Err(Errno::INTR) {
