@@ -3,10 +3,12 @@
 //! with another process, and checks at each step that all see the same memory.
 
 mod second;
+mod sum;
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::Write;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,17 +19,15 @@ use pagekit_user::abi::{self, UdmabufCreate, SYNC_READ, UDMABUF_FLAGS_CLOEXEC};
 use pagekit_user::drm::{same_buffer, Card};
 use pagekit_user::mapping::Mapping;
 use pagekit_user::{kernel, PAGE};
-use sha2::{Digest, Sha256};
 
 use second::Second;
+use sum::{checksum, copy, file_checksum, hex, zeros, Sum};
 
-const CHUNK: usize = 1 << 20;
 /// How much of the file a mapping at an offset shows.
 const WINDOW: usize = 256 * PAGE;
 /// What is left for the rest of the system.
 const RESERVE: u64 = 48 << 20;
-
-type Sum = [u8; 32];
+const PAST_END: &str = "the end of the last page is not zero";
 
 fn main() -> ExitCode {
     match parse_args().and_then(|(device, file)| demo(&device, &file)) {
@@ -62,114 +62,19 @@ fn parse_args() -> Result<(PathBuf, PathBuf)> {
 
 fn demo(device: &Path, path: &Path) -> Result<()> {
     let (file, len) = open(path)?;
-    let size = usize::try_from(len)?.next_multiple_of(PAGE);
-    let pages = size / PAGE;
     // Started first, so that it inherits none of what follows.
     let second = Second::start()?;
     let pins_before = kernel::pins()?;
 
-    println!("sharing {}: {len} bytes, {pages} pages", path.display());
-    println!("{:<22} {:>15}  {:<16}  where", "step", "pages", "sha256");
-
-    let memfd = abi::memfd(size as u64)?;
-    let sum = copy(&file, &memfd, len).with_context(|| format!("reading {}", path.display()))?;
-    let file_len = len as usize;
-    row("written to a memfd", 0..pages, &sum, "memfd");
-
-    let dev = File::options().read(true).write(true).open(device);
-    let dev = dev.with_context(|| format!("opening {}", device.display()))?;
-    let arg = UdmabufCreate {
-        memfd: memfd.as_raw_fd() as u32,
-        flags: UDMABUF_FLAGS_CLOEXEC,
-        offset: 0,
-        size: size as u64,
-    };
-    let buf = abi::create(&dev, &arg).context("UDMABUF_CREATE")?;
-    ensure!(
-        abi::size(&buf)? == size as u64,
-        "the dma-buf has {} bytes, not {size}",
-        abi::size(&buf)?
-    );
-    let exporter = abi::fdinfo(buf.as_raw_fd(), "exp_name")?;
+    let shared = Shared::new(device, path, file, len)?;
+    let exporter = abi::fdinfo(shared.buf.as_raw_fd(), "exp_name")?;
     let pins_shared = kernel::pins()?;
+    let whole = shared.map_whole()?;
+    shared.map_at_offsets()?;
+    shared.import_into_vgem()?;
+    shared.share_with(second, &whole)?;
 
-    let whole = Mapping::shared(&buf, 0, size).context("mapping the dma-buf")?;
-    let mapped = abi::with_cpu_access(&buf, SYNC_READ, || {
-        ensure!(
-            zeros(&whole, file_len),
-            "the end of the last page is not zero"
-        );
-        Ok(checksum(&whole, file_len))
-    })?;
-    row("mapped whole", 0..pages, &mapped, &address(&whole));
-    ensure!(mapped == sum, "the mapped buffer is not the file");
-
-    for first in offsets(pages) {
-        let len = WINDOW.min(size - first * PAGE);
-        let map = Mapping::shared(&buf, first * PAGE, len)
-            .with_context(|| format!("mapping from page {first}"))?;
-        let mapped = abi::with_cpu_access(&buf, SYNC_READ, || Ok(checksum(&map, len)))?;
-        row(
-            "mapped at an offset",
-            first..first + len / PAGE,
-            &mapped,
-            &address(&map),
-        );
-        ensure!(
-            mapped == file_checksum(&memfd, first * PAGE, len)?,
-            "the mapping from page {first} shows something else"
-        );
-    }
-
-    let card = Card::find("vgem")?;
-    let handle = card.import(buf.as_fd()).context("importing into vgem")?;
-    let again = handle.export().context("exporting from vgem")?;
-    ensure!(
-        same_buffer(&buf, &again)?,
-        "vgem re-exports another dma-buf"
-    );
-    let mapped = checksum(&Mapping::shared(&again, 0, size)?, file_len);
-    let place = format!("vgem handle {}: the same dma-buf", handle.handle);
-    row("imported into vgem", 0..pages, &mapped, &place);
-    ensure!(mapped == sum, "the buffer from vgem is not the file");
-    drop((handle, again));
-
-    let reply = second.share(buf.as_fd(), file_len, &sum)?;
-    let place = format!("{:#x} in process {}", reply.address, reply.pid);
-    row("second process", 0..pages, &reply.sum, &place);
-    ensure!(reply.sum == sum, "the second process saw something else");
-    // It wrote through the buffer; the memfd must show it.
-    let text = second::reply_text(reply.pid, &sum);
-    let at = reply.page * PAGE;
-    let mut bytes = vec![0; text.len()];
-    memfd.read_exact_at(&mut bytes, at as u64)?;
-    ensure!(
-        bytes == text.as_bytes(),
-        "the memfd doesn't have the reply, but {:?}",
-        String::from_utf8_lossy(&bytes)
-    );
-    let replied = abi::with_cpu_access(&buf, SYNC_READ, || Ok(checksum(&whole, file_len)))?;
-    row(
-        "its reply, in memfd",
-        reply.page..reply.page + 1,
-        &replied,
-        &format!("{text:.40}..."),
-    );
-    ensure!(
-        replied == file_checksum(&memfd, 0, file_len)?,
-        "after the reply, buffer and memfd differ"
-    );
-    // The other way round: the file's own bytes again, through the memfd.
-    restore(&file, &memfd, at, text.len(), file_len)?;
-    let restored = abi::with_cpu_access(&buf, SYNC_READ, || Ok(checksum(&whole, file_len)))?;
-    row("restored by memfd", 0..pages, &restored, &address(&whole));
-    ensure!(restored == sum, "the buffer is not the file any more");
-    ensure!(
-        zeros(&whole, file_len),
-        "the end of the last page is not zero"
-    );
-
-    drop((whole, buf, memfd));
+    drop((whole, shared));
     let pins_after = kernel::pins()?;
     println!(
         "exported by {exporter}; pages pinned in the system before: {pins_before}, \
@@ -182,6 +87,149 @@ fn demo(device: &Path, path: &Path) -> Result<()> {
         pins_after - pins_before
     );
     Ok(())
+}
+
+/// A file, the memfd that it was copied to, and a dma-buf of that.
+struct Shared {
+    file: File,
+    len: usize,
+    sum: Sum,
+    memfd: File,
+    buf: OwnedFd,
+    /// Of memfd and buffer: whole pages.
+    size: usize,
+}
+
+impl Shared {
+    fn new(device: &Path, path: &Path, file: File, len: u64) -> Result<Self> {
+        let size = usize::try_from(len)?.next_multiple_of(PAGE);
+        let pages = size / PAGE;
+        println!("sharing {}: {len} bytes, {pages} pages", path.display());
+        println!("{:<22} {:>15}  {:<16}  where", "step", "pages", "sha256");
+
+        let memfd = abi::memfd(size as u64)?;
+        let sum =
+            copy(&file, &memfd, len).with_context(|| format!("reading {}", path.display()))?;
+        row("written to a memfd", 0..pages, &sum, "memfd");
+
+        let dev = File::options().read(true).write(true).open(device);
+        let dev = dev.with_context(|| format!("opening {}", device.display()))?;
+        let arg = UdmabufCreate {
+            memfd: memfd.as_raw_fd() as u32,
+            flags: UDMABUF_FLAGS_CLOEXEC,
+            offset: 0,
+            size: size as u64,
+        };
+        let buf = abi::create(&dev, &arg).context("UDMABUF_CREATE")?;
+        let has = abi::size(&buf)?;
+        ensure!(
+            has == size as u64,
+            "the dma-buf has {has} bytes, not {size}"
+        );
+        Ok(Self {
+            file,
+            len: len as usize,
+            sum,
+            memfd,
+            buf,
+            size,
+        })
+    }
+
+    fn pages(&self) -> Range<usize> {
+        0..self.size / PAGE
+    }
+
+    /// Of the first `len` bytes of a mapping of the buffer.
+    fn checksum(&self, map: &Mapping, len: usize) -> Result<Sum> {
+        abi::with_cpu_access(&self.buf, SYNC_READ, || Ok(checksum(map, len)))
+    }
+
+    fn map_whole(&self) -> Result<Mapping> {
+        let whole = Mapping::shared(&self.buf, 0, self.size).context("mapping the dma-buf")?;
+        let mapped = abi::with_cpu_access(&self.buf, SYNC_READ, || {
+            ensure!(zeros(&whole, self.len), PAST_END);
+            Ok(checksum(&whole, self.len))
+        })?;
+        row("mapped whole", self.pages(), &mapped, &address(&whole));
+        ensure!(mapped == self.sum, "the mapped buffer is not the file");
+        Ok(whole)
+    }
+
+    fn map_at_offsets(&self) -> Result<()> {
+        for first in offsets(self.size / PAGE) {
+            let len = WINDOW.min(self.size - first * PAGE);
+            let map = Mapping::shared(&self.buf, first * PAGE, len)
+                .with_context(|| format!("mapping from page {first}"))?;
+            let mapped = self.checksum(&map, len)?;
+            let pages = first..first + len / PAGE;
+            row("mapped at an offset", pages, &mapped, &address(&map));
+            ensure!(
+                mapped == file_checksum(&self.memfd, first * PAGE, len)?,
+                "the mapping from page {first} shows something else"
+            );
+        }
+        Ok(())
+    }
+
+    fn import_into_vgem(&self) -> Result<()> {
+        let card = Card::find("vgem")?;
+        let handle = (card.import(self.buf.as_fd())).context("importing into vgem")?;
+        let again = handle.export().context("exporting from vgem")?;
+        ensure!(
+            same_buffer(&self.buf, &again)?,
+            "vgem re-exports another dma-buf"
+        );
+        let mapped = checksum(&Mapping::shared(&again, 0, self.size)?, self.len);
+        let place = format!("vgem handle {}: the same dma-buf", handle.handle);
+        row("imported into vgem", self.pages(), &mapped, &place);
+        ensure!(mapped == self.sum, "the buffer from vgem is not the file");
+        Ok(())
+    }
+
+    /// With another process, which writes to it, too.
+    fn share_with(&self, second: Second, whole: &Mapping) -> Result<()> {
+        let reply = second.share(self.buf.as_fd(), self.len, &self.sum)?;
+        let place = format!("{:#x} in process {}", reply.address, reply.pid);
+        row("second process", self.pages(), &reply.sum, &place);
+        ensure!(
+            reply.sum == self.sum,
+            "the second process saw something else"
+        );
+        // It wrote through the buffer; the memfd must show it.
+        let text = second::reply_text(reply.pid, &self.sum);
+        let at = reply.page * PAGE;
+        let mut bytes = vec![0; text.len()];
+        self.memfd.read_exact_at(&mut bytes, at as u64)?;
+        ensure!(
+            bytes == text.as_bytes(),
+            "the memfd doesn't have the reply, but {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
+        let replied = self.checksum(whole, self.len)?;
+        row(
+            "its reply, in memfd",
+            reply.page..reply.page + 1,
+            &replied,
+            &format!("{text:.40}..."),
+        );
+        ensure!(
+            replied == file_checksum(&self.memfd, 0, self.len)?,
+            "after the reply, buffer and memfd differ"
+        );
+        // The other way round: the file's own bytes again, through the memfd.
+        restore(&self.file, &self.memfd, at, text.len(), self.len)?;
+        let restored = self.checksum(whole, self.len)?;
+        row(
+            "restored by memfd",
+            self.pages(),
+            &restored,
+            &address(whole),
+        );
+        ensure!(restored == self.sum, "the buffer is not the file any more");
+        ensure!(zeros(whole, self.len), PAST_END);
+        Ok(())
+    }
 }
 
 /// The file, if it can be shared.
@@ -204,58 +252,12 @@ fn open(path: &Path) -> Result<(File, u64)> {
     Ok((file, len))
 }
 
-/// Copies `len` bytes and returns their checksum.
-fn copy(mut file: &File, memfd: &File, len: u64) -> Result<Sum> {
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; CHUNK];
-    let mut at = 0;
-    while at < len {
-        let part = &mut chunk[..CHUNK.min((len - at) as usize)];
-        file.read_exact(part)?;
-        hash.update(&part);
-        memfd.write_all_at(part, at)?;
-        at += part.len() as u64;
-    }
-    Ok(hash.finalize().into())
-}
-
 /// Writes what the file has at `at`, and zeros behind its end, to the memfd.
 fn restore(file: &File, memfd: &File, at: usize, len: usize, file_len: usize) -> Result<()> {
     let mut bytes = vec![0; len];
     let in_file = len.min(file_len.saturating_sub(at));
     file.read_exact_at(&mut bytes[..in_file], at as u64)?;
     Ok(memfd.write_all_at(&bytes, at as u64)?)
-}
-
-/// The checksum of the mapping's first `len` bytes.
-fn checksum(map: &Mapping, len: usize) -> Sum {
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; CHUNK];
-    for at in (0..len).step_by(CHUNK) {
-        let part = &mut chunk[..CHUNK.min(len - at)];
-        map.read(at, part);
-        hash.update(&part);
-    }
-    hash.finalize().into()
-}
-
-/// The checksum of part of a file, through read().
-fn file_checksum(file: &File, start: usize, len: usize) -> Result<Sum> {
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; CHUNK];
-    for at in (0..len).step_by(CHUNK) {
-        let part = &mut chunk[..CHUNK.min(len - at)];
-        file.read_exact_at(part, (start + at) as u64)?;
-        hash.update(&part);
-    }
-    Ok(hash.finalize().into())
-}
-
-/// Whether the mapping has only zeros from `start`, in its last page.
-fn zeros(map: &Mapping, start: usize) -> bool {
-    let mut rest = vec![0; map.len() - start];
-    map.read(start, &mut rest);
-    rest.iter().all(|&byte| byte == 0)
 }
 
 /// Pages other than the first to map from.
@@ -267,15 +269,11 @@ fn offsets(pages: usize) -> Vec<usize> {
     offsets
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn address(map: &Mapping) -> String {
     format!("{:p}", map.at(0))
 }
 
-fn row(step: &str, pages: std::ops::Range<usize>, sum: &Sum, place: &str) {
+fn row(step: &str, pages: Range<usize>, sum: &Sum, place: &str) {
     let (from, to) = (pages.start, pages.end - 1);
     println!(
         "{step:<22} {:>15}  {}  {place}",

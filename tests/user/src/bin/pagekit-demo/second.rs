@@ -12,7 +12,7 @@ use pagekit_user::mapping::Mapping;
 use pagekit_user::process::Child;
 use pagekit_user::PAGE;
 
-use super::{checksum, hex, zeros, Sum};
+use crate::sum::{checksum, hex, zeros, Sum};
 
 pub struct Second {
     child: Child,
