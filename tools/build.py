@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
@@ -39,6 +40,8 @@ DRIVERS = OUT / "drivers"
 class Broken(Exception):
     """Something that a command stands on did not work; the message says in one line what."""
 
+    last = ""  # what a program wrote before it failed, for those who read on later
+
 
 def guarded(main) -> int:
     """main(), with a short word instead of a traceback when somebody stops it."""
@@ -56,19 +59,35 @@ def guarded(main) -> int:
         return 141
 
 
-def run(*cmd, **options):
+def run(*cmd, check=False, **options):
     """Run a command. What it writes is in the result."""
-    return subprocess.run([str(c) for c in cmd], capture_output=True, text=True, **options)
+    result = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, **options)
+    if check and result.returncode:
+        said = "\n".join((result.stdout + result.stderr).splitlines()[-20:])
+        raise Broken(f"{' '.join(result.args)} ended with exit status {result.returncode}:\n{said}")
+    return result
 
 
 def call(what, *cmd, **options):
     """Run a command with its output visible."""
+    cmd, last, output = [str(c) for c in cmd], deque(maxlen=20), None
     try:
-        return subprocess.run([str(c) for c in cmd], check=True, cwd=TOP, **options)
-    except subprocess.CalledProcessError as error:
-        raise Broken(f"{what} failed: {cmd[0]} ended with exit status {error.returncode}") from error
+        with subprocess.Popen(cmd, cwd=TOP, stderr=subprocess.PIPE, text=True, errors="replace", **options) as process:
+            try:
+                for line in process.stderr:
+                    print(line, end="", file=sys.stderr, flush=True)
+                    last.append(line)
+                output = process.stdout and process.stdout.read()
+            except BaseException:
+                process.kill()
+                raise
     except OSError as error:
         raise Broken(f"{what} failed: {error}") from error
+    if process.returncode:
+        broken = Broken(f"{what} failed: {cmd[0]} ended with exit status {process.returncode}")
+        broken.last = "\n" + "".join(last).rstrip()
+        raise broken
+    return subprocess.CompletedProcess(cmd, 0, output)
 
 
 # --- The set-up ------------------------------------------------------------------
@@ -83,7 +102,7 @@ def set_up(config, what="kernel") -> dict:
     """Kernel, modules and user-space side; quiet when nothing is to do. Returns what
     `setup.sh env` says."""
     call(f"setting up the {config} kernel", TOOLS / "setup/setup.sh", what, config, stdout=subprocess.DEVNULL)
-    text = call("setup.sh env", TOOLS / "setup/setup.sh", "env", config, stdout=subprocess.PIPE, text=True).stdout
+    text = call("setup.sh env", TOOLS / "setup/setup.sh", "env", config, stdout=subprocess.PIPE).stdout
     env = dict(word.split("=", 1) for word in shlex.split(text) if "=" in word)
     call("building the modules", "make", "--silent", "--no-print-directory", "modules", f"CONFIG={config}")
     quiet = ["--quiet"] if (BIN / "pagekit-test").exists() else []
@@ -178,7 +197,7 @@ def build_selftests(kdir: Path):
 
 def build_compat():
     """The 32-bit program: without libc, for which a 64-bit machine has no other."""
-    multiarch = call("cc -print-multiarch", "cc", "-print-multiarch", stdout=subprocess.PIPE, text=True).stdout.strip()
+    multiarch = call("cc -print-multiarch", "cc", "-print-multiarch", stdout=subprocess.PIPE).stdout.strip()
     call("building the 32-bit program", "cc", "-m32", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding",
          "-fno-stack-protector", "-fno-pie", "-no-pie", "-nostdlib", "-static",
          "-idirafter", Path("/usr/include", multiarch), TESTS / "user/compat.c", "-o", BIN / "pagekit-compat")

@@ -34,6 +34,11 @@ def case(name, problem) -> Case:
     return Case("host", name, not problem, problem or "")
 
 
+def setup_case(where, failure) -> Case:
+    """What broke before cases could run."""
+    return Case(where, "setup", False, str(failure) + getattr(failure, "last", ""))
+
+
 def parse_tap(text, where) -> list[Case]:
     """Cases and how they ended. kselftests print what may vary: then their numbers are names."""
     cases, suite, notes = [], "", {}

@@ -16,7 +16,7 @@ from tools import guest
 from tools.bench import gate
 from tools.build import OUT, TOP, Broken, guarded, modules_dir, set_up
 from tools.check import docs, modules, template, types
-from tools.tap import EXPECTED, TAP, UNLISTED, Case, judge, print_failed, races, read_expected, report, summary
+from tools.tap import EXPECTED, TAP, UNLISTED, Case, judge, print_failed, races, read_expected, report, setup_case, summary
 
 # What runs where: by level, the parts of guest/test.sh. The selftests need the 6 GiB.
 PARTS = {
@@ -130,7 +130,7 @@ def test(options) -> int:
         try:
             found = run(level, where)
         except (Broken, OSError, subprocess.SubprocessError) as failure:
-            found = [Case(where, "setup", False, str(failure))]
+            found = [setup_case(where, failure)]
         cases += judge(found, where, level)
     return report(cases, level)
 

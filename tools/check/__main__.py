@@ -7,7 +7,7 @@ import sys
 from tools.build import Broken, guarded, modules_dir, set_up
 from tools.check import docs, lint, modules, template, types
 from tools.intree import check as intree
-from tools.tap import Case, report
+from tools.tap import report, setup_case
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
         cases = [*types.cases(folder, built), *modules.cases(folder, built), *template.cases(), *docs.cases(),
                  *lint.cases(), *intree.cases(built["KDIR"])]
     except (Broken, OSError, subprocess.SubprocessError) as failure:
-        cases = [Case("host", "setup", False, str(failure))]
+        cases = [setup_case("host", failure)]
     return report(cases, "check")
 
 
