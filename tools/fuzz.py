@@ -9,6 +9,7 @@ import sys
 
 from tools import guest
 from tools.build import OUT, guarded
+from tools.cases import judge
 from tools.tap import print_failed
 
 
@@ -28,7 +29,7 @@ def main() -> int:
     built, env = guest.prepare(options.kernel, "fuzz")
     # Without movable memory, for the reason that soak has.
     tested = guest.test(options.kernel, built, "fuzz", env, fuzz=f"--seconds {seconds}{seed}", timeout=seconds, append=())
-    failed = [case for case in tested.cases if not case.ok]
+    failed = [case for case in judge(tested.cases, options.kernel, "vm fuzz") if not case.ok]
     print_failed(failed)
     seen = tested.result.out_dir / "fuzz.json"
     if not seen.exists():

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tools import vm
 from tools.build import BIN, HEAP, TESTS, build_compat, build_selftests, load_order, modules_dir, new_driver, set_up
+from tools.cases import counts
 from tools.convert import convert
-from tools.tap import Case, parse_tap, races
+from tools.tap import Case, parse_tap
 
 # A kernel may have KUnit switched off: suites load, run nothing and say ok.
 KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
@@ -93,7 +94,7 @@ def test(where, built, parts, env, *, seconds=1, fuzz=QUICK_FUZZ, timeout=None, 
     heap = [] if order else load_order(modules, HEAP)
     timeout = timeout or (FULL_DEBUG_TIMEOUT if where == "debug" and "user" in parts else TIMEOUT[where])
     if "races" in parts:
-        timeout += len(races()) * (seconds + RACE_OVERHEAD)
+        timeout += counts()["races", "races"] * (seconds + RACE_OVERHEAD)
     if "fuzz" in parts:
         timeout += FUZZ_ROOM
     options = {"name": where, "memory": "6500M" if "selftest" in parts else "2G"} | options

@@ -15,8 +15,9 @@ from collections import Counter
 from tools import guest
 from tools.bench import gate
 from tools.build import OUT, TOP, Broken, guarded, modules_dir, set_up
-from tools.check import docs, modules, template, types
-from tools.tap import EXPECTED, TAP, UNLISTED, Case, judge, print_failed, races, read_expected, report, setup_case, summary
+from tools.cases import judge
+from tools.check import docs, lists, modules, template, types
+from tools.tap import TAP, Case, print_failed, report, setup_case, summary
 
 # What runs where: by level, the parts of guest/test.sh. The selftests need the 6 GiB.
 PARTS = {
@@ -50,12 +51,12 @@ def test_vm(level, where, **options) -> list[Case]:
         rows = [json.loads(line) for line in inputs.read_text().splitlines()]
         (OUT / "inputs.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
         checks = len({row["check"] for row in rows})
-        cases.append(Case(where, "inputs.checks", checks >= INPUT_CHECKS, f"{checks} different ones"))
+        cases.append(Case(where, "checks.reached", checks >= INPUT_CHECKS, f"{checks} different ones"))
     if "races" in parts:
         (OUT / "races.json").write_text(json.dumps({"rows": race_rows(tested.text)}, indent=1) + "\n")
     if "failures" in parts:
         report_failures(tested.text)
-    return tested.cases + cases
+    return judge(tested.cases + cases, where, f"vm {parts}")
 
 
 def race_rows(text) -> list[dict]:
@@ -66,7 +67,7 @@ def race_rows(text) -> list[dict]:
             seconds += float(said[1])
             for name, n in re.findall(r"(\S.*?)=(\d+)", said[2]):
                 sides[name] += int(n)
-        elif (match := TAP.match(line)) and match[3] in races():
+        elif (match := TAP.match(line)) and match[3].startswith("races."):
             rows.append({"race": match[3].removeprefix("races."), "ok": not match[1], "seconds": round(seconds, 1),
                          "rounds": sides.total(), "sides": dict(sides)})
             seconds, sides = 0, Counter()
@@ -109,11 +110,12 @@ def test_host(_level, _host) -> list[Case]:
         print(run.stdout)
         cases.append(Case("host", "cargo-test", False, "failed"))
     built, folder = set_up("base"), modules_dir("base")
-    return [*cases, *types.cases(folder, built), *modules.cases(folder, built), *template.cases(), *docs.cases()]
+    cases += [*types.cases(folder, built), *modules.cases(folder, built), *template.cases(), *docs.cases(), *lists.cases()]
+    return judge(cases, "host", "host")
 
 
 def test_bench(_level, where) -> list[Case]:
-    return gate.cases(where)
+    return judge(gate.cases(where), where, "bench")
 
 
 def test(options) -> int:
@@ -128,10 +130,9 @@ def test(options) -> int:
         jobs.append(("bench", test_bench))
     for where, run in jobs:
         try:
-            found = run(level, where)
+            cases += run(level, where)
         except (Broken, OSError, subprocess.SubprocessError) as failure:
-            found = [setup_case(where, failure)]
-        cases += judge(found, where, level)
+            cases.append(setup_case(where, failure))
     return report(cases, level)
 
 
@@ -145,9 +146,7 @@ def soak(options) -> int:
     # There all memory is alike. Pages that are referenced can't be moved to be pinned, and two that pin
     # a movable page at once can be refused: what must come of it would depend.
     cases = test_vm("soak", "debug", seconds=options.seconds, append=())
-    ran = {case.name for case in cases}
     failed = [case for case in cases if not case.ok]
-    failed += [Case("debug", name, False, "did not run") for name in races() if name not in ran]
     print_failed(failed)
     rows = json.loads((OUT / "races.json").read_text())["rows"]
     print(f"soak: {len(rows)} races, {sum(row['seconds'] for row in rows):.0f} s, "
@@ -156,49 +155,16 @@ def soak(options) -> int:
     return 1 if failed else 0
 
 
-def expected(options) -> int:
-    """Compare the list with the last run, or make it agree."""
-    try:
-        last = json.loads((OUT / "test.json").read_text())
-    except OSError as error:
-        raise Broken(f"no run to compare with: {error}") from error
-    # Names without a dot are no cases but say what broke; a broken run teaches nothing.
-    broken = {c["where"] for c in last["cases"] if not c["ok"] and c["detail"] != UNLISTED
-              and ("." not in c["name"] or c["name"] == "vm.clean")}
-    ran = {(c["name"], c["where"]) for c in last["cases"] if c["detail"] != "did not run"}
-    table = read_expected()
-    for where in {c["where"] for c in last["cases"]} - broken:
-        for name in sorted({name for name, _ in ran} | set(table)):
-            tokens = table.setdefault(name, set())
-            due = where in tokens or last["level"] == "full" and f"{where}-full" in tokens
-            if ((name, where) in ran) == due:
-                continue
-            if due:
-                tokens -= {where, f"{where}-full"}
-            else:
-                tokens.discard(f"{where}-full")
-                tokens.add(f"{where}-full" if last["level"] == "full" and where == "debug" else where)
-            print(f"{'-' if due else '+'} {name} {where}")
-    if options.update:
-        head = [line for line in EXPECTED.read_text().splitlines() if line.startswith("#")]
-        rows = [f"{name} {' '.join(sorted(tokens))}" for name, tokens in sorted(table.items()) if tokens]
-        EXPECTED.write_text("\n".join(head + [""] + rows) + "\n")
-    return 0
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the tests.")
     parser.set_defaults(run=test, level="test", kernel=None)
     commands = parser.add_subparsers(dest="command")
     for name, function, text in (("full", test, "all tests on both kernels; without it the quick ones on the debug kernel"),
                                  ("soak", soak, "races between threads, each for long, on the debug kernel"),
-                                 ("peer", peer, "what mainline's drivers are known to fail: those cases must fail there"),
-                                 ("expected", expected, "compare expected.txt with the last run")):
+                                 ("peer", peer, "what mainline's drivers are known to fail: those cases must fail there")):
         command = commands.add_parser(name, help=text)
         command.set_defaults(run=function, level=name)
-        if function is expected:
-            command.add_argument("--update", action="store_true", help="make the list agree")
-        elif function is soak:
+        if function is soak:
             command.add_argument("seconds", type=float, nargs="?", default=60, help="for each race; default: 60")
     parser.add_argument("--kernel", choices=("base", "debug"))
     options = parser.parse_args()

@@ -198,8 +198,8 @@ case $PARTS in *template*)
 esac
 
 # A heap can't be removed: it comes last, and alone with what it depends on.
-check heap.load load $HEAP
-check heap.loads_no_pin not loaded pagekit_pin
+check modules.heap_loads load $HEAP
+check modules.heap_loads_no_pin not loaded pagekit_pin
 load pagekit_importer || broken "pagekit_importer does not load again"
 for part in $PARTS; do
 	case $part in
@@ -224,13 +224,13 @@ for part in $PARTS; do
 		done
 		echo "=="
 		$part
-		check $part.unload rmmod $again
+		check modules.unload_after_$part rmmod $again
 		;;
 	esac
 done
 covered :
 echo "=="
-check heap.stays not rmmod pagekit_heap
+check modules.heap_stays not rmmod pagekit_heap
 case $PARTS in *bounce*) check device.bounced bounced ;; esac
 case $PARTS in *leaks*) check modules.no-leaks no_leaks ;; esac
 exit $status

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from tools.build import Broken, guarded, modules_dir, set_up
-from tools.check import docs, lint, modules, template, types
+from tools.check import docs, lint, lists, modules, template, types
 from tools.intree import check as intree
 from tools.tap import report, setup_case
 
@@ -16,7 +16,7 @@ def main() -> int:
         built, folder = set_up("base", "check"), modules_dir("base")
         print("check: clippy builds everything once more", flush=True)
         cases = [*types.cases(folder, built), *modules.cases(folder, built), *template.cases(), *docs.cases(),
-                 *lint.cases(), *intree.cases(built["KDIR"])]
+                 *lists.cases(), *lint.cases(), *intree.cases(built["KDIR"])]
     except (Broken, OSError, subprocess.SubprocessError) as failure:
         cases = [setup_case("host", failure)]
     return report(cases, "check")

@@ -16,15 +16,17 @@ from pathlib import Path
 from tools import guest, vm
 from tools.build import HELPERS, TOP, build_compat, call, guarded, set_up
 from tools.build import OUT as TOP_OUT
+from tools.cases import counts, judge
 from tools.intree import place
-from tools.tap import Case, case, read_expected, report
+from tools.tap import Case, case, report
 
 OUT = TOP_OUT / "intree"
 # What is there before any user space: no swap, no disk.
 WITHOUT_USER_SPACE = re.compile(r"swapped_out|survives_reclaim|memory_of_disks")
-# What is built in is not to be unloaded.
-ONLY_MODULES = ".unload_refused"
+SUITES = tuple(sorted({suite for suite, part in counts() if part == "kunit"}))
 DRIVERS = ("udmabuf", "i915", "nouveau", "radeon", "heap")
+# What is built in is not to be unloaded.
+ONLY_MODULES = tuple(f"{driver}.unload_refused" for driver in DRIVERS[1:4])
 # kunit.py takes KVM wherever /dev/kvm opens; this is for machines where guests hang on it.
 QEMU = """\
 #!/bin/bash
@@ -167,12 +169,10 @@ def in_vm(tree, built, build, kind):
                         append=(*guest.KUNIT_ON, movable))
     for found in tested.cases:
         found.where = kind
-    return [c for c in tested.cases if kind == "m" or not c.name.endswith(ONLY_MODULES)]
-
-
-def wanted(where, *suites) -> list[Case]:
-    return [Case(where, name, False, "did not run") for name, wheres in read_expected().items()
-            if "debug" in wheres and name.split(".")[0] in suites and (where != "y" or not name.endswith(ONLY_MODULES))]
+    if kind == "m":
+        return judge(tested.cases, kind, f"vm {parts}", suites=(*DRIVERS, *SUITES))
+    cases = [case for case in tested.cases if case.name not in ONLY_MODULES]
+    return judge(cases, kind, f"vm {parts}", suites=DRIVERS, without=ONLY_MODULES)
 
 
 def main() -> int:
@@ -183,7 +183,6 @@ def main() -> int:
     OUT.mkdir(parents=True)
     tree = Tree(built)
     y, m = tree.build_of("y"), tree.build_of("m")
-    suites = [name for name in {name.split(".")[0] for name in read_expected()} if name.startswith("pagekit_")]
 
     print("intree: building patch by patch, with log files in out/intree", flush=True)
     cases = [*patch_by_patch(tree, y), *menu(tree, m)]
@@ -193,13 +192,10 @@ def main() -> int:
         tree.configure(build, [*all_of(kconfig, build.name), *(kunitconfig(tree) if build is y else [])])
         cases.append(case(f"intree.build_{build.name}", tree.make(build, "all", "olddefconfig", "bzImage", "modules")))
     print("intree: kunit.py", flush=True)
-    cases += kunit(tree, y)
-    expected = wanted("kunit.py", *suites)
-    for build, more in (y, []), (m, suites):
+    cases += judge([*kunit(tree, y)], "kunit.py", "kunit", suites=SUITES)
+    for build in (y, m):
         cases += in_vm(tree, built, build, build.name)
-        expected += wanted(build.name, *DRIVERS, *more)
-    ran = {(c.where, c.name) for c in cases}
-    return report(cases + [c for c in expected if (c.where, c.name) not in ran], "intree")
+    return report(cases, "intree")
 
 
 if __name__ == "__main__":

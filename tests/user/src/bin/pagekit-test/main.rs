@@ -29,6 +29,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::slice;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
@@ -49,7 +50,7 @@ begins, or by any part of it that has no dot.
   --group NAME        the kind of device (default: udmabuf)
   --smoke             only a few quick cases
   --inputs FILE       what DEV must refuse instead, and append to FILE what was seen
-  --list              print the names of the cases and exit
+  --list              print the names of the cases and exit; without --group those of all
   --peer              DEV is mainline's: what it is known to fail must fail
   --list-limit N      list_limit DEV's module was loaded with, unless in sysfs
   --size-limit-mb N   size_limit_mb, likewise
@@ -58,7 +59,7 @@ begins, or by any part of it that has no dot.
 
 struct Args {
     env: Env,
-    group: &'static Group,
+    group: Option<&'static Group>,
     smoke: bool,
     inputs: Option<PathBuf>,
     list: bool,
@@ -67,10 +68,16 @@ struct Args {
     filters: Vec<String>,
 }
 
+impl Args {
+    fn group(&self) -> &'static Group {
+        self.group.unwrap_or(&GROUPS[0])
+    }
+}
+
 fn parse_args() -> Result<Args> {
     let mut args = Args {
         env: Env::new(GROUPS[0].fill),
-        group: &GROUPS[0],
+        group: None,
         smoke: false,
         inputs: None,
         list: false,
@@ -85,8 +92,9 @@ fn parse_args() -> Result<Args> {
             Long("group") => {
                 let name = parser.value()?.string()?;
                 let group = GROUPS.iter().find(|group| group.name == name);
-                args.group = group.with_context(|| format!("no group {name}"))?;
-                args.env.fill = args.group.fill;
+                let group = group.with_context(|| format!("no group {name}"))?;
+                args.env.fill = group.fill;
+                args.group = Some(group);
             }
             Long("smoke") => args.smoke = true,
             Long("inputs") => args.inputs = Some(PathBuf::from(parser.value()?)),
@@ -107,7 +115,7 @@ fn parse_args() -> Result<Args> {
         }
     }
     ensure!(
-        args.list || args.group.name == "races" || !args.env.device.as_os_str().is_empty(),
+        args.list || args.group().name == "races" || !args.env.device.as_os_str().is_empty(),
         "no --device given"
     );
     Ok(args)
@@ -139,13 +147,13 @@ impl Test {
     }
 }
 
-fn tests(args: &Args) -> Result<Vec<(String, Test)>> {
+fn tests(args: &Args, group: &Group) -> Result<Vec<(String, Test)>> {
     let Group {
         name,
         tables,
         inputs,
         ..
-    } = args.group;
+    } = group;
     let mut tests: Vec<_> = match args.inputs {
         Some(_) => inputs
             .iter()
@@ -174,15 +182,20 @@ fn tests(args: &Args) -> Result<Vec<(String, Test)>> {
 }
 
 fn run(args: &Args) -> Result<bool> {
-    let tests = tests(args)?;
     if args.list {
-        tests.iter().for_each(|(name, _)| println!("{name}"));
+        let groups = args.group.map_or(GROUPS, slice::from_ref);
+        for group in groups {
+            tests(args, group)?
+                .iter()
+                .for_each(|(name, _)| println!("{name}"));
+        }
         return Ok(true);
     }
+    let group = args.group();
+    let tests = tests(args, group)?;
     ensure!(!tests.is_empty(), "no case matches {:?}", args.filters);
     // The core of dma-bufs warns whenever a buffer can't be mapped for the kernel.
-    let expected = args
-        .group
+    let expected = group
         .name
         .starts_with("failures.")
         .then_some(" dma_buf_vmap+");
@@ -196,7 +209,7 @@ fn run(args: &Args) -> Result<bool> {
         };
         let outcome = run_test(test, &args.env, args.timeout + args.env.time, &mut log)?;
         if let Test::Row(row) = test {
-            seen += &row.json(args.group.name, outcome.is_none());
+            seen += &row.json(group.name, outcome.is_none());
         }
         let (ok, reason) = match (outcome, known) {
             (None, None) => (true, String::new()),

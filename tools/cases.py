@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Which cases there must be. A suite that is gone, or that loads and runs nothing, fails nothing by
+itself: so tests/lists/cases.txt has their number, by suite and part of the tests, and sources and
+programs say which ones they have.
+"""
+
+import os
+import re
+from collections import defaultdict
+
+from tools.build import BIN, LISTS, TESTS, TOP, run
+from tools.tap import Case
+
+COUNTS = LISTS / "cases.txt"
+# The parts of guest/test.sh with only the quick ones of the cases of others.
+SMOKE = {"user": "smoke", "failures": "failures-smoke"}
+
+
+def suite_of(name) -> str:
+    """What fails or refuses has a suite for each device."""
+    return re.match(r"(?:(?:failures|inputs)\.)?[^.]+", name)[0]
+
+
+def part_of(name) -> str:
+    """The part that runs the whole suite."""
+    kind = name.split(".")[0]
+    return kind if kind in ("failures", "inputs", "races", "cma") else "kunit" if kind.startswith("pagekit_") else "user"
+
+
+# --- What sources and programs say ---------------------------------------------------
+
+
+def in_kunit() -> list[str]:
+    """The cases of KUnit suites, also those that examples in comments are made to."""
+    examples = run("awk", "-f", TESTS / "kunit/examples.awk", *sorted((TOP / "src").glob("*.rs")), check=True).stdout
+    names = []
+    for text in (examples, *(path.read_text() for path in sorted((TESTS / "kunit").glob("*.[rc]*")))):
+        if suite := re.search(r'#\[kunit_tests\((\w+)\)\]|struct kunit_suite suite = \{\n\t\.name = "(\w+)"', text):
+            cases = re.findall(r"^ *#\[test\]\n(?: *#\[.*\n)* *fn (\w+)|^\tKUNIT_CASE\w*\((\w+)", text, re.M)
+            names += [f"{suite[1] or suite[2]}.{rust or c}" for rust, c in cases]
+    return names
+
+
+def in_user_space(*options) -> list[str]:
+    return run(BIN / "pagekit-test", "--list", *options, check=True).stdout.split()
+
+
+def contents() -> dict[tuple[str, str], list[str]]:
+    """The names, by suite and part."""
+    found = defaultdict(list)
+    for name in [*in_kunit(), *in_user_space(), *in_user_space("--inputs", "-")]:
+        found[suite_of(name), part_of(name)].append(name)
+    for name in in_user_space("--smoke"):
+        if part_of(name) in SMOKE:
+            found[suite_of(name), SMOKE[part_of(name)]].append(name)
+    return found
+
+
+# --- What must be ----------------------------------------------------------------------
+
+
+def read_list(path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def counts() -> dict[tuple[str, str], int]:
+    """How many, by suite and part."""
+    return {(suite, part): int(number) for suite, *words in map(str.split, read_list(COUNTS))
+            for part, number in (word.split("=") for word in words)}
+
+
+def absent() -> list[str]:
+    """What this series of the kernel does not have."""
+    path = LISTS / f"absent-{os.environ.get('KVER')}.txt"
+    return read_list(path) if path.exists() else []
+
+
+def judge(cases, where, parts, *, suites=None, without=()) -> list[Case]:
+    """The cases, and a failed one for each suite that has come with others than these parts must have.
+    Of some suites only, and without some cases, if wanted."""
+    listed, parts_of = counts(), defaultdict(list)
+    for suite, part in listed:
+        if part in parts.split() and (not suites or suite in suites):
+            parts_of[suite].append(f"{part}-{where}" if (suite, f"{part}-{where}") in listed else part)
+    came = defaultdict(set)
+    for case in cases:
+        if "." in case.name and (not suites or suite_of(case.name) in suites):
+            came[suite_of(case.name)].add(case.name)
+    gone = {*absent(), *without}
+    wrong = []
+    for suite in {**parts_of, **came}:
+        due = sum(listed[suite, part] for part in parts_of[suite]) - sum(suite_of(name) == suite for name in gone)
+        if len(came[suite]) != due:
+            key = suite, parts_of[suite][0] if parts_of[suite] else parts.split()[0]
+            lost = sorted({*contents().get(key, ())} - came[suite] - gone)
+            number = listed.get(key, 0) + len(came[suite]) - due
+            wrong.append(Case(where, f"{suite}.count", False, f"{len(came[suite])} cases ran, not {due}"
+                              + (f", without {', '.join(lost)}" if lost else "")
+                              + f"; if it shall be so: {key[1]}={number} in tests/lists/cases.txt"))
+    return cases + wrong
