@@ -145,6 +145,10 @@ void pagekit_unpin(struct page **pages, unsigned long count, bool dirty);
  *
  * A VMA is for PFNs, or for referenced pages: functions for the one refuse the
  * other, and all refuse private mappings that can be written to.
+ *
+ * Referenced pages may be shown to user space, and are given back by their
+ * reference counts alone: users can pin them beyond the mapping. Those of a pool
+ * that hands pages out again whatever their counts are must be mapped as PFNs.
  */
 
 /**

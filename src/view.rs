@@ -7,6 +7,9 @@
 //! Whoever produces pages lends such a slice, whoever maps pages takes one, and
 //! neither knows the other. Cut it with the ordinary slice operations.
 //!
+//! Pages whose owner doesn't look at reference counts have a type of their own,
+//! `PageRef<'_, PfnOnly>`, which what takes references doesn't accept.
+//!
 //! This crate is metadata only. It is all inline, has no symbols and no module.
 
 use core::{
@@ -49,30 +52,48 @@ pub fn yield_or_eintr() -> Result {
     }
 }
 
+/// What may be done with a page beyond mapping its PFN: take references on it, which may outlive
+/// the slice. See [`PageRef`].
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub enum Counted {}
+
+/// Nothing: whoever owns the page takes it back whatever its reference count is. See [`PageRef`].
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub enum PfnOnly {}
+
 /// A borrowed, non-null `struct page` pointer.
 ///
 /// # Invariants
 ///
-/// The pointer is to a `struct page` that stays allocated, as the page that it
-/// is, for `'a`: somebody holds a reference or a pin on it, or owns it.
+/// The pointer is to a `struct page` of memory that the CPU can address. It stays allocated, and no
+/// other page takes its place, for `'a`: somebody holds a reference or a pin on it, or owns it.
+///
+/// If `Of` is [`Counted`], user space may see the page, and whoever has it gives it back by its
+/// reference count alone: references that others take keep it beyond `'a`.
 #[derive(Copy, Clone, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct PageRef<'a>(NonNull<bindings::page>, PhantomData<&'a bindings::page>);
+pub struct PageRef<'a, Of = Counted>(
+    NonNull<bindings::page>,
+    PhantomData<(&'a bindings::page, Of)>,
+);
 
 // SAFETY: A `PageRef` only says that a page exists. All that is done through it is done by kernel
 // functions that may be called from any thread.
-unsafe impl Send for PageRef<'_> {}
-// SAFETY: As above; a `PageRef` has no interior mutability of its own.
-unsafe impl Sync for PageRef<'_> {}
+unsafe impl<Of> Send for PageRef<'_, Of> {}
+// SAFETY: A shared `PageRef` can only be copied, and the copy may be used by any thread.
+unsafe impl<Of> Sync for PageRef<'_, Of> {}
 
 impl<'a> PageRef<'a> {
-    /// Borrows an array of pages that a driver has already: TTM's `ttm->pages`, say. No references
-    /// are taken, and none is needed on what is no compound page.
+    /// Borrows an array of pages that a driver has already, and gives back by reference count:
+    /// with `put_page()`, say. No references are taken.
+    ///
+    /// Pools that hand out pages again without a look at their counts lend them with
+    /// [`PageRef::pfns_from_raw`].
     ///
     /// # Safety
     ///
-    /// `pages` must be `len` pointers, each of which is what the invariants of [`PageRef`] ask for.
-    /// Nobody may change them during `'a`.
+    /// `pages` must be `len` pointers, each of which is what the invariants of [`PageRef`] ask for
+    /// of [`Counted`] pages. Nobody may change them during `'a`.
     ///
     /// # Examples
     ///
@@ -80,9 +101,9 @@ impl<'a> PageRef<'a> {
     /// # let array = PageArray::alloc(3, AllocFlags::empty())?;
     /// # let mut raw: KVec<*mut bindings::page> = KVec::new();
     /// # for page in array.pages() { raw.push(page.as_ptr(), GFP_KERNEL)?; }
-    /// # let (ttm_pages, num_pages) = (core::ptr::NonNull::new(raw.as_mut_ptr()).unwrap(), 3);
-    /// // SAFETY: The driver keeps the array and its pages until the object goes.
-    /// let pages = unsafe { PageRef::slice_from_raw(ttm_pages, num_pages) };
+    /// # let (gem_pages, num_pages) = (core::ptr::NonNull::new(raw.as_mut_ptr()).unwrap(), 3);
+    /// // SAFETY: They are from `drm_gem_get_pages()`. `drm_gem_put_pages()` drops references.
+    /// let pages = unsafe { PageRef::slice_from_raw(gem_pages, num_pages) };
     /// # assert!(pages == array.pages());
     /// ```
     #[inline]
@@ -90,8 +111,9 @@ impl<'a> PageRef<'a> {
         pages: NonNull<*mut bindings::page>,
         len: usize,
     ) -> &'a [Self] {
-        // SAFETY: The caller promises `len` valid pointers; the type is transparent.
-        // INVARIANT: By the safety requirements of this function.
+        // SAFETY: The caller promises `len` valid pointers that nobody changes; the type is
+        // transparent.
+        // INVARIANT: The caller promises that each is to a page that stays, and is counted.
         unsafe { core::slice::from_raw_parts(pages.as_ptr().cast(), len) }
     }
 
@@ -108,11 +130,54 @@ impl<'a> PageRef<'a> {
         // backwards.
         for i in (0..n).rev() {
             // SAFETY: The caller promises as many pages as there is room for.
-            // INVARIANT: By the safety requirements of this function.
+            // INVARIANT: The caller promises that they stay, and are counted.
             unsafe { slots.add(i).write(Self(first.add(i), PhantomData)) };
         }
     }
+}
 
+impl<'a> PageRef<'a, PfnOnly> {
+    /// Borrows an array of pages that a driver has already, and takes back as it likes: TTM's
+    /// `ttm->pages`, say, which go into a pool. They need not be compound where they are of one
+    /// allocation. Only what maps PFNs takes the slice.
+    ///
+    /// # Safety
+    ///
+    /// `pages` must be `len` pointers, each of which is what the invariants of [`PageRef`] ask for.
+    /// Nobody may change them during `'a`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let array = PageArray::alloc(3, AllocFlags::empty())?;
+    /// # let mut raw: KVec<*mut bindings::page> = KVec::new();
+    /// # for page in array.pages() { raw.push(page.as_ptr(), GFP_KERNEL)?; }
+    /// # let (ttm_pages, num_pages) = (core::ptr::NonNull::new(raw.as_mut_ptr()).unwrap(), 3);
+    /// // SAFETY: The driver keeps the array and its pages until the object goes.
+    /// let pages = unsafe { PageRef::pfns_from_raw(ttm_pages, num_pages) };
+    /// # assert!(pages == PageRef::pfns(array.pages()));
+    /// ```
+    #[inline]
+    pub const unsafe fn pfns_from_raw(
+        pages: NonNull<*mut bindings::page>,
+        len: usize,
+    ) -> &'a [Self] {
+        // SAFETY: The caller promises `len` valid pointers that nobody changes; the type is
+        // transparent.
+        // INVARIANT: The caller promises that each is to a page that stays.
+        unsafe { core::slice::from_raw_parts(pages.as_ptr().cast(), len) }
+    }
+
+    /// Forgets whether `pages` are counted.
+    #[inline]
+    pub const fn pfns<'p, Of>(pages: &'p [PageRef<'a, Of>]) -> &'p [Self] {
+        // SAFETY: Both types are transparent over the same pointer.
+        // INVARIANT: All pages are what the first invariant says, whatever `Of` is.
+        unsafe { core::slice::from_raw_parts(pages.as_ptr().cast(), pages.len()) }
+    }
+}
+
+impl<Of> PageRef<'_, Of> {
     /// Returns the `struct page` pointer.
     #[inline]
     pub const fn as_ptr(self) -> *mut bindings::page {
@@ -223,7 +288,9 @@ impl PageVec {
 /// assert_eq!(count, pages.len());
 /// ```
 #[inline]
-pub fn runs<'p, 'a>(pages: &'p [PageRef<'a>]) -> impl Iterator<Item = &'p [PageRef<'a>]> {
+pub fn runs<'p, 'a, Of: Copy>(
+    pages: &'p [PageRef<'a, Of>],
+) -> impl Iterator<Item = &'p [PageRef<'a, Of>]> {
     // Where pages are contiguous their `struct page`s are, too: see above.
     pages.chunk_by(|a, b| a.as_ptr().wrapping_add(1) == b.as_ptr())
 }

@@ -8,9 +8,11 @@
 //!   (`O_DIRECT`, `ptrace`) is refused with `EFAULT`; truncating or punching holes into a file that
 //!   the pages come from does not disturb the mapping. The mapping holds no references: these
 //!   functions are `unsafe`, for the driver promises that the pages outlive it.
-//! * *Referenced pages*: ordinary pages, on which the mapping holds references. GUP works. Not for
-//!   pages of a file or of a process, which are refused: a file that is truncated would meet
-//!   mappings of its pages that it doesn't know of.
+//! * *Referenced pages*: ordinary pages, on which the mapping holds references. GUP works, and what
+//!   it pins outlives the mapping. So it is only for pages that are given back by their reference
+//!   counts: a pool that hands pages out again without a look at these lends slices that the
+//!   functions don't take. Nor is it for pages of a file or of a process, which are refused: a file
+//!   that is truncated would meet mappings of its pages that it doesn't know of.
 //!
 //! Each is mapped eagerly, from the driver's mmap operation, or on fault, from its fault
 //! operations.
@@ -38,7 +40,8 @@ use kernel::{
 use pagekit_view::{
     range,
     yield_or_eintr,
-    PageRef, //
+    PageRef,
+    PfnOnly, //
 };
 
 #[cfg(CONFIG_PAGEKIT_VMA_C)]
@@ -53,7 +56,7 @@ extern "C" {
     fn pagekit_vma_fill_pfns(
         vma: *mut bindings::vm_area_struct,
         addr: c_ulong,
-        pages: *const PageRef<'_>,
+        pages: *const PageRef<'_, PfnOnly>,
         count: usize,
     ) -> c_int;
     fn pagekit_vma_pmd(vmf: *mut bindings::vm_fault) -> c_int;
@@ -71,7 +74,7 @@ extern "C" {
         page: *mut bindings::page,
     ) -> bindings::vm_fault_t;
     fn pagekit_vma_page_to_pfn(page: *mut bindings::page) -> usize;
-    fn pagekit_vma_has_owner(pages: *const PageRef<'_>, count: usize) -> bool;
+    fn pagekit_vma_has_owner(pages: *const PageRef<'_, PfnOnly>, count: usize) -> bool;
 
     // Only where there are debug assertions.
     fn pagekit_vma_assert_mmap(vma: *mut bindings::vm_area_struct);
@@ -134,7 +137,7 @@ impl VmFault {
     #[inline(never)]
     fn block<'p, 'a>(
         &self,
-        pages: &'p [PageRef<'a>],
+        pages: &'p [PageRef<'a, PfnOnly>],
         base: usize,
         pfns: bool,
     ) -> Option<Block<'p, 'a>> {
@@ -160,7 +163,7 @@ impl VmFault {
     #[inline(never)]
     fn small<'p, 'a>(
         &self,
-        pages: &'p [PageRef<'a>],
+        pages: &'p [PageRef<'a, PfnOnly>],
         base: usize,
         pfns: bool,
     ) -> Result<Block<'p, 'a>, bindings::vm_fault_t> {
@@ -186,13 +189,18 @@ impl VmFault {
 /// sums and differences of their addresses never wrap.
 struct Block<'p, 'a> {
     addr: usize,
-    pages: &'p [PageRef<'a>],
+    pages: &'p [PageRef<'a, PfnOnly>],
 }
 
 impl<'p, 'a> Block<'p, 'a> {
     /// What one page table can map around `address`, which shows page `index` of `pages`.
     #[inline(never)]
-    fn new(vma: &VmaRef, address: usize, pages: &'p [PageRef<'a>], index: usize) -> Option<Self> {
+    fn new(
+        vma: &VmaRef,
+        address: usize,
+        pages: &'p [PageRef<'a, PfnOnly>],
+        index: usize,
+    ) -> Option<Self> {
         let (before, after) = range::around(
             vma.start()..vma.end(),
             address,
@@ -209,7 +217,7 @@ impl<'p, 'a> Block<'p, 'a> {
 
     /// The first page if all of them can be mapped as one huge page of `vma`.
     #[inline(never)]
-    fn huge(&self, vma: &VmaRef) -> Option<PageRef<'a>> {
+    fn huge(&self, vma: &VmaRef) -> Option<PageRef<'a, PfnOnly>> {
         let first = *self.pages.first()?;
         // The kernel chooses the cache mode of huge PFNs. If the driver has, too, leave it at that.
         // SAFETY: The VMA is locked.
@@ -227,8 +235,8 @@ impl<'p, 'a> Block<'p, 'a> {
     }
 
     /// Whether all pages, a multiple of eight, are contiguous from `first` on.
-    fn is_run(&self, first: PageRef<'_>) -> bool {
-        let after = |page: PageRef<'_>, n| page.as_ptr().wrapping_add(n);
+    fn is_run(&self, first: PageRef<'_, PfnOnly>) -> bool {
+        let after = |page: PageRef<'_, PfnOnly>, n| page.as_ptr().wrapping_add(n);
         // Mostly, the last page says no. Else all must be looked at, which is most of what a huge
         // fault costs here: by eights, for there are as many branches less.
         self.pages.last().map(|p| p.as_ptr()) == Some(after(first, self.pages.len() - 1))
@@ -376,8 +384,20 @@ pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
 /// # }
 /// # assert!(!Driver::new(mmap)?.fault(fault).shows_its_pages()?);
 /// ```
+#[inline]
+pub unsafe fn map_pfns<Of>(vma: &VmaNew, pages: &[PageRef<'_, Of>], base: usize) -> Result {
+    // SAFETY: The caller promises that the pages stay until the mapping is gone, and that `vma` is
+    // not made a mixed mapping.
+    unsafe { map_any(vma, PageRef::pfns(pages), base) }
+}
+
+/// [`map_pfns`], for pages of all kinds.
+///
+/// # Safety
+///
+/// As for [`map_pfns`].
 #[export_name = "pagekit_vma_map_pfns"]
-pub unsafe fn map_pfns(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
+unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::MIXEDMAP)?;
     // SAFETY: It is neither a mixed nor a COW mapping, and the caller promises to keep it so.
     unsafe { set_flags(vma, flags::PFNMAP | flags::DONTEXPAND | flags::DONTDUMP) };
@@ -420,10 +440,25 @@ pub unsafe fn map_pfns(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Resu
 /// Each of `pages` must stay allocated until the mapping of it is gone: until the file that was
 /// mapped is released, or the driver has zapped the mapping. Until then the array must have the
 /// same page in the same place.
-#[export_name = "pagekit_vma_fault_pfns"]
-pub unsafe fn fault_pfns(
+#[inline]
+pub unsafe fn fault_pfns<Of>(
     vmf: &VmFault,
-    pages: &[PageRef<'_>],
+    pages: &[PageRef<'_, Of>],
+    base: usize,
+) -> bindings::vm_fault_t {
+    // SAFETY: The caller promises that the pages stay, in their places, until the mapping is gone.
+    unsafe { fault_any(vmf, PageRef::pfns(pages), base) }
+}
+
+/// [`fault_pfns`], for pages of all kinds.
+///
+/// # Safety
+///
+/// As for [`fault_pfns`].
+#[export_name = "pagekit_vma_fault_pfns"]
+unsafe fn fault_any(
+    vmf: &VmFault,
+    pages: &[PageRef<'_, PfnOnly>],
     base: usize,
 ) -> bindings::vm_fault_t {
     let block = match vmf.small(pages, base, true) {
@@ -479,11 +514,27 @@ pub unsafe fn fault_pfns(
 /// }
 /// # assert!(Driver::new(mmap)?.fault(fault).huge_fault(huge_fault).shows_its_pages()?);
 /// ```
-#[export_name = "pagekit_vma_huge_fault_pfns"]
-pub unsafe fn huge_fault_pfns(
+#[inline]
+pub unsafe fn huge_fault_pfns<Of>(
     vmf: &VmFault,
     order: c_uint,
-    pages: &[PageRef<'_>],
+    pages: &[PageRef<'_, Of>],
+    base: usize,
+) -> bindings::vm_fault_t {
+    // SAFETY: The caller promises that the pages stay, in their places, until the mapping is gone.
+    unsafe { huge_fault_any(vmf, order, PageRef::pfns(pages), base) }
+}
+
+/// [`huge_fault_pfns`], for pages of all kinds.
+///
+/// # Safety
+///
+/// As for [`huge_fault_pfns`].
+#[export_name = "pagekit_vma_huge_fault_pfns"]
+unsafe fn huge_fault_any(
+    vmf: &VmFault,
+    order: c_uint,
+    pages: &[PageRef<'_, PfnOnly>],
     base: usize,
 ) -> bindings::vm_fault_t {
     let Some(block) = vmf.block(pages, base, true) else {
@@ -587,7 +638,7 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
 pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::PFNMAP)?;
     let pages = pages.get(window).ok_or(EINVAL)?;
-    if !are_free_standing(pages) {
+    if !are_free_standing(PageRef::pfns(pages)) {
         return Err(EINVAL);
     }
     // SAFETY: Neither of these is one of the two.
@@ -630,15 +681,16 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
 /// C: `vmf_insert_page_mkwrite()` in `mm/memory.c`.
 #[export_name = "pagekit_vma_fault_pages"]
 pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> bindings::vm_fault_t {
-    let block = match vmf.small(pages, base, false) {
+    let block = match vmf.small(PageRef::pfns(pages), base, false) {
         Ok(block) => block,
         Err(reason) => return reason,
     };
-    let insert = |addr, page: PageRef<'_>| {
+    let insert = |addr, page: PageRef<'_, PfnOnly>| {
         if !are_free_standing(&[page]) {
             return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
         }
-        // SAFETY: The address is in the VMA, which is locked and not one for PFNs.
+        // SAFETY: The address is in the VMA, which is locked and not one for PFNs. The page is one
+        // of `pages`, and so counted: the reference that the mapping takes keeps it.
         unsafe { pagekit_vma_insert_page(vmf.vma().as_ptr(), addr, page.as_ptr()) }
     };
     for (i, page) in block.pages.iter().enumerate() {
@@ -705,15 +757,15 @@ pub unsafe fn huge_fault_pages(
     pages: &[PageRef<'_>],
     base: usize,
 ) -> bindings::vm_fault_t {
-    let Some(block) = vmf.block(pages, base, false) else {
+    let Some(block) = vmf.block(PageRef::pfns(pages), base, false) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
     let vma = vmf.vma();
     match block.huge(vma) {
         Some(page) if order == PMD_ORDER && vma.flags() & flags::MIXEDMAP == 0 => {
             // SAFETY: The VMA is locked, neither for PFNs nor mixed nor COW, and the block lies
-            // within it. The shim looks at the folio. The caller promises that no page is being
-            // inserted.
+            // within it. The page is one of `pages`, and so counted. The shim looks at the folio.
+            // The caller promises that no page is being inserted.
             unsafe { pagekit_vma_insert_huge_page(vmf.0.get(), page.as_ptr()) }
         }
         _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
@@ -722,7 +774,7 @@ pub unsafe fn huge_fault_pages(
 
 /// Whether pages are neither a file's nor a process's. Those of processes and of shmem never become
 /// so; one that another file has lost does, and no file takes it back.
-fn are_free_standing(pages: &[PageRef<'_>]) -> bool {
+fn are_free_standing(pages: &[PageRef<'_, PfnOnly>]) -> bool {
     // SAFETY: The pages exist.
     !unsafe { pagekit_vma_has_owner(pages.as_ptr(), pages.len()) }
 }

@@ -8,7 +8,6 @@
 )]
 
 use super::*;
-use core::ptr::NonNull;
 use kernel::error::from_result;
 
 /// [`setup_pfns`].
@@ -32,7 +31,7 @@ unsafe extern "C" fn pagekit_map_pfns(
 ) -> c_int {
     // SAFETY: As above.
     from_result(|| unsafe {
-        map_pfns(VmaNew::from_raw(vma), array(pages, count), base).map(|()| 0)
+        map_pfns(VmaNew::from_raw(vma), array::<PfnOnly>(pages, count), base).map(|()| 0)
     })
 }
 
@@ -45,7 +44,7 @@ unsafe extern "C" fn pagekit_fault_pfns(
     base: c_ulong,
 ) -> bindings::vm_fault_t {
     // SAFETY: The caller is a fault operation, and keeps to what is said there.
-    unsafe { fault_pfns(VmFault::from_raw(vmf), array(pages, count), base) }
+    unsafe { fault_pfns(VmFault::from_raw(vmf), array::<PfnOnly>(pages, count), base) }
 }
 
 /// [`huge_fault_pfns`].
@@ -58,7 +57,14 @@ unsafe extern "C" fn pagekit_huge_fault_pfns(
     base: c_ulong,
 ) -> bindings::vm_fault_t {
     // SAFETY: As above.
-    unsafe { huge_fault_pfns(VmFault::from_raw(vmf), order, array(pages, count), base) }
+    unsafe {
+        huge_fault_pfns(
+            VmFault::from_raw(vmf),
+            order,
+            array::<PfnOnly>(pages, count),
+            base,
+        )
+    }
 }
 
 /// [`setup_pages`].
@@ -115,10 +121,14 @@ unsafe extern "C" fn pagekit_huge_fault_pages(
 ///
 /// # Safety
 ///
-/// Unless it is null, `pages` must be `count` pointers to pages that exist, throughout `'a`.
-unsafe fn array<'a>(pages: *mut *mut bindings::page, count: usize) -> &'a [PageRef<'a>] {
-    NonNull::new(pages).map_or(&[], |pages| {
-        // SAFETY: As the caller promises.
-        unsafe { PageRef::slice_from_raw(pages, count) }
-    })
+/// Unless it is null, `pages` must be `count` pointers to pages that are what the invariants of
+/// [`PageRef`] ask for. Nobody may change them during `'a`.
+unsafe fn array<'a, Of>(pages: *mut *mut bindings::page, count: usize) -> &'a [PageRef<'a, Of>] {
+    if pages.is_null() {
+        return &[];
+    }
+    // SAFETY: The caller promises `count` valid pointers that nobody changes; the type is
+    // transparent.
+    // INVARIANT: The caller promises what it asks for.
+    unsafe { core::slice::from_raw_parts(pages.cast(), count) }
 }
