@@ -780,8 +780,13 @@ unsafe extern "C" fn mmap(
 ///
 /// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
 unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
-    // SAFETY: `mmap` has set the private data. The VMA holds the file of the buffer.
-    let own = unsafe { Own::new((*(*vmf).__bindgen_anon_1.vma).vm_private_data.cast()) };
+    // SAFETY: The kernel passes a fault that is being handled. `mmap` has set the private data to
+    // the buffer, whose file the VMA holds.
+    let (vmf, own) = unsafe {
+        let vmf = VmFault::from_raw(vmf);
+        let buf = (*vmf.vma().as_ptr()).vm_private_data;
+        (vmf, Own::new(buf.cast()))
+    };
     let bo = own.bo();
     // No need for a device that works.
     let mut objects = bo.device.lock.lock();
@@ -793,9 +798,8 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
             Err(_) => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
         }
     }
-    // SAFETY: The kernel passes a fault that is being handled, in a VMA of ours. Before the pages
-    // go, their mappings do, under the lock that is held here.
-    unsafe { fault_pfns(VmFault::from_raw(vmf), backing.pages.as_slice(), 0) }
+    // SAFETY: Before the pages go, their mappings do, under the lock that is held here.
+    unsafe { fault_pfns(vmf, backing.pages.as_slice(), 0) }
 }
 
 /// # Safety

@@ -118,12 +118,16 @@ impl VmFault {
         unsafe { &*vmf.cast() }
     }
 
+    #[inline]
     fn fault(&self) -> &bindings::vm_fault__bindgen_ty_1 {
         // SAFETY: By the type invariants, the fault is being handled. These fields don't change.
         unsafe { &(*self.0.get()).__bindgen_anon_1 }
     }
 
-    fn vma(&self) -> &VmaRef {
+    /// The VMA that the fault is in. What a driver has put into its `vm_private_data` is reached
+    /// by [`VmaRef::as_ptr`].
+    #[inline]
+    pub fn vma(&self) -> &VmaRef {
         // SAFETY: By the type invariants, the VMA is valid and locked.
         unsafe { VmaRef::from_raw(self.fault().vma) }
     }

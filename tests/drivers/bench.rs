@@ -185,14 +185,10 @@ const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct 
 
 /// # Safety
 ///
-/// `vmf` must be a fault that is being handled, in a VMA that `mmap` has set up.
-unsafe fn pages<'a>(vmf: *mut bindings::vm_fault) -> &'a [PageRef<'a>] {
+/// `vmf` must be in a VMA that `mmap` has set up.
+unsafe fn pages(vmf: &VmFault) -> &[PageRef<'_>] {
     // SAFETY: `mmap` has set the private data, which lives as long as the VMA.
-    let bench = unsafe {
-        &*(*(*vmf).__bindgen_anon_1.vma)
-            .vm_private_data
-            .cast::<Bench>()
-    };
+    let bench = unsafe { &*(*vmf.vma().as_ptr()).vm_private_data.cast::<Bench>() };
     bench.pages().map_or(&[], |(pages, _)| pages)
 }
 
@@ -201,7 +197,10 @@ unsafe fn pages<'a>(vmf: *mut bindings::vm_fault) -> &'a [PageRef<'a>] {
 /// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
 unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
     // SAFETY: The kernel passes a fault that is being handled, and the VMA holds the pages.
-    unsafe { fault_pfns(VmFault::from_raw(vmf), pages(vmf), 0) }
+    unsafe {
+        let vmf = VmFault::from_raw(vmf);
+        fault_pfns(vmf, pages(vmf), 0)
+    }
 }
 
 /// # Safety
@@ -211,6 +210,9 @@ unsafe extern "C" fn huge_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
 ) -> bindings::vm_fault_t {
-    // SAFETY: As in `fault`.
-    unsafe { huge_fault_pfns(VmFault::from_raw(vmf), order, pages(vmf), 0) }
+    // SAFETY: The kernel passes a fault that is being handled, and the VMA holds the pages.
+    unsafe {
+        let vmf = VmFault::from_raw(vmf);
+        huge_fault_pfns(vmf, order, pages(vmf), 0)
+    }
 }

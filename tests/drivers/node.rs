@@ -251,14 +251,10 @@ const HUGE_VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_st
 ///
 /// # Safety
 ///
-/// `mmap` must have set up the VMA of `vmf`, which must be a fault that is being handled.
-unsafe fn shown<'a>(vmf: *mut bindings::vm_fault) -> (&'a Node, &'a [PageRef<'a>]) {
+/// `mmap` must have set up the VMA of `vmf`.
+unsafe fn shown(vmf: &VmFault) -> (&Node, &[PageRef<'_>]) {
     // SAFETY: `mmap` has set the private data to the node, which the file that the VMA holds owns.
-    let node = unsafe {
-        &*(*(*vmf).__bindgen_anon_1.vma)
-            .vm_private_data
-            .cast::<Node>()
-    };
+    let node = unsafe { &*(*vmf.vma().as_ptr()).vm_private_data.cast::<Node>() };
     (node, node.pages().unwrap_or(&[]))
 }
 
@@ -269,11 +265,12 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
     // SAFETY: The kernel passes a fault that is being handled, in a VMA of ours. Its pages stay, in
     // their places, until the file is released.
     unsafe {
+        let vmf = VmFault::from_raw(vmf);
         let (node, pages) = shown(vmf);
         let _one = node.fault.lock();
         match node.kind.show {
-            Pfns => fault_pfns(VmFault::from_raw(vmf), pages, 0),
-            Pages => fault_pages(VmFault::from_raw(vmf), pages, 0),
+            Pfns => fault_pfns(vmf, pages, 0),
+            Pages => fault_pages(vmf, pages, 0),
         }
     }
 }
@@ -285,13 +282,15 @@ unsafe extern "C" fn huge_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
 ) -> bindings::vm_fault_t {
-    // SAFETY: As in `fault`, and the lock is held in both.
+    // SAFETY: The kernel passes a fault that is being handled, in a VMA of ours. Its pages stay, in
+    // their places, until the file is released. `fault` takes the same lock.
     unsafe {
+        let vmf = VmFault::from_raw(vmf);
         let (node, pages) = shown(vmf);
         let _one = node.fault.lock();
         match node.kind.show {
-            Pfns => huge_fault_pfns(VmFault::from_raw(vmf), order, pages, 0),
-            Pages => huge_fault_pages(VmFault::from_raw(vmf), order, pages, 0),
+            Pfns => huge_fault_pfns(vmf, order, pages, 0),
+            Pages => huge_fault_pages(vmf, order, pages, 0),
         }
     }
 }

@@ -78,12 +78,11 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
 ///
 /// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
 unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> vm_fault_t {
-    // SAFETY: `mmap` has set the private data; the fault is being handled.
+    // SAFETY: The kernel passes a fault that is being handled. `mmap` has set the private data.
     unsafe {
-        let driver = &*(*(*vmf).__bindgen_anon_1.vma)
-            .vm_private_data
-            .cast::<Driver>();
-        (driver.fault)(VmFault::from_raw(vmf), driver.array.pages())
+        let vmf = VmFault::from_raw(vmf);
+        let driver = &*(*vmf.vma().as_ptr()).vm_private_data.cast::<Driver>();
+        (driver.fault)(vmf, driver.array.pages())
     }
 }
 
@@ -91,12 +90,11 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> vm_fault_t {
 ///
 /// As for `fault`.
 unsafe extern "C" fn huge_fault(vmf: *mut bindings::vm_fault, order: c_uint) -> vm_fault_t {
-    // SAFETY: As in `fault`.
+    // SAFETY: The kernel passes a fault that is being handled. `mmap` has set the private data.
     unsafe {
-        let driver = &*(*(*vmf).__bindgen_anon_1.vma)
-            .vm_private_data
-            .cast::<Driver>();
-        (driver.huge_fault)(VmFault::from_raw(vmf), order, driver.array.pages())
+        let vmf = VmFault::from_raw(vmf);
+        let driver = &*(*vmf.vma().as_ptr()).vm_private_data.cast::<Driver>();
+        (driver.huge_fault)(vmf, order, driver.array.pages())
     }
 }
 

@@ -153,9 +153,9 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
 /// # Safety
 ///
 /// To be called for a fault in a VMA that `mmap` has set up.
-unsafe fn object_of<'a>(vmf: *mut bindings::vm_fault) -> &'a Object {
-    // SAFETY: `mmap` has set the private data.
-    unsafe { &*(*(*vmf).__bindgen_anon_1.vma).vm_private_data.cast() }
+unsafe fn object_of(vmf: &VmFault) -> &Object {
+    // SAFETY: `mmap` has set the private data to the object, which outlives its mappings.
+    unsafe { &*(*vmf.vma().as_ptr()).vm_private_data.cast() }
 }
 
 /// # Safety
@@ -164,8 +164,8 @@ unsafe fn object_of<'a>(vmf: *mut bindings::vm_fault) -> &'a Object {
 unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
     // SAFETY: The kernel passes a fault that is being handled. See `mmap`.
     unsafe {
-        let object = object_of(vmf);
         let vmf = VmFault::from_raw(vmf);
+        let object = object_of(vmf);
         match object.kind {
             FaultPages | HugePages => fault_pages(vmf, object.pages(), object.base),
             _ => fault_pfns(vmf, object.pages(), object.base),
@@ -180,13 +180,15 @@ unsafe extern "C" fn huge_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
 ) -> bindings::vm_fault_t {
-    // SAFETY: As in `fault`. A test has one thread, which handles one fault at a time.
+    // SAFETY: The kernel passes a fault that is being handled. See `mmap`. A test has one thread,
+    // which handles one fault at a time.
     unsafe {
+        let raw = vmf;
+        let vmf = VmFault::from_raw(raw);
         let object = object_of(vmf);
         if object.small {
-            return fault(vmf);
+            return fault(raw);
         }
-        let vmf = VmFault::from_raw(vmf);
         match object.kind {
             HugePages => huge_fault_pages(vmf, order, object.pages(), object.base),
             _ => huge_fault_pfns(vmf, order, object.pages(), object.base),
