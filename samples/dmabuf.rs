@@ -24,10 +24,17 @@ use kernel::{
         from_result,
         to_result, //
     },
+    mm::virt::VmaNew,
     prelude::*,
     sizes::SZ_64K, //
 };
 use pagekit_view::PageRef;
+use pagekit_vma::{
+    fault_pfns,
+    huge_fault_pfns,
+    setup_pfns,
+    VmFault, //
+};
 
 #[allow(
     improper_ctypes,
@@ -460,12 +467,14 @@ pub(crate) unsafe fn vunmap(pages: &[PageRef<'_>], map: &bindings::iosys_map) {
     unsafe { vm_unmap_ram(map.__bindgen_anon_1.vaddr, pages.len() as c_uint) };
 }
 
-/// What a buffer is exported with whose pages stay where they are until it is released.
-pub(crate) trait Pages {
+/// What a buffer is exported with whose pages stay where they are until it is released. Whoever maps
+/// it may read and write them.
+pub(crate) trait Pages: 'static {
     fn pages(&self) -> &[PageRef<'_>];
 }
 
-/// The operations of such buffers that are calls of this file. `mmap` is for the driver to add.
+/// The operations of such buffers that are calls of this file. `mmap` is for the driver to add: the
+/// one below, say.
 pub(crate) const fn ops<T: Pages>() -> bindings::dma_buf_ops {
     /// # Safety
     ///
@@ -523,6 +532,69 @@ pub(crate) const fn ops<T: Pages>() -> bindings::dma_buf_ops {
         vmap: Some(vmap_op::<T>),
         vunmap: Some(vunmap_op::<T>),
         release: Some(release_op::<T>),
+        ..pin_init::zeroed()
+    }
+}
+
+/// An `mmap` operation of such buffers: PFNs on fault, by huge pages where they fit.
+///
+/// # Safety
+///
+/// To be called by the core, for a buffer that was exported with a `T`, under the mmap lock.
+pub(crate) unsafe extern "C" fn mmap<T: Pages>(
+    buf: *mut bindings::dma_buf,
+    vma: *mut bindings::vm_area_struct,
+) -> c_int {
+    // SAFETY: The core passes a buffer that was exported with a `T`, and a VMA that is being set up
+    // and is never made a mixed mapping.
+    from_result(|| unsafe {
+        (*vma).vm_ops = const { &vm_ops::<T>() };
+        (*vma).vm_private_data = (*buf).priv_;
+        setup_pfns(VmaNew::from_raw(vma), data::<T>(buf).pages().len(), 0)?;
+        Ok(0)
+    })
+}
+
+/// The operations of VMAs whose private data is a `T`: those that [`mmap`] sets up.
+pub(crate) const fn vm_ops<T: Pages>() -> bindings::vm_operations_struct {
+    /// # Safety
+    ///
+    /// The private data of the VMA of `vmf` must be a `T` that stays until the mapping has gone.
+    unsafe fn pages<T: Pages>(vmf: &VmFault) -> &[PageRef<'_>] {
+        // SAFETY: The caller promises that a `T` is there.
+        unsafe { (*(*vmf.vma().as_ptr()).vm_private_data.cast::<T>()).pages() }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the kernel, for a fault in such a VMA.
+    unsafe extern "C" fn fault<T: Pages>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: The kernel passes a fault that is being handled. The VMA holds the file of the
+        // buffer, so that this is released, and its pages go, after the mapping has gone.
+        unsafe {
+            let vmf = VmFault::from_raw(vmf);
+            fault_pfns(vmf, pages::<T>(vmf), 0)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// To be called by the kernel, for a fault in such a VMA.
+    unsafe extern "C" fn huge_fault<T: Pages>(
+        vmf: *mut bindings::vm_fault,
+        order: c_uint,
+    ) -> bindings::vm_fault_t {
+        // SAFETY: The kernel passes a fault that is being handled. The VMA holds the file of the
+        // buffer, so that this is released, and its pages go, after the mapping has gone.
+        unsafe {
+            let vmf = VmFault::from_raw(vmf);
+            huge_fault_pfns(vmf, order, pages::<T>(vmf), 0)
+        }
+    }
+
+    bindings::vm_operations_struct {
+        fault: Some(fault::<T>),
+        huge_fault: Some(huge_fault::<T>),
         ..pin_init::zeroed()
     }
 }

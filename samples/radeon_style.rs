@@ -28,17 +28,13 @@ use kernel::{
     bindings,
     container_of,
     debugfs,
-    error::{
-        from_err_ptr,
-        from_result, //
-    },
+    error::from_err_ptr,
     fs::File,
     miscdevice::{
         MiscDevice,
         MiscDeviceOptions,
         MiscDeviceRegistration, //
     },
-    mm::virt::VmaNew,
     new_mutex,
     page::PAGE_SHIFT,
     prelude::*,
@@ -55,12 +51,6 @@ use pagekit_pin::{
     PinFlags, //
 };
 use pagekit_view::PageRef;
-use pagekit_vma::{
-    fault_pfns,
-    huge_fault_pfns,
-    setup_pfns,
-    VmFault, //
-};
 
 mod compat;
 mod dmabuf;
@@ -391,7 +381,7 @@ impl Drop for Handle {
 static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
     attach: Some(attach),
     detach: Some(detach),
-    mmap: Some(mmap),
+    mmap: Some(dmabuf::mmap::<Bo>),
     release: Some(release),
     ..dmabuf::ops::<Bo>()
 };
@@ -425,63 +415,6 @@ unsafe extern "C" fn detach(
         .reservation
         .lock()
         .sharers -= 1;
-}
-
-const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
-    fault: Some(fault),
-    huge_fault: Some(huge_fault),
-    ..pin_init::zeroed()
-};
-
-/// # Safety
-///
-/// To be called by the core, under the mmap lock.
-unsafe extern "C" fn mmap(
-    buf: *mut bindings::dma_buf,
-    vma: *mut bindings::vm_area_struct,
-) -> c_int {
-    // SAFETY: The core passes a buffer of ours, and a VMA that is being set up. It is never made a
-    // mixed mapping.
-    from_result(|| unsafe {
-        let bo = dmabuf::data::<Bo>(buf);
-        setup_pfns(VmaNew::from_raw(vma), bo.pages().len(), 0)?;
-        (*vma).vm_ops = VM_OPS;
-        (*vma).vm_private_data = from_ref(bo).cast_mut().cast();
-        Ok(0)
-    })
-}
-
-/// The pages of a VMA of ours, for the two functions below.
-///
-/// # Safety
-///
-/// `mmap` must have set up the VMA of `vmf`, which must be a fault that is being handled.
-unsafe fn pages<'a>(vmf: *mut bindings::vm_fault) -> &'a [PageRef<'a>] {
-    // SAFETY: `mmap` has set the private data. The VMA holds the file of the buffer, so that the
-    // pages are unpinned after the mapping has gone.
-    unsafe {
-        let data = (*(*vmf).__bindgen_anon_1.vma).vm_private_data;
-        (*data.cast::<Bo>()).pages()
-    }
-}
-
-/// # Safety
-///
-/// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
-unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
-    // SAFETY: The kernel passes a fault that is being handled, in a VMA of ours.
-    unsafe { fault_pfns(VmFault::from_raw(vmf), pages(vmf), 0) }
-}
-
-/// # Safety
-///
-/// As for `fault`.
-unsafe extern "C" fn huge_fault(
-    vmf: *mut bindings::vm_fault,
-    order: c_uint,
-) -> bindings::vm_fault_t {
-    // SAFETY: As in `fault`.
-    unsafe { huge_fault_pfns(VmFault::from_raw(vmf), order, pages(vmf), 0) }
 }
 
 /// # Safety

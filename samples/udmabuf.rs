@@ -20,7 +20,6 @@ use core::{
 };
 use kernel::{
     bindings,
-    error::from_result,
     fs::{
         File,
         LocalFile, //
@@ -31,7 +30,6 @@ use kernel::{
         MiscDeviceOptions,
         MiscDeviceRegistration, //
     },
-    mm::virt::VmaNew,
     page::{
         PAGE_SHIFT,
         PAGE_SIZE, //
@@ -48,13 +46,6 @@ use pagekit_pin::{
     PinArray,
     PinFlags, //
 };
-use pagekit_vma::{
-    fault_pfns,
-    huge_fault_pfns,
-    setup_pfns,
-    VmFault, //
-};
-
 use pagekit_view::PageRef;
 
 mod compat;
@@ -270,66 +261,6 @@ impl dmabuf::Pages for Udmabuf {
 }
 
 static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
-    mmap: Some(mmap),
+    mmap: Some(dmabuf::mmap::<Udmabuf>),
     ..dmabuf::ops::<Udmabuf>()
 };
-
-// What the dma-buf core calls beside that, with buffers that were exported with `OPS`.
-
-const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
-    fault: Some(fault),
-    huge_fault: Some(huge_fault),
-    ..pin_init::zeroed()
-};
-
-/// # Safety
-///
-/// To be called by the core, under the mmap lock.
-unsafe extern "C" fn mmap(
-    buf: *mut bindings::dma_buf,
-    vma: *mut bindings::vm_area_struct,
-) -> c_int {
-    // SAFETY: The core passes a buffer of ours, and a VMA that is being set up. It is never made a
-    // mixed mapping. If this fails, the kernel calls no operation of the VMA's.
-    from_result(|| unsafe {
-        let data = dmabuf::data::<Udmabuf>(buf);
-        (*vma).vm_ops = VM_OPS;
-        (*vma).vm_private_data = core::ptr::from_ref(data).cast_mut().cast();
-        setup_pfns(VmaNew::from_raw(vma), data.pins.pages().len(), 0)?;
-        Ok(0)
-    })
-}
-
-/// The pages of a VMA of ours, for the two functions below.
-///
-/// # Safety
-///
-/// `mmap` must have set up the VMA of `vmf`, which must be a fault that is being handled.
-unsafe fn pages<'a>(vmf: *mut bindings::vm_fault) -> &'a [PageRef<'a>] {
-    // SAFETY: `mmap` has set the private data. The VMA holds the file of the buffer, so that the
-    // buffer is released, and its pages unpinned, after the mapping has gone.
-    unsafe {
-        let data = (*(*vmf).__bindgen_anon_1.vma).vm_private_data;
-        (*data.cast::<Udmabuf>()).pins.pages()
-    }
-}
-
-/// # Safety
-///
-/// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
-unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
-    // SAFETY: The kernel passes a fault that is being handled, in a VMA of ours. Its pages are
-    // pinned until the mapping has gone.
-    unsafe { fault_pfns(VmFault::from_raw(vmf), pages(vmf), 0) }
-}
-
-/// # Safety
-///
-/// As for `fault`.
-unsafe extern "C" fn huge_fault(
-    vmf: *mut bindings::vm_fault,
-    order: c_uint,
-) -> bindings::vm_fault_t {
-    // SAFETY: As in `fault`.
-    unsafe { huge_fault_pfns(VmFault::from_raw(vmf), order, pages(vmf), 0) }
-}
