@@ -17,6 +17,11 @@
 //! Each is mapped eagerly, from the driver's mmap operation, or on fault, from its fault
 //! operations.
 //!
+//! One rule for cache modes: entries of all sizes are what `vm_page_prot` says. Where the kernel
+//! knows better for PFNs, as it does on x86, they are what the memory is set to, as those of
+//! `vmf_insert_pfn()` and `vmf_insert_pfn_pmd()` are. So all pages of an array must be set to the
+//! same: the kernel is asked for one of those that are mapped together.
+//!
 //! One offset rule: a mapping has a `base`, and shows at page offset `pgoff` the page
 //! `pgoff - base` of the array. A VMA that was split, moved or shrunk keeps its page offsets, and
 //! so its pages. A dma-buf has the base 0; a DRM driver passes the fake offset of its object.
@@ -177,7 +182,7 @@ impl VmFault {
             // SAFETY: The fault is being handled.
             match unsafe { pagekit_vma_pmd(self.0.get()) } {
                 PMD_LEAF => return Err(bindings::vm_fault_reason_VM_FAULT_NOPAGE),
-                PMD_NONE if block.huge(self.vma()).is_some() => {
+                PMD_NONE if block.huge().is_some() => {
                     let at = self.address().wrapping_sub(block.addr) >> PAGE_SHIFT;
                     block.addr = self.address();
                     block.pages = block.pages.get(at..=at).unwrap_or_default();
@@ -219,19 +224,13 @@ impl<'p, 'a> Block<'p, 'a> {
         })
     }
 
-    /// The first page if all of them can be mapped as one huge page of `vma`.
+    /// The first page if all of them can be mapped as one huge page.
     #[inline(never)]
-    fn huge(&self, vma: &VmaRef) -> Option<PageRef<'a, PfnOnly>> {
+    fn huge(&self) -> Option<PageRef<'a, PfnOnly>> {
         let first = *self.pages.first()?;
-        // The kernel chooses the cache mode of huge PFNs. If the driver has, too, leave it at that.
-        // SAFETY: The VMA is locked.
-        let same_prot = unsafe {
-            (*vma.as_ptr()).vm_page_prot.pgprot == bindings::vm_get_page_prot(vma.flags()).pgprot
-        };
         // SAFETY: The page exists.
         let pfn = unsafe { pagekit_vma_page_to_pfn(first.as_ptr()) };
         (cfg!(CONFIG_TRANSPARENT_HUGEPAGE)
-            && same_prot
             && self.pages.len() == 1 << PMD_ORDER
             && pfn % (1 << PMD_ORDER) == 0
             && self.is_run(first))
@@ -313,7 +312,8 @@ unsafe fn setup(
 /// Sets `vma` up to show PFNs of an array of `len` pages, from a driver's mmap operation.
 ///
 /// Sets `VM_PFNMAP`, `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault
-/// operation calls [`fault_pfns`]. `vm_page_prot` stays as the driver has left it.
+/// operation calls [`fault_pfns`]. `vm_page_prot` is the driver's to set, before or after this: with
+/// `pgprot_writecombine()`, say, on architectures where the kernel doesn't choose by the memory.
 ///
 /// Context: the mmap operation, under the mmap lock held for writing. Doesn't sleep.
 ///
@@ -411,7 +411,7 @@ unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> 
     };
     while let Some(block) = Block::new(vma, rest.addr, rest.pages, 0) {
         yield_or_eintr()?;
-        if !(has_huge_fault(vma) && block.huge(vma).is_some()) {
+        if !(has_huge_fault(vma) && block.huge().is_some()) {
             // SAFETY: The VMA is locked and for PFNs, and the block is in it. The caller promises
             // that the pages outlive their mapping.
             unsafe { fill_pfns(vma, &block) }?;
@@ -426,8 +426,8 @@ unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> 
 ///
 /// Maps the faulting page, and while at it what else of `pages` the same page table reaches: to map
 /// less, pass a part of the array and move `base` with it. What is mapped already stays as it is.
-/// PTEs are what `vm_page_prot` says, and so writable if the VMA is: there is no second fault for a
-/// write, and no need for `pfn_mkwrite`. In a block that [`huge_fault_pfns`] could still map as
+/// PTEs are writable if the VMA is: there is no second fault for a write, and no need for
+/// `pfn_mkwrite`. In a block that [`huge_fault_pfns`] could still map as
 /// one, it maps just the one page.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array or the VMA
@@ -480,8 +480,7 @@ unsafe fn fault_any(
 /// Maps a huge page of PFNs for a fault, from a driver's `huge_fault` operation.
 ///
 /// Maps the block of `PMD_SIZE` around the faulting address as one if it lies wholly within the VMA
-/// and the array, its pages are contiguous and aligned, and `vm_page_prot` is as the kernel has
-/// made it. This function looks at nothing else. The kernel doesn't call the operation where a
+/// and the array, and its pages are contiguous and aligned. This function looks at nothing else. The kernel doesn't call the operation where a
 /// process does without huge pages (`madvise(MADV_NOHUGEPAGE)`, `prctl(PR_SET_THP_DISABLE)`).
 ///
 /// The address must be as aligned as the pages for that. dma-buf files don't see to it: whoever
@@ -544,7 +543,7 @@ unsafe fn huge_fault_any(
     let Some(block) = vmf.block(pages, base, true) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
-    match block.huge(vmf.vma()) {
+    match block.huge() {
         // SAFETY: The VMA is locked, for PFNs and not COW, the block lies within it, and the pages
         // are contiguous and aligned. The caller promises that they outlive their mapping.
         Some(page) if order == PMD_ORDER => unsafe {
@@ -718,8 +717,8 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
 /// operation.
 ///
 /// The block of `PMD_SIZE` around the faulting address must lie wholly within the VMA and the
-/// array, its pages must be those of one folio, and `vm_page_prot` as the kernel has made it. The
-/// VMA must be one that [`setup_pages`] has set up, not [`map_pages`].
+/// array, and its pages must be those of one folio. The VMA must be one that [`setup_pages`] has set
+/// up, not [`map_pages`].
 ///
 /// The kernel asks for huge pages of this kind where the administrator lets processes have
 /// transparent huge pages always, or on `madvise(MADV_HUGEPAGE)` and the process has done that. As
@@ -765,7 +764,7 @@ pub unsafe fn huge_fault_pages(
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
     let vma = vmf.vma();
-    match block.huge(vma) {
+    match block.huge() {
         Some(page) if order == PMD_ORDER && vma.flags() & flags::MIXEDMAP == 0 => {
             // SAFETY: The VMA is locked, neither for PFNs nor mixed nor COW, and the block lies
             // within it. The page is one of `pages`, and so counted. The shim looks at the folio.

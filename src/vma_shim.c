@@ -8,7 +8,7 @@
 #include "shim.h"
 
 struct fill {
-	struct vm_area_struct *vma;
+	struct mm_struct *mm;
 	struct page *const *pages;
 	unsigned long count;
 };
@@ -20,25 +20,35 @@ struct fill {
 static int fill_table(pte_t *pte, unsigned long addr, void *data)
 {
 	const struct fill fill = *(struct fill *)data;
-	const pte_t first = pte_mkspecial(mk_pte(fill.pages[0], fill.vma->vm_page_prot));
+	const pte_t first = ptep_get(pte);
+	const struct page *shown;
 	unsigned long i;
 
-	for (i = 0; i < fill.count; i++)
+	/* Without a lock of the driver's it may have been revoked since. */
+	if (!pte_present(first))
+		return 0;
+	shown = pfn_to_page(pte_pfn(first));
+	for (i = 1; i < fill.count; i++)
 		/* Another thread may have been faster. */
 		if (pte_none(ptep_get(pte + i)))
-			set_pte_at(fill.vma->vm_mm, addr + i * PAGE_SIZE, pte + i,
-				   pte_advance_pfn(first, fill.pages[i] - fill.pages[0]));
+			set_pte_at(fill.mm, addr + i * PAGE_SIZE, pte + i,
+				   pte_advance_pfn(first, fill.pages[i] - shown));
 	return 0;
 }
 
-/* The addresses must be those of one page table. */
+/*
+ * The kernel inserts the first page, for it alone knows the cache mode of memory,
+ * and the others are like that. The addresses must be those of one page table.
+ */
 int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
 			  struct page *const *pages, unsigned long count);
 int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
 			  struct page *const *pages, unsigned long count)
 {
-	struct fill fill = { vma, pages, count };
+	struct fill fill = { vma->vm_mm, pages, count };
 
+	if (vmf_insert_pfn(vma, addr, page_to_pfn(pages[0])) != VM_FAULT_NOPAGE)
+		return -ENOMEM;
 	return apply_to_page_range(vma->vm_mm, addr, PAGE_SIZE, fill_table, &fill);
 }
 

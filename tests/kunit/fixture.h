@@ -16,6 +16,7 @@
 #include <linux/namei.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
+#include <linux/set_memory.h>
 #include <linux/shmem_fs.h>
 #include <linux/swap.h>
 #include <linux/vmstat.h>
@@ -44,21 +45,48 @@ __weak int fixture_advise_huge(unsigned long addr)
 	return vma ? 0 : -EFAULT;
 }
 
-/* Is addr mapped by a huge page? Nobody changes the page tables meanwhile. */
-bool fixture_is_huge(unsigned long addr);
-__weak bool fixture_is_huge(unsigned long addr)
+/* What maps addr, or leads to it. Nobody changes the page tables meanwhile. */
+static inline pmd_t fixture_pmd(unsigned long addr)
 {
 	pgd_t *pgd = pgd_offset(current->mm, addr);
 	p4d_t *p4d;
 	pud_t *pud;
 
 	if (pgd_none(*pgd))
-		return false;
+		return __pmd(0);
 	p4d = p4d_offset(pgd, addr);
 	if (p4d_none(*p4d))
-		return false;
+		return __pmd(0);
 	pud = pud_offset(p4d, addr);
-	return !pud_none(*pud) && pmd_leaf(*pmd_offset(pud, addr));
+	return pud_none(*pud) ? __pmd(0) : *pmd_offset(pud, addr);
+}
+
+/* The cache mode that addr is mapped with. Page 0 of nothing has one, too: look what is there first. */
+unsigned long fixture_cache_mode(unsigned long addr);
+__weak unsigned long fixture_cache_mode(unsigned long addr)
+{
+	pmd_t pmd = fixture_pmd(addr);
+	bool huge = pmd_leaf(pmd);
+	pgprot_t prot = huge ? pmd_pgprot(pmd) : pte_pgprot(*pte_offset_kernel(&pmd, addr));
+
+#if defined(CONFIG_X86)
+	return pgprot_val(huge ? pgprot_large_2_4k(prot) : prot) & _PAGE_CACHE_MASK;
+#elif defined(CONFIG_ARM64)
+	return pgprot_val(prot) & PTE_ATTRINDX_MASK;
+#else
+	return 0;
+#endif
+}
+
+/* Memory that the kernel itself has mapped for write-combining, or as always. */
+int fixture_set_wc(struct page **pages, int n, bool wc);
+__weak int fixture_set_wc(struct page **pages, int n, bool wc)
+{
+#ifdef CONFIG_X86
+	return wc ? set_pages_array_wc(pages, n) : set_pages_array_wb(pages, n);
+#else
+	return 0;
+#endif
 }
 
 /* A shmem file on a file system with these mount options, or on the kernel's own. */
@@ -215,5 +243,9 @@ SHIM(void *, fixture_address, (struct page *page), page_address(page))
 SHIM(struct page *, fixture_find, (struct file *file, pgoff_t index),
      find_get_page(file->f_mapping, index))
 SHIM(void, fixture_put, (struct page *page), put_page(page))
+SHIM(bool, fixture_is_huge, (unsigned long addr), pmd_leaf(fixture_pmd(addr)))
+SHIM(unsigned long, fixture_pfn, (struct page *page), page_to_pfn(page))
+SHIM(pgprot_t, fixture_noncached, (pgprot_t prot), pgprot_noncached(prot))
+SHIM(pgprot_t, fixture_writecombine, (pgprot_t prot), pgprot_writecombine(prot))
 SHIM(int, fixture_stay, (void),
      set_cpus_allowed_ptr(current, cpumask_of(raw_smp_processor_id())))

@@ -50,6 +50,11 @@ extern "C" {
     fn fixture_put(page: *mut bindings::page);
     fn fixture_stay() -> c_int;
     fn fixture_is_huge(addr: c_ulong) -> bool;
+    fn fixture_cache_mode(addr: c_ulong) -> c_ulong;
+    fn fixture_set_wc(pages: *mut *mut bindings::page, n: c_int, wc: bool) -> c_int;
+    fn fixture_pfn(page: *mut bindings::page) -> c_ulong;
+    fn fixture_noncached(prot: bindings::pgprot_t) -> bindings::pgprot_t;
+    fn fixture_writecombine(prot: bindings::pgprot_t) -> bindings::pgprot_t;
     fn fixture_advise_huge(addr: c_ulong) -> c_int;
     fn anon_inode_getfile(
         name: *const c_char,
@@ -643,6 +648,53 @@ pub(crate) fn get_user(addr: usize) -> Result<u8> {
 pub(crate) fn first(page: *mut bindings::page) -> u8 {
     // SAFETY: The page is valid and mapped.
     unsafe { fixture_address(page).read_volatile() }
+}
+
+/// Maps memory in another way than by default.
+#[derive(Copy, Clone, PartialEq)]
+pub(crate) enum Cache {
+    Default,
+    Uncached,
+    WriteCombined,
+}
+
+impl Cache {
+    /// `prot`, for such a mapping.
+    pub(crate) fn prot(self, prot: bindings::pgprot_t) -> bindings::pgprot_t {
+        match self {
+            Self::Default => prot,
+            // SAFETY: It only computes.
+            Self::Uncached => unsafe { fixture_noncached(prot) },
+            // SAFETY: It only computes.
+            Self::WriteCombined => unsafe { fixture_writecombine(prot) },
+        }
+    }
+}
+
+/// The cache mode that the test's mm has for a page that it has mapped at `addr`.
+pub(crate) fn cache_mode(addr: usize) -> usize {
+    // SAFETY: The test is attached to an mm that nobody else uses.
+    unsafe { fixture_cache_mode(addr) as usize }
+}
+
+/// Has the kernel map pages for write-combining while `f` runs, where it can.
+pub(crate) fn write_combined<T>(
+    pages: &mut [*mut bindings::page],
+    f: impl FnOnce() -> T,
+) -> Result<T> {
+    let (first, n) = (pages.as_mut_ptr(), pages.len() as c_int);
+    // SAFETY: These are as many pages, which are the test's.
+    to_result(unsafe { fixture_set_wc(first, n, true) })?;
+    let result = f();
+    // SAFETY: These are as many pages, which are the test's.
+    to_result(unsafe { fixture_set_wc(first, n, false) })?;
+    Ok(result)
+}
+
+/// The page frame number of a page that the caller keeps.
+pub(crate) fn pfn(page: *mut bindings::page) -> usize {
+    // SAFETY: The page is valid.
+    unsafe { fixture_pfn(page) as usize }
 }
 
 /// Whether the test's mm has a huge page at `addr`.

@@ -95,8 +95,10 @@ struct Object {
     flags: vm_flags_t,
     /// And that is all it sets up.
     bare: bool,
-    /// It maps without caching.
-    uncached: bool,
+    /// How it maps.
+    cache: fixture::Cache,
+    /// The kernel inserts the page of a fault, and no other.
+    by_kernel: bool,
     /// The flags of the VMA in the end.
     seen: Cell<vm_flags_t>,
     /// Pages that are shown instead of the array.
@@ -130,9 +132,7 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
         let (new, pages) = (VmaNew::from_raw(vma), object.pages());
         (*vma).vm_private_data = (*file).private_data;
         (*vma).__bindgen_anon_2.vm_flags |= object.flags;
-        if object.uncached {
-            (*vma).vm_page_prot.pgprot |= 1 << 4; // _PAGE_PCD
-        }
+        (*vma).vm_page_prot = object.cache.prot((*vma).vm_page_prot);
         match object.kind {
             FaultPfns | FaultPages => (*vma).vm_ops = VM_OPS,
             HugePfns | EagerHugePfns | HugePages => (*vma).vm_ops = HUGE_VM_OPS,
@@ -164,8 +164,14 @@ unsafe fn object_of(vmf: &VmFault) -> &Object {
 unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
     // SAFETY: The kernel passes a fault that is being handled. See `mmap`.
     unsafe {
-        let vmf = VmFault::from_raw(vmf);
+        let raw = vmf;
+        let vmf = VmFault::from_raw(raw);
         let object = object_of(vmf);
+        if object.by_kernel {
+            let (vma, fault) = (vmf.vma().as_ptr(), &(*raw).__bindgen_anon_1);
+            let page = object.pages()[fault.pgoff - object.base].as_ptr();
+            return bindings::vmf_insert_pfn(vma, fault.address, fixture::pfn(page));
+        }
         match object.kind {
             FaultPages | HugePages => fault_pages(vmf, object.pages(), object.base),
             _ => fault_pfns(vmf, object.pages(), object.base),
@@ -229,7 +235,8 @@ impl Object {
             small: false,
             flags: 0,
             bare: false,
-            uncached: false,
+            cache: fixture::Cache::Default,
+            by_kernel: false,
             seen: Cell::new(0),
             own: None,
         }
@@ -889,16 +896,79 @@ mod tests {
         Ok(())
     }
 
+    /// How a new mapping of `object` has page 200, and whether by a huge page.
+    fn mode_of(object: &Object) -> Result<(usize, bool)> {
+        let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+        advise_huge(AT)?;
+        // Of small pages, this one has the other mapped along with it.
+        assert_eq!(map.read(7)?, pattern(7));
+        assert_eq!(map.read(200)?, pattern(200));
+        Ok((cache_mode(AT + 200 * PAGE_SIZE), is_huge(AT)))
+    }
+
+    /// The cache mode of what the kernel itself inserts for this object.
+    fn mode_of_kernel(cache: Cache, array: PageArray) -> Result<(usize, PageArray)> {
+        let mut object = Object::of(FaultPfns, array, 0)?;
+        (object.cache, object.by_kernel) = (cache, true);
+        let (mode, huge) = mode_of(&object)?;
+        assert!(!huge);
+        Ok((mode, object.array))
+    }
+
     #[test]
-    fn drivers_that_choose_the_cache_mode_have_no_huge_pages() -> Result {
+    fn pfns_have_the_cache_mode_that_the_kernel_chooses() -> Result {
         attach()?;
-        for kind in [HugePfns, EagerHugePfns, HugePages] {
-            let mut object = Object::large(kind, 512)?;
-            object.uncached = true;
-            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
-            advise_huge(AT)?;
-            assert_eq!(map.read(200)?, pattern(200));
-            assert!(!is_huge(AT));
+        for cache in [Cache::Default, Cache::Uncached, Cache::WriteCombined] {
+            let (mode, mut array) =
+                mode_of_kernel(cache, PageArray::alloc(512, AllocFlags::LARGE)?)?;
+            for kind in [FaultPfns, EagerPfns, HugePfns, EagerHugePfns] {
+                let mut object = Object::showing(kind, array, 0);
+                object.cache = cache;
+                let huge = matches!(kind, HugePfns | EagerHugePfns);
+                assert_eq!(mode_of(&object)?, (mode, huge));
+                array = object.array;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn pfns_of_memory_that_is_not_cached_are_not_either() -> Result {
+        attach()?;
+        let mut array = PageArray::alloc(512, AllocFlags::LARGE)?;
+        let mut pages = KVec::with_capacity(512, GFP_KERNEL)?;
+        for page in array.pages() {
+            pages.push(page.as_ptr(), GFP_KERNEL)?;
+        }
+        write_combined(&mut pages, || {
+            let mode;
+            (mode, array) = mode_of_kernel(Cache::Default, array)?;
+            for kind in [FaultPfns, EagerPfns, HugePfns, EagerHugePfns] {
+                let object = Object::showing(kind, array, 0);
+                let huge = matches!(kind, HugePfns | EagerHugePfns);
+                assert_eq!(mode_of(&object)?, (mode, huge));
+                array = object.array;
+            }
+            Ok(())
+        })?
+    }
+
+    #[test]
+    fn referenced_pages_have_the_cache_mode_of_the_vma() -> Result {
+        attach()?;
+        for cache in [Cache::Default, Cache::Uncached, Cache::WriteCombined] {
+            let mut array = PageArray::alloc(512, AllocFlags::LARGE)?;
+            // The kernel inserts all of these.
+            let mut object = Object::of(EagerPages, array, 0)?;
+            object.cache = cache;
+            let (mode, _) = mode_of(&object)?;
+            array = object.array;
+            for kind in [FaultPages, HugePages] {
+                object = Object::showing(kind, array, 0);
+                object.cache = cache;
+                assert_eq!(mode_of(&object)?, (mode, kind == HugePages));
+                array = object.array;
+            }
         }
         Ok(())
     }
