@@ -64,7 +64,7 @@ extern "C" {
         pages: *const PageRef<'_, PfnOnly>,
         count: usize,
     ) -> c_int;
-    fn pagekit_vma_pmd(vmf: *mut bindings::vm_fault) -> c_int;
+    fn pagekit_vma_is_huge(vmf: *mut bindings::vm_fault) -> bool;
     fn pagekit_vma_insert_huge_pfn(
         vmf: *mut bindings::vm_fault,
         page: *mut bindings::page,
@@ -95,10 +95,6 @@ const BLOCK: usize = 1 << bindings::PMD_SHIFT;
 
 /// How many referenced pages are mapped before it is looked whether others wait.
 const CHUNK: usize = 1 << 12;
-
-// What `pagekit_vma_pmd` tells of where the fault is.
-const PMD_NONE: c_int = 0;
-const PMD_LEAF: c_int = 2;
 
 /// A page fault that is being handled, C's `struct vm_fault`.
 ///
@@ -167,8 +163,8 @@ impl VmFault {
         Block::new(vma, self.address(), pages, pgoff.checked_sub(base)?)
     }
 
-    /// As much of [`Self::block`] as to map now page by page: just the faulting page where all of
-    /// it could still be mapped as one. Or what the fault operation returns if there is none.
+    /// As [`Self::block`], to be mapped page by page. Or what the fault operation returns if that
+    /// can't be.
     #[inline(never)]
     fn small<'p, 'a>(
         &self,
@@ -176,21 +172,16 @@ impl VmFault {
         base: usize,
         pfns: bool,
     ) -> Result<Block<'p, 'a>, bindings::vm_fault_t> {
-        let mut block =
-            (self.block(pages, base, pfns)).ok_or(bindings::vm_fault_reason_VM_FAULT_SIGBUS)?;
-        if has_huge_fault(self.vma()) {
-            // SAFETY: The fault is being handled.
-            match unsafe { pagekit_vma_pmd(self.0.get()) } {
-                PMD_LEAF => return Err(bindings::vm_fault_reason_VM_FAULT_NOPAGE),
-                PMD_NONE if block.huge().is_some() => {
-                    let at = self.address().wrapping_sub(block.addr) >> PAGE_SHIFT;
-                    block.addr = self.address();
-                    block.pages = block.pages.get(at..=at).unwrap_or_default();
-                }
-                _ => (),
-            }
+        match self.block(pages, base, pfns) {
+            Some(_) if self.is_huge() => Err(bindings::vm_fault_reason_VM_FAULT_NOPAGE),
+            block => block.ok_or(bindings::vm_fault_reason_VM_FAULT_SIGBUS),
         }
-        Ok(block)
+    }
+
+    /// Whether another thread has mapped a huge page there.
+    fn is_huge(&self) -> bool {
+        // SAFETY: By the type invariants, the fault is being handled.
+        unsafe { pagekit_vma_is_huge(self.0.get()) }
     }
 }
 
@@ -427,8 +418,7 @@ unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> 
 /// Maps the faulting page, and while at it what else of `pages` the same page table reaches: to map
 /// less, pass a part of the array and move `base` with it. What is mapped already stays as it is.
 /// PTEs are writable if the VMA is: there is no second fault for a write, and no need for
-/// `pfn_mkwrite`. In a block that [`huge_fault_pfns`] could still map as
-/// one, it maps just the one page.
+/// `pfn_mkwrite`.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array or the VMA
 /// isn't one for PFNs; `VM_FAULT_OOM`.
@@ -472,16 +462,18 @@ unsafe fn fault_any(
     // SAFETY: The block is in the VMA, which is locked and for PFNs. The caller promises that the
     // pages outlive their mapping.
     match unsafe { fill_pfns(vmf.vma(), &block) } {
-        Ok(()) => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
-        Err(_) => bindings::vm_fault_reason_VM_FAULT_OOM,
+        // There is no place for a page table because somebody has mapped a huge page since.
+        Err(_) if !vmf.is_huge() => bindings::vm_fault_reason_VM_FAULT_OOM,
+        _ => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
     }
 }
 
 /// Maps a huge page of PFNs for a fault, from a driver's `huge_fault` operation.
 ///
 /// Maps the block of `PMD_SIZE` around the faulting address as one if it lies wholly within the VMA
-/// and the array, and its pages are contiguous and aligned. This function looks at nothing else. The kernel doesn't call the operation where a
-/// process does without huge pages (`madvise(MADV_NOHUGEPAGE)`, `prctl(PR_SET_THP_DISABLE)`).
+/// and the array, and its pages are contiguous and aligned. This function looks at nothing else.
+/// The kernel doesn't call the operation where a process does without huge pages
+/// (`madvise(MADV_NOHUGEPAGE)`, `prctl(PR_SET_THP_DISABLE)`).
 ///
 /// The address must be as aligned as the pages for that. dma-buf files don't see to it: whoever
 /// maps them chooses the address.
@@ -575,7 +567,7 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// operation.
 ///
 /// Sets `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault operation
-/// calls [`fault_pages`]. `vm_page_prot` stays as the driver has left it.
+/// calls [`fault_pages`]. `vm_page_prot` is the driver's to set, before or after this.
 ///
 /// It is no mixed mapping (`VM_MIXEDMAP`): when the kernel splits a huge page in one of those, it
 /// loses the references. The kernel must not track what is written to the file that is mapped; it
@@ -672,8 +664,7 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
 ///
 /// Maps the faulting page, and while at it what else of `pages` the same page table reaches: to map
 /// less, pass a part of the array and move `base` with it. What is mapped already stays as it is.
-/// PTEs are what `vm_page_prot` says, and so writable if the VMA is. In a block that
-/// [`huge_fault_pages`] could still map as one, it maps just the one page.
+/// PTEs are what `vm_page_prot` says, and so writable if the VMA is.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array, the VMA is
 /// one for PFNs, or the page is one that [`map_pages`] refuses; `VM_FAULT_OOM`.

@@ -53,16 +53,11 @@ int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
 }
 
 /*
- * What there is to fill: nothing yet, a page table or a huge page. A huge fault
- * of a larger order comes before there is a place for any of them.
+ * Has somebody mapped a huge page where the fault is? A huge fault of a larger order comes
+ * before there is a place for one.
  */
-int pagekit_vma_pmd(struct vm_fault *vmf);
-int pagekit_vma_pmd(struct vm_fault *vmf)
-{
-	pmd_t pmd = vmf->pmd ? pmdp_get_lockless(vmf->pmd) : __pmd(0);
-
-	return pmd_none(pmd) ? 0 : pmd_leaf(pmd) ? 2 : 1;
-}
+SHIM(bool, pagekit_vma_is_huge, (struct vm_fault *vmf),
+     vmf->pmd && pmd_leaf(pmdp_get_lockless(vmf->pmd)))
 
 /* Of a file or a process? Pages of shmem say so also in swap, and after they were truncated. */
 bool pagekit_vma_has_owner(struct page *const *pages, unsigned long count);

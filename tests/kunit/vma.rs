@@ -91,6 +91,10 @@ struct Object {
     part: Range<usize>,
     /// The driver serves huge faults as if they were others.
     small: bool,
+    /// It leaves them to the fault operation.
+    fallback: bool,
+    /// While it handles a fault, another thread maps a huge page.
+    overtaken: bool,
     /// Flags that it sets by itself, first.
     flags: vm_flags_t,
     /// And that is all it sets up.
@@ -172,6 +176,9 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
             let page = object.pages()[fault.pgoff - object.base].as_ptr();
             return bindings::vmf_insert_pfn(vma, fault.address, fixture::pfn(page));
         }
+        if object.overtaken {
+            huge_fault_pfns(vmf, 9, object.pages(), object.base);
+        }
         match object.kind {
             FaultPages | HugePages => fault_pages(vmf, object.pages(), object.base),
             _ => fault_pfns(vmf, object.pages(), object.base),
@@ -194,6 +201,9 @@ unsafe extern "C" fn huge_fault(
         let object = object_of(vmf);
         if object.small {
             return fault(raw);
+        }
+        if object.fallback {
+            return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
         }
         match object.kind {
             HugePages => huge_fault_pages(vmf, order, object.pages(), object.base),
@@ -233,6 +243,8 @@ impl Object {
             claim: pages,
             part: 0..pages,
             small: false,
+            fallback: false,
+            overtaken: false,
             flags: 0,
             bare: false,
             cache: fixture::Cache::Default,
@@ -999,19 +1011,31 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_may_become_huge_are_left_but_for_a_page() -> Result {
+    fn blocks_that_could_be_huge_are_filled_at_once() -> Result {
         attach()?;
-        let mut object = Object::large(HugePages, 512)?;
+        for kind in [HugePfns, HugePages] {
+            let mut object = Object::large(kind, 512)?;
+            object.fallback = true;
+            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            assert_eq!(map.read(7)?, pattern(7));
+            // Without an array no further fault is served.
+            object.base = usize::MAX;
+            for i in [0, 8, 511] {
+                assert_eq!(map.read(i)?, pattern(i));
+            }
+            assert!(!is_huge(AT));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn huge_pages_that_came_first_stay() -> Result {
+        attach()?;
+        let mut object = Object::large(HugePfns, 512)?;
+        (object.fallback, object.overtaken) = (true, true);
         let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
-        // Nobody has asked for huge pages yet, so that there is no fault for one.
         assert_eq!(map.read(7)?, pattern(7));
-        object.base = usize::MAX;
-        assert_eq!(map.read(7)?, pattern(7));
-        assert_eq!(map.read(8), Err(EFAULT));
-        object.base = 0;
-        // There is a page table now: all of it.
-        assert_eq!(map.read(8)?, pattern(8));
-        object.base = usize::MAX;
+        assert!(is_huge(AT));
         assert_eq!(map.read(511)?, pattern(511));
         Ok(())
     }
