@@ -7,6 +7,9 @@
 #include <linux/module.h>
 #include <linux/sched/signal.h>
 
+/* What view.rs takes it to be. */
+static_assert(PMD_ORDER == PAGE_SHIFT - (IS_ENABLED(CONFIG_S390) ? 4 : 3));
+
 /*
  * A function for Rust to call that is one C expression. Weak, as all functions are that a
  * header defines: drivers that share the header can be built into one kernel.

@@ -21,6 +21,7 @@ use core::{
 use kernel::{
     alloc::Flags,
     bindings,
+    page::PAGE_SHIFT,
     prelude::*, //
 };
 
@@ -51,6 +52,11 @@ pub fn yield_or_eintr() -> Result {
         Ok(())
     }
 }
+
+/// Order of a huge page, C's `PMD_ORDER`: what a page table reaches, which is a page of entries, or
+/// half of one on s390. bindgen doesn't know it on all architectures: shim.h holds it against C's.
+#[doc(hidden)]
+pub const PMD_ORDER: u32 = PAGE_SHIFT as u32 - if cfg!(CONFIG_S390) { 4 } else { 3 };
 
 /// What may be done with a page beyond mapping its PFN: take references on it, which may outlive
 /// the slice. See [`PageRef`].

@@ -38,7 +38,10 @@ use kernel::{
         VmaNew,
         VmaRef, //
     },
-    page::PAGE_SHIFT,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     prelude::*,
     types::Opaque, //
 };
@@ -46,7 +49,8 @@ use pagekit_view::{
     range,
     yield_or_eintr,
     PageRef,
-    PfnOnly, //
+    PfnOnly,
+    PMD_ORDER, //
 };
 
 #[cfg(CONFIG_PAGEKIT_VMA_C)]
@@ -86,12 +90,12 @@ extern "C" {
     fn pagekit_vma_assert_fault(vmf: *mut bindings::vm_fault);
 }
 
-/// Order of a huge page, C's `PMD_ORDER`.
-const PMD_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
 /// What a VMA is one of at the most.
 const KINDS: vm_flags_t = flags::PFNMAP | flags::MIXEDMAP;
-/// What one fault fills at the most: the reach of one page table, C's `PMD_SIZE`.
-const BLOCK: usize = 1 << bindings::PMD_SHIFT;
+/// How many bytes a huge page has, and a page table reaches, as in C.
+const PMD_SIZE: usize = PAGE_SIZE << PMD_ORDER;
+/// Whether the kernel has huge PFNs. Without, GUP would take such an entry for one of a folio.
+const HUGE_PFNS: bool = cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP);
 
 /// How many referenced pages are mapped before it is looked whether others wait.
 const CHUNK: usize = 1 << 12;
@@ -204,7 +208,7 @@ impl<'p, 'a> Block<'p, 'a> {
         let (before, after) = range::around(
             vma.start()..vma.end(),
             address,
-            BLOCK,
+            PMD_SIZE,
             PAGE_SHIFT as u32,
             index,
             pages.len(),
@@ -218,14 +222,11 @@ impl<'p, 'a> Block<'p, 'a> {
     /// The first page if all of them can be mapped as one huge page.
     #[inline(never)]
     fn huge(&self) -> Option<PageRef<'a, PfnOnly>> {
+        const COUNT: usize = 1 << PMD_ORDER;
         let first = *self.pages.first()?;
         // SAFETY: The page exists.
         let pfn = unsafe { pagekit_vma_page_to_pfn(first.as_ptr()) };
-        (cfg!(CONFIG_TRANSPARENT_HUGEPAGE)
-            && self.pages.len() == 1 << PMD_ORDER
-            && pfn % (1 << PMD_ORDER) == 0
-            && self.is_run(first))
-        .then_some(first)
+        (self.pages.len() == COUNT && pfn % COUNT == 0 && self.is_run(first)).then_some(first)
     }
 
     /// Whether all pages, a multiple of eight, are contiguous from `first` on.
@@ -402,7 +403,7 @@ unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> 
     };
     while let Some(block) = Block::new(vma, rest.addr, rest.pages, 0) {
         yield_or_eintr()?;
-        if !(has_huge_fault(vma) && block.huge().is_some()) {
+        if !(HUGE_PFNS && has_huge_fault(vma) && block.huge().is_some()) {
             // SAFETY: The VMA is locked and for PFNs, and the block is in it. The caller promises
             // that the pages outlive their mapping.
             unsafe { fill_pfns(vma, &block) }?;
@@ -478,8 +479,9 @@ unsafe fn fault_any(
 /// The address must be as aligned as the pages for that. dma-buf files don't see to it: whoever
 /// maps them chooses the address.
 ///
-/// Returns what [`fault_pfns`] does, and `VM_FAULT_FALLBACK` for other orders and blocks: the
-/// kernel calls the fault operation, then.
+/// Returns what [`fault_pfns`] does, and `VM_FAULT_FALLBACK` for other orders and blocks, and where
+/// the architecture has no huge PFNs (`CONFIG_ARCH_SUPPORTS_PMD_PFNMAP`): the kernel calls the fault
+/// operation, then.
 ///
 /// Not for memory of processes: `CONFIG_PAGE_TABLE_CHECK` takes a second huge page table entry that
 /// shows it for a bug.
@@ -532,16 +534,17 @@ unsafe fn huge_fault_any(
     pages: &[PageRef<'_, PfnOnly>],
     base: usize,
 ) -> bindings::vm_fault_t {
+    if !HUGE_PFNS || order != PMD_ORDER {
+        return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
+    }
     let Some(block) = vmf.block(pages, base, true) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
     match block.huge() {
         // SAFETY: The VMA is locked, for PFNs and not COW, the block lies within it, and the pages
         // are contiguous and aligned. The caller promises that they outlive their mapping.
-        Some(page) if order == PMD_ORDER => unsafe {
-            pagekit_vma_insert_huge_pfn(vmf.0.get(), page.as_ptr())
-        },
-        _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+        Some(page) => unsafe { pagekit_vma_insert_huge_pfn(vmf.0.get(), page.as_ptr()) },
+        None => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
     }
 }
 
@@ -751,18 +754,20 @@ pub unsafe fn huge_fault_pages(
     pages: &[PageRef<'_>],
     base: usize,
 ) -> bindings::vm_fault_t {
+    if order != PMD_ORDER || vmf.vma().flags() & flags::MIXEDMAP != 0 {
+        return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
+    }
     let Some(block) = vmf.block(PageRef::pfns(pages), base, false) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
-    let vma = vmf.vma();
     match block.huge() {
-        Some(page) if order == PMD_ORDER && vma.flags() & flags::MIXEDMAP == 0 => {
+        Some(page) => {
             // SAFETY: The VMA is locked, neither for PFNs nor mixed nor COW, and the block lies
             // within it. The page is one of `pages`, and so counted. The shim looks at the folio.
             // The caller promises that no page is being inserted.
             unsafe { pagekit_vma_insert_huge_page(vmf.0.get(), page.as_ptr()) }
         }
-        _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+        None => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
     }
 }
 
