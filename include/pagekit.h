@@ -200,7 +200,7 @@ int pagekit_map_pfns(struct vm_area_struct *vma, struct page **pages, unsigned l
  * @count: number of its pages
  * @base: page offset of its first page
  *
- * Maps the faulting page and what else of the array the same page table reaches.
+ * Maps the faulting page and what else of the array is in the same 2 MiB.
  *
  * Lifetime: The mapping holds no references. Each page must stay allocated, and
  * in the same place of the array, until the file that was mapped is released or
@@ -283,7 +283,7 @@ int pagekit_map_pages(struct vm_area_struct *vma, struct page **pages, unsigned 
  * @count: number of its pages
  * @base: page offset of its first page
  *
- * Maps the faulting page and what else of the array the same page table reaches.
+ * Maps the faulting page and what else of the array is in the same 2 MiB.
  *
  * Lifetime: The mapping has references of its own.
  *

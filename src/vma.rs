@@ -43,6 +43,7 @@ use kernel::{
         PAGE_SIZE, //
     },
     prelude::*,
+    sizes::SZ_2M,
     types::Opaque, //
 };
 use pagekit_view::{
@@ -99,6 +100,9 @@ const HUGE_PFNS: bool = cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP);
 
 /// How many referenced pages are mapped before it is looked whether others wait.
 const CHUNK: usize = 1 << 12;
+/// How many bytes one fault maps by small entries at the most, all of them under one lock: what a
+/// page table reaches where pages have 4 KiB. Where they have 64, that would be 512 MiB.
+const AROUND: usize = if PMD_SIZE < SZ_2M { PMD_SIZE } else { SZ_2M };
 
 /// A page fault that is being handled, C's `struct vm_fault`.
 ///
@@ -141,14 +145,15 @@ impl VmFault {
         self.fault().address
     }
 
-    /// The faulting page and those that can be mapped along with it, if the VMA may show it: it was
-    /// set up here, for PFNs or not, and is not COW.
+    /// The faulting page and those that can be mapped along with it, in an aligned range of `size`
+    /// bytes, if the VMA may show it: it was set up here, for PFNs or not, and is not COW.
     #[inline(never)]
     fn block<'p, 'a>(
         &self,
         pages: &'p [PageRef<'a, PfnOnly>],
         base: usize,
         pfns: bool,
+        size: usize,
     ) -> Option<Block<'p, 'a>> {
         if cfg!(debug_assertions) {
             // SAFETY: By the type invariants, the fault is being handled.
@@ -164,7 +169,7 @@ impl VmFault {
         if vma.flags() & may != must || is_cow(vma) {
             return None;
         }
-        Block::new(vma, self.address(), pages, pgoff.checked_sub(base)?)
+        Block::new(vma, self.address(), pages, pgoff.checked_sub(base)?, size)
     }
 
     /// As [`Self::block`], to be mapped page by page. Or what the fault operation returns if that
@@ -176,7 +181,7 @@ impl VmFault {
         base: usize,
         pfns: bool,
     ) -> Result<Block<'p, 'a>, bindings::vm_fault_t> {
-        match self.block(pages, base, pfns) {
+        match self.block(pages, base, pfns, AROUND) {
             Some(_) if self.is_huge() => Err(bindings::vm_fault_reason_VM_FAULT_NOPAGE),
             block => block.ok_or(bindings::vm_fault_reason_VM_FAULT_SIGBUS),
         }
@@ -189,26 +194,28 @@ impl VmFault {
     }
 }
 
-/// What one page table can map: pages, and the address of the first. They lie in a VMA, so that
-/// sums and differences of their addresses never wrap.
+/// What is mapped at once, by one page table: pages, and the address of the first. They lie in a
+/// VMA, so that sums and differences of their addresses never wrap.
 struct Block<'p, 'a> {
     addr: usize,
     pages: &'p [PageRef<'a, PfnOnly>],
 }
 
 impl<'p, 'a> Block<'p, 'a> {
-    /// What one page table can map around `address`, which shows page `index` of `pages`.
+    /// What is in the aligned range of `size` bytes, no more than a page table reaches, around
+    /// `address`, which shows page `index` of `pages`.
     #[inline(never)]
     fn new(
         vma: &VmaRef,
         address: usize,
         pages: &'p [PageRef<'a, PfnOnly>],
         index: usize,
+        size: usize,
     ) -> Option<Self> {
         let (before, after) = range::around(
             vma.start()..vma.end(),
             address,
-            PMD_SIZE,
+            size,
             PAGE_SHIFT as u32,
             index,
             pages.len(),
@@ -401,9 +408,15 @@ unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> 
         addr: vma.start(),
         pages: pages.get(window).ok_or(EINVAL)?,
     };
-    while let Some(block) = Block::new(vma, rest.addr, rest.pages, 0) {
+    let huge = HUGE_PFNS && has_huge_fault(vma);
+    while let Some(mut block) = Block::new(vma, rest.addr, rest.pages, 0, PMD_SIZE) {
         yield_or_eintr()?;
-        if !(HUGE_PFNS && has_huge_fault(vma) && block.huge().is_some()) {
+        if !(huge && block.huge().is_some()) {
+            block.pages = block
+                .pages
+                .chunks(AROUND >> PAGE_SHIFT)
+                .next()
+                .ok_or(EINVAL)?;
             // SAFETY: The VMA is locked and for PFNs, and the block is in it. The caller promises
             // that the pages outlive their mapping.
             unsafe { fill_pfns(vma, &block) }?;
@@ -416,9 +429,9 @@ unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> 
 
 /// Maps PFNs for a fault in a VMA that [`setup_pfns`] has set up, from a driver's fault operation.
 ///
-/// Maps the faulting page, and while at it what else of `pages` the same page table reaches: to map
-/// less, pass a part of the array and move `base` with it. What is mapped already stays as it is.
-/// PTEs are writable if the VMA is: there is no second fault for a write, and no need for
+/// Maps the faulting page, and while at it what else of `pages` is in the same 2 MiB of addresses: to
+/// map less, pass a part of the array and move `base` with it. What is mapped already stays as it
+/// is. PTEs are writable if the VMA is: there is no second fault for a write, and no need for
 /// `pfn_mkwrite`.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array or the VMA
@@ -537,7 +550,7 @@ unsafe fn huge_fault_any(
     if !HUGE_PFNS || order != PMD_ORDER {
         return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
     }
-    let Some(block) = vmf.block(pages, base, true) else {
+    let Some(block) = vmf.block(pages, base, true, PMD_SIZE) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
     match block.huge() {
@@ -636,14 +649,14 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
 pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::PFNMAP)?;
     let pages = pages.get(window).ok_or(EINVAL)?;
-    if !are_free_standing(PageRef::pfns(pages)) {
-        return Err(EINVAL);
-    }
     // SAFETY: Neither of these is one of the two.
     unsafe { set_flags(vma, flags::DONTEXPAND | flags::DONTDUMP) };
     let mut addr = vma.start();
     for some in pages.chunks(CHUNK) {
         yield_or_eintr()?;
+        if !are_free_standing(PageRef::pfns(some)) {
+            return Err(EINVAL);
+        }
         let mut left = some.len();
         // SAFETY: The VMA is locked, not one for PFNs, and has these pages from `addr` on. The
         // slice is only read. The kernel makes it a mixed mapping.
@@ -665,12 +678,15 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
 /// Maps referenced pages for a fault in a VMA that [`setup_pages`] or [`map_pages`] has set up,
 /// from a driver's fault operation.
 ///
-/// Maps the faulting page, and while at it what else of `pages` the same page table reaches: to map
-/// less, pass a part of the array and move `base` with it. What is mapped already stays as it is.
-/// PTEs are what `vm_page_prot` says, and so writable if the VMA is.
+/// Maps the faulting page, and while at it what else of `pages` is in the same 2 MiB of addresses: to
+/// map less, pass a part of the array and move `base` with it. What is mapped already stays as it
+/// is. PTEs are what `vm_page_prot` says, and so writable if the VMA is. All that is mapped counts
+/// as memory of the process, when it is chosen to be killed, say.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array, the VMA is
-/// one for PFNs, or the page is one that [`map_pages`] refuses; `VM_FAULT_OOM`.
+/// one for PFNs, or the page is one that [`map_pages`] refuses; `VM_FAULT_OOM`, also when
+/// `madvise(MADV_DONTNEED)` frees the page table twice meanwhile: a process has it fault again, a
+/// system call fails with `EFAULT`.
 ///
 /// Context: the fault operation, under the mmap lock or the lock of the VMA. Allocates page tables
 /// (may sleep), takes their lock.
@@ -682,29 +698,29 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
         Ok(block) => block,
         Err(reason) => return reason,
     };
-    let insert = |addr, page: PageRef<'_, PfnOnly>| {
-        if !are_free_standing(&[page]) {
-            return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
-        }
+    let insert = |i: usize| {
+        let (addr, page) = match block.pages.get(i..=i) {
+            Some(page) if are_free_standing(page) => {
+                (block.addr.wrapping_add(i << PAGE_SHIFT), page[0])
+            }
+            _ => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+        };
         // SAFETY: The address is in the VMA, which is locked and not one for PFNs. The page is one
         // of `pages`, and so counted: the reference that the mapping takes keeps it.
         unsafe { pagekit_vma_insert_page(vmf.vma().as_ptr(), addr, page.as_ptr()) }
     };
-    for (i, page) in block.pages.iter().enumerate() {
-        let addr = block.addr.wrapping_add(i << PAGE_SHIFT);
-        let mut result = insert(addr, *page);
-        // The page that is needed decides, the others are a favour.
-        if addr == vmf.address() {
-            if result == bindings::vm_fault_reason_VM_FAULT_OOM {
-                // The kernel says so, too, when somebody freed the page table at the same time.
-                result = insert(addr, *page);
-            }
-            if result != bindings::vm_fault_reason_VM_FAULT_NOPAGE {
-                return result;
-            }
-        }
+    // The page that is needed decides.
+    let needed = vmf.address().wrapping_sub(block.addr) >> PAGE_SHIFT;
+    let mut result = insert(needed);
+    if result == bindings::vm_fault_reason_VM_FAULT_OOM {
+        // The kernel says so, too, when somebody freed the page table at the same time.
+        result = insert(needed);
     }
-    bindings::vm_fault_reason_VM_FAULT_NOPAGE
+    if result == bindings::vm_fault_reason_VM_FAULT_NOPAGE {
+        // The others are a favour, for which nobody is to run out of memory.
+        (0..block.pages.len()).find(|i| insert(*i) == bindings::vm_fault_reason_VM_FAULT_OOM);
+    }
+    result
 }
 
 /// Maps a huge page and takes a reference on it for a fault, from a driver's `huge_fault`
@@ -757,7 +773,7 @@ pub unsafe fn huge_fault_pages(
     if order != PMD_ORDER || vmf.vma().flags() & flags::MIXEDMAP != 0 {
         return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
     }
-    let Some(block) = vmf.block(PageRef::pfns(pages), base, false) else {
+    let Some(block) = vmf.block(PageRef::pfns(pages), base, false, PMD_SIZE) else {
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
     match block.huge() {

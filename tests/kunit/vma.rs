@@ -676,6 +676,37 @@ mod tests {
     }
 
     #[test]
+    fn fatal_signals_come_before_a_look_at_pages() -> Result {
+        attach()?;
+        let mut object = Object::new(&TestFile::pattern(PAGES)?, PAGES, 0)?;
+        object.kind = EagerPages;
+        let map = dying(|| object.mmap(0, PAGES, READ, SHARED));
+        assert_eq!(map.err(), Some(EINTR));
+        Ok(())
+    }
+
+    #[test]
+    fn bad_pages_behind_good_ones_leave_nothing() -> Result {
+        // More than are looked at together.
+        const MANY: usize = 4097;
+        attach()?;
+        let file = TestFile::pattern(1)?;
+        let page = file.find(0).ok_or(ENOENT)?;
+        let mut object = Object::fresh(EagerPages, MANY, 0)?;
+        let mut pages = KVec::with_capacity(MANY, GFP_KERNEL)?;
+        for page in object.array.pages() {
+            pages.push(page.as_ptr(), GFP_KERNEL)?;
+        }
+        pages[MANY - 1] = page.as_ptr();
+        // SAFETY: These are as many pages, which outlive the object and its mappings.
+        unsafe { object.show(&mut pages) };
+        assert_eq!(object.mmap(0, MANY, READ, SHARED).err(), Some(EINVAL));
+        assert_eq!(refs(object.array.pages()[0].as_ptr()), 1);
+        assert_eq!(object.mmap(0, MANY - 1, READ, SHARED)?.read(3)?, pattern(3));
+        Ok(())
+    }
+
+    #[test]
     fn gup_works_on_referenced_pages_only() -> Result {
         attach()?;
         for kind in KINDS {
