@@ -148,7 +148,8 @@ void pagekit_unpin(struct page **pages, unsigned long count, bool dirty);
  *
  * Referenced pages may be shown to user space, and are given back by their
  * reference counts alone: users can pin them beyond the mapping. Those of a pool
- * that hands pages out again whatever their counts are must be mapped as PFNs.
+ * that hands pages out again whatever their counts are must be mapped as PFNs. So
+ * must those of CMA areas, which nobody could pin for long: who tries spins.
  */
 
 /**

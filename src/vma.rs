@@ -84,7 +84,7 @@ extern "C" {
         page: *mut bindings::page,
     ) -> bindings::vm_fault_t;
     fn pagekit_vma_page_to_pfn(page: *mut bindings::page) -> usize;
-    fn pagekit_vma_has_owner(pages: *const PageRef<'_, PfnOnly>, count: usize) -> bool;
+    fn pagekit_vma_are_free_standing(pages: *const PageRef<'_, PfnOnly>, count: usize) -> bool;
 
     // Only where there are debug assertions.
     fn pagekit_vma_assert_mmap(vma: *mut bindings::vm_area_struct);
@@ -585,6 +585,10 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// Sets `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault operation
 /// calls [`fault_pages`]. `vm_page_prot` is the driver's to set, before or after this.
 ///
+/// Not for pages of CMA areas: whoever pins such a page for long (`FOLL_LONGTERM`, as `io_uring` and
+/// RDMA do) has it moved out of there first. The kernel finds it on no LRU list, moves nothing, and
+/// tries again until the process is killed. No module can ask where a page is from. Map their PFNs.
+///
 /// It is no mixed mapping (`VM_MIXEDMAP`): when the kernel splits a huge page in one of those, it
 /// loses the references. The kernel must not track what is written to the file that is mapped; it
 /// doesn't for dma-bufs.
@@ -621,7 +625,7 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
 ///
 /// Sets `VM_MIXEDMAP`, `VM_DONTEXPAND` and `VM_DONTDUMP`. A fault operation with [`fault_pages`] is
 /// not needed, but without one, what a process drops with `madvise(MADV_DONTNEED)` is gone for it:
-/// `SIGBUS`.
+/// `SIGBUS`. As with [`setup_pages`], no pages of CMA areas.
 ///
 /// Context: the mmap operation, under the mmap lock held for writing. May sleep.
 ///
@@ -787,9 +791,9 @@ pub unsafe fn huge_fault_pages(
     }
 }
 
-/// Whether pages are neither a file's nor a process's. Those of processes and of shmem never become
-/// so; one that another file has lost does, and no file takes it back.
+/// Whether pages belong to no file and no process. Those of processes and of shmem never become so.
+/// A page of another file does when it is truncated, and no file takes it back.
 fn are_free_standing(pages: &[PageRef<'_, PfnOnly>]) -> bool {
     // SAFETY: The pages exist.
-    !unsafe { pagekit_vma_has_owner(pages.as_ptr(), pages.len()) }
+    unsafe { pagekit_vma_are_free_standing(pages.as_ptr(), pages.len()) }
 }

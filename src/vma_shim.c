@@ -47,6 +47,7 @@ int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
 {
 	struct fill fill = { vma->vm_mm, pages, count };
 
+	smp_wmb(); /* as in pagekit_vma_are_free_standing() */
 	if (vmf_insert_pfn(vma, addr, page_to_pfn(pages[0])) != VM_FAULT_NOPAGE)
 		return -ENOMEM;
 	return apply_to_page_range(vma->vm_mm, addr, PAGE_SIZE, fill_table, &fill);
@@ -59,12 +60,17 @@ int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
 SHIM(bool, pagekit_vma_is_huge, (struct vm_fault *vmf),
      vmf->pmd && pmd_leaf(pmdp_get_lockless(vmf->pmd)))
 
-/* Of a file or a process? Pages of shmem say so also in swap, and after they were truncated. */
-bool pagekit_vma_has_owner(struct page *const *pages, unsigned long count);
-bool pagekit_vma_has_owner(struct page *const *pages, unsigned long count)
+/*
+ * Of no file and no process? Pages of shmem are its own also in swap, and after they
+ * were truncated. Those that are get mapped next: what was written to them, if only
+ * zeroes, must be seen before they are.
+ */
+bool pagekit_vma_are_free_standing(struct page *const *pages, unsigned long count);
+bool pagekit_vma_are_free_standing(struct page *const *pages, unsigned long count)
 {
 	unsigned long i;
 
+	smp_wmb(); /* pairs with page table walks, of whatever CPU */
 	for (i = 0; i < count; i++) {
 		struct folio *folio;
 
@@ -72,10 +78,12 @@ bool pagekit_vma_has_owner(struct page *const *pages, unsigned long count)
 		if (i && PageTail(pages[i]) && pages[i - 1] + 1 == pages[i])
 			continue;
 		folio = page_folio(pages[i]);
-		if (folio->mapping || folio_test_swapbacked(folio) || folio_test_hugetlb(folio))
-			return true;
+		/* It may be truncated at any time. */
+		if (READ_ONCE(folio->mapping) || folio_test_swapbacked(folio) ||
+		    folio_test_hugetlb(folio))
+			return false;
 	}
-	return false;
+	return true;
 }
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
@@ -88,8 +96,12 @@ static bool mkwrite(struct vm_fault *vmf)
 	return (vmf->flags & FAULT_FLAG_WRITE) && pmd_leaf(vmf->orig_pmd);
 }
 
-SHIM(vm_fault_t, pagekit_vma_insert_huge_pfn, (struct vm_fault *vmf, struct page *page),
-     vmf_insert_pfn_pmd(vmf, page_to_pfn(page), mkwrite(vmf)))
+vm_fault_t pagekit_vma_insert_huge_pfn(struct vm_fault *vmf, struct page *page);
+vm_fault_t pagekit_vma_insert_huge_pfn(struct vm_fault *vmf, struct page *page)
+{
+	smp_wmb(); /* as in pagekit_vma_are_free_standing() */
+	return vmf_insert_pfn_pmd(vmf, page_to_pfn(page), mkwrite(vmf));
+}
 
 /* The page is aligned like a huge page, so it is the first of a folio of that size. */
 vm_fault_t pagekit_vma_insert_huge_page(struct vm_fault *vmf, struct page *page);
@@ -98,7 +110,7 @@ vm_fault_t pagekit_vma_insert_huge_page(struct vm_fault *vmf, struct page *page)
 	struct folio *folio = page_folio(page);
 
 	if (folio_order(folio) != PMD_ORDER || !folio_test_large_rmappable(folio) ||
-	    pagekit_vma_has_owner(&page, 1))
+	    !pagekit_vma_are_free_standing(&page, 1))
 		return VM_FAULT_FALLBACK;
 	return vmf_insert_folio_pmd(vmf, folio, mkwrite(vmf));
 }
