@@ -152,11 +152,21 @@ void pagekit_unpin(struct page **pages, unsigned long count, bool dirty);
  * must those of CMA areas, which nobody could pin for long: who tries spins.
  */
 
+/*
+ * Whoever maps the pages may only read them: they are a file's that was opened so,
+ * say, or pinned without FOLL_WRITE. Clears VM_MAYWRITE.
+ */
+#define PAGEKIT_READ_ONLY	128
+
 /**
  * pagekit_setup_pfns() - set a VMA up to show PFNs on fault
  * @vma: what the mmap operation was passed
  * @count: number of pages of the array
  * @base: page offset of its first page
+ * @flags: PAGEKIT_READ_ONLY or 0
+ *
+ * Without PAGEKIT_READ_ONLY, whoever maps the VMA must be allowed to write each
+ * page that it will show, and none may be a zero page.
  *
  * Sets VM_PFNMAP, VM_DONTEXPAND and VM_DONTDUMP. The fault operation of the VMA
  * must call pagekit_fault_pfns(), and may have pagekit_huge_fault_pfns().
@@ -165,10 +175,12 @@ void pagekit_unpin(struct page **pages, unsigned long count, bool dirty);
  * Context: The mmap operation, under the mmap lock held for writing. Doesn't
  * sleep.
  *
- * Return: 0; -EINVAL if the window is not wholly within the array, or the VMA is
- * a private mapping that can be written to, or a mixed mapping already.
+ * Return: 0; -EACCES if it is to be read only and the VMA is writable; -EINVAL if
+ * the window is not wholly within the array, or the VMA is a private mapping that
+ * can be written to, or a mixed mapping already, or for other flags.
  */
-int pagekit_setup_pfns(struct vm_area_struct *vma, unsigned long count, unsigned long base);
+int pagekit_setup_pfns(struct vm_area_struct *vma, unsigned long count, unsigned long base,
+		       unsigned int flags);
 
 /**
  * pagekit_map_pfns() - map the PFNs of all pages that a VMA shows
@@ -176,6 +188,7 @@ int pagekit_setup_pfns(struct vm_area_struct *vma, unsigned long count, unsigned
  * @pages: the array
  * @count: number of its pages
  * @base: page offset of its first page
+ * @flags: as for pagekit_setup_pfns()
  *
  * As pagekit_setup_pfns(), and maps at once. If the VMA has an operation for
  * huge faults already, blocks that can be huge pages are left to that. Not for
@@ -187,12 +200,12 @@ int pagekit_setup_pfns(struct vm_area_struct *vma, unsigned long count, unsigned
  *
  * Context: The mmap operation, under the mmap lock held for writing. May sleep.
  *
- * Return: 0; -EINVAL as from pagekit_setup_pfns(); -EINTR if a fatal signal is
+ * Return: 0; -EACCES and -EINVAL as from pagekit_setup_pfns(); -EINTR if a fatal signal is
  * pending; -ENOMEM. An error must be that of the mmap operation: the kernel
  * unmaps what was mapped, then.
  */
 int pagekit_map_pfns(struct vm_area_struct *vma, struct page **pages, unsigned long count,
-		     unsigned long base);
+		     unsigned long base, unsigned int flags);
 
 /**
  * pagekit_fault_pfns() - map PFNs for a fault
@@ -226,8 +239,8 @@ vm_fault_t pagekit_fault_pfns(struct vm_fault *vmf, struct page **pages, unsigne
  *
  * Maps the block of PMD_SIZE around the faulting address as one, if the VMA and
  * the array have all of it and its pages are contiguous and aligned. Not for
- * memory of processes: CONFIG_PAGE_TABLE_CHECK takes a second huge entry that
- * shows it for a bug.
+ * anonymous memory of processes: CONFIG_PAGE_TABLE_CHECK takes a second huge entry
+ * that shows it for a bug.
  *
  * Lifetime: As for pagekit_fault_pfns().
  *
@@ -244,6 +257,7 @@ vm_fault_t pagekit_huge_fault_pfns(struct vm_fault *vmf, unsigned int order,
  * @vma: what the mmap operation was passed
  * @count: number of pages of the array
  * @base: page offset of its first page
+ * @flags: as for pagekit_setup_pfns()
  *
  * Sets VM_DONTEXPAND and VM_DONTDUMP. The fault operation of the VMA must call
  * pagekit_fault_pages(), and may have pagekit_huge_fault_pages().
@@ -251,10 +265,11 @@ vm_fault_t pagekit_huge_fault_pfns(struct vm_fault *vmf, unsigned int order,
  * Context: The mmap operation, under the mmap lock held for writing. Doesn't
  * sleep.
  *
- * Return: 0; -EINVAL if the window is not wholly within the array, or the VMA is
- * a private mapping that can be written to, or one for PFNs already.
+ * Return: 0; -EACCES and -EINVAL as from pagekit_setup_pfns(), -EINVAL also if the
+ * VMA is one for PFNs already.
  */
-int pagekit_setup_pages(struct vm_area_struct *vma, unsigned long count, unsigned long base);
+int pagekit_setup_pages(struct vm_area_struct *vma, unsigned long count, unsigned long base,
+			unsigned int flags);
 
 /**
  * pagekit_map_pages() - map all pages that a VMA shows, with references
@@ -262,6 +277,7 @@ int pagekit_setup_pages(struct vm_area_struct *vma, unsigned long count, unsigne
  * @pages: the array: no pages of files or processes
  * @count: number of its pages
  * @base: page offset of its first page
+ * @flags: as for pagekit_setup_pfns()
  *
  * Sets VM_MIXEDMAP, VM_DONTEXPAND and VM_DONTDUMP.
  *
@@ -269,13 +285,13 @@ int pagekit_setup_pages(struct vm_area_struct *vma, unsigned long count, unsigne
  *
  * Context: The mmap operation, under the mmap lock held for writing. May sleep.
  *
- * Return: 0; -EINVAL as from pagekit_setup_pages(), or for pages that can't be
+ * Return: 0; -EACCES and -EINVAL as from pagekit_setup_pages(), or for pages that can't be
  * mapped so; -EBUSY if something is mapped there; -EINTR if a fatal signal is
  * pending; -ENOMEM. An error must be that of the mmap operation: the kernel
  * unmaps what was mapped, then.
  */
 int pagekit_map_pages(struct vm_area_struct *vma, struct page **pages, unsigned long count,
-		      unsigned long base);
+		      unsigned long base, unsigned int flags);
 
 /**
  * pagekit_fault_pages() - map referenced pages for a fault

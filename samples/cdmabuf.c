@@ -159,7 +159,7 @@ static int cdmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 
 	vma->vm_ops = &cdmabuf_vm_ops;
 	vma->vm_private_data = buf;
-	return pagekit_setup_pfns(vma, buf->count, 0);
+	return pagekit_setup_pfns(vma, buf->count, 0, 0);
 }
 
 static int cdmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)

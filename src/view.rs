@@ -74,8 +74,9 @@ pub enum PfnOnly {}
 /// The pointer is to a `struct page` of memory that the CPU can address. It stays allocated, and no
 /// other page takes its place, for `'a`: somebody holds a reference or a pin on it, or owns it.
 ///
-/// If `Of` is [`Counted`], user space may see the page, and whoever has it gives it back by its
-/// reference count alone: references that others take keep it beyond `'a`.
+/// If `Of` is [`Counted`], user space may see the page, and write to it where the driver doesn't map
+/// it read-only. Whoever has it gives it back by its reference count alone: references that others
+/// take keep it beyond `'a`.
 #[derive(Copy, Clone, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct PageRef<'a, Of = Counted>(

@@ -17,6 +17,9 @@
 //! Each is mapped eagerly, from the driver's mmap operation, or on fault, from its fault
 //! operations.
 //!
+//! Mappings are writable where user space asks for that. What whoever maps it may only read, as
+//! pages that were pinned without `PinFlags::WRITE`, is mapped by the `_ro` function of each kind.
+//!
 //! One rule for cache modes: entries of all sizes are what `vm_page_prot` says. Where the kernel
 //! knows better for PFNs, as it does on x86, they are what the memory is set to, as those of
 //! `vmf_insert_pfn()` and `vmf_insert_pfn_pmd()` are. So all pages of an array must be set to the
@@ -275,6 +278,12 @@ fn is_cow(vma: &VmaRef) -> bool {
     vma.flags() & (flags::SHARED | flags::MAYWRITE) == flags::MAYWRITE
 }
 
+/// Has `vma`, which must not be writable, never become so.
+#[inline]
+fn keep_read_only(vma: &VmaNew) -> Result {
+    vma.try_clear_maywrite().map_err(|_| EACCES)
+}
+
 /// Sets flags on a VMA that is being set up.
 ///
 /// # Safety
@@ -325,7 +334,9 @@ unsafe fn setup(
 ///
 /// # Safety
 ///
-/// The caller must not make `vma` a mixed mapping afterwards.
+/// * The caller must not make `vma` a mixed mapping afterwards.
+/// * Whoever has mapped it must be allowed to write each page that it will show: the driver's own, say,
+///   or pinned with `PinFlags::WRITE`. None may be a zero page. Others are for [`setup_pfns_ro`].
 ///
 /// # Examples
 ///
@@ -346,6 +357,27 @@ pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
     let flags = flags::PFNMAP | flags::DONTEXPAND | flags::DONTDUMP;
     // SAFETY: It is no mixed mapping if this succeeds, and the caller promises to keep it so.
     unsafe { setup(vma, len, base, flags, flags::MIXEDMAP) }
+}
+
+/// [`setup_pfns`], for pages that whoever maps them may read but not write.
+///
+/// Clears `VM_MAYWRITE`, so that `mprotect()` can't make the mapping writable either. What is
+/// private and can't be written to is no COW mapping: it is accepted, too, and shows the pages.
+///
+/// # Errors
+///
+/// * `EACCES`: the mapping is to be writable.
+/// * `EINVAL`: a window that is not wholly within the array, or a VMA that is a mixed mapping
+///   already.
+///
+/// # Safety
+///
+/// The caller must not make `vma` a mixed mapping afterwards.
+#[inline]
+pub unsafe fn setup_pfns_ro(vma: &VmaNew, len: usize, base: usize) -> Result {
+    keep_read_only(vma)?;
+    // SAFETY: The caller promises not to make it a mixed mapping. Nobody can write to its pages.
+    unsafe { setup_pfns(vma, len, base) }
 }
 
 /// Maps the PFNs of all pages that `vma` shows, from a driver's mmap operation.
@@ -370,8 +402,9 @@ pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
 ///
 /// # Safety
 ///
-/// As for [`setup_pfns`]. Each of `pages` must stay allocated until the mapping of it is gone:
-/// until the file that was mapped is released.
+/// * As for [`setup_pfns`].
+/// * Each of `pages` must stay allocated until the mapping of it is gone: until the file that was
+///   mapped is released.
 ///
 /// # Examples
 ///
@@ -392,6 +425,21 @@ pub unsafe fn map_pfns<Of>(vma: &VmaNew, pages: &[PageRef<'_, Of>], base: usize)
     // SAFETY: The caller promises that the pages stay until the mapping is gone, and that `vma` is
     // not made a mixed mapping.
     unsafe { map_any(vma, PageRef::pfns(pages), base) }
+}
+
+/// [`map_pfns`], for pages that whoever maps them may read but not write: see [`setup_pfns_ro`].
+///
+/// # Safety
+///
+/// * The caller must not make `vma` a mixed mapping afterwards.
+/// * Each of `pages` must stay allocated until the mapping of it is gone: until the file that was
+///   mapped is released.
+#[inline]
+pub unsafe fn map_pfns_ro<Of>(vma: &VmaNew, pages: &[PageRef<'_, Of>], base: usize) -> Result {
+    keep_read_only(vma)?;
+    // SAFETY: The caller promises that the pages stay, and not to make it a mixed mapping. Nobody
+    // can write to them.
+    unsafe { map_pfns(vma, pages, base) }
 }
 
 /// [`map_pfns`], for pages of all kinds.
@@ -445,9 +493,11 @@ unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> 
 ///
 /// # Safety
 ///
-/// Each of `pages` must stay allocated until the mapping of it is gone: until the file that was
-/// mapped is released, or the driver has zapped the mapping. Until then the array must have the
-/// same page in the same place.
+/// * Each of `pages` must stay allocated until the mapping of it is gone: until the file that was
+///   mapped is released, or the driver has zapped the mapping. Until then the array must have the
+///   same page in the same place.
+/// * Unless the VMA is of [`setup_pfns_ro`] or [`map_pfns_ro`], whoever has mapped it must be allowed
+///   to write each of `pages`. None may be a zero page.
 #[inline]
 pub unsafe fn fault_pfns<Of>(
     vmf: &VmFault,
@@ -496,16 +546,15 @@ unsafe fn fault_any(
 /// the architecture has no huge PFNs (`CONFIG_ARCH_SUPPORTS_PMD_PFNMAP`): the kernel calls the fault
 /// operation, then.
 ///
-/// Not for memory of processes: `CONFIG_PAGE_TABLE_CHECK` takes a second huge page table entry that
-/// shows it for a bug.
-///
 /// Context and safety are those of [`fault_pfns`], which the driver's fault operation must call.
 ///
 /// C: `vmf_insert_pfn_pmd()` in `mm/huge_memory.c`.
 ///
 /// # Safety
 ///
-/// As for [`fault_pfns`].
+/// * As for [`fault_pfns`].
+/// * None of `pages` may be anonymous memory of a process: `CONFIG_PAGE_TABLE_CHECK` takes a second huge
+///   page table entry that shows it for a bug (`BUG_ON`).
 ///
 /// # Examples
 ///
@@ -621,6 +670,13 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
     unsafe { setup(vma, len, base, flags, flags::PFNMAP) }
 }
 
+/// [`setup_pages`], for pages that whoever maps them may read but not write: see [`setup_pfns_ro`].
+#[inline]
+pub fn setup_pages_ro(vma: &VmaNew, len: usize, base: usize) -> Result {
+    keep_read_only(vma)?;
+    setup_pages(vma, len, base)
+}
+
 /// Maps all pages that `vma` shows and takes references on them, from a driver's mmap operation.
 ///
 /// Sets `VM_MIXEDMAP`, `VM_DONTEXPAND` and `VM_DONTDUMP`. A fault operation with [`fault_pages`] is
@@ -677,6 +733,13 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
         addr = addr.wrapping_add(some.len() << PAGE_SHIFT);
     }
     Ok(())
+}
+
+/// [`map_pages`], for pages that whoever maps them may read but not write: see [`setup_pfns_ro`].
+#[inline]
+pub fn map_pages_ro(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
+    keep_read_only(vma)?;
+    map_pages(vma, pages, base)
 }
 
 /// Maps referenced pages for a fault in a VMA that [`setup_pages`] or [`map_pages`] has set up,

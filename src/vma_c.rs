@@ -10,28 +10,50 @@
 use super::*;
 use kernel::error::from_result;
 
-/// [`setup_pfns`].
+/// C's `PAGEKIT_READ_ONLY`.
+const READ_ONLY: c_uint = 128;
+
+/// What all functions do first whose `flags` say who may write.
+fn heed(vma: &VmaNew, flags: c_uint) -> Result {
+    match flags {
+        0 => Ok(()),
+        READ_ONLY => keep_read_only(vma),
+        _ => Err(EINVAL),
+    }
+}
+
+/// [`setup_pfns`], [`setup_pfns_ro`].
 #[no_mangle]
 unsafe extern "C" fn pagekit_setup_pfns(
     vma: *mut bindings::vm_area_struct,
     count: c_ulong,
     base: c_ulong,
+    flags: c_uint,
 ) -> c_int {
-    // SAFETY: The caller is an mmap operation, and keeps to what is said there.
-    from_result(|| unsafe { setup_pfns(VmaNew::from_raw(vma), count, base).map(|()| 0) })
+    // SAFETY: The caller is an mmap operation, which makes `vma` no mixed mapping, nor writable what
+    // may not be written to.
+    from_result(|| unsafe {
+        let vma = VmaNew::from_raw(vma);
+        heed(vma, flags)?;
+        setup_pfns(vma, count, base).map(|()| 0)
+    })
 }
 
-/// [`map_pfns`].
+/// [`map_pfns`], [`map_pfns_ro`].
 #[no_mangle]
 unsafe extern "C" fn pagekit_map_pfns(
     vma: *mut bindings::vm_area_struct,
     pages: *mut *mut bindings::page,
     count: c_ulong,
     base: c_ulong,
+    flags: c_uint,
 ) -> c_int {
-    // SAFETY: As above.
+    // SAFETY: The caller is an mmap operation, which makes `vma` no mixed mapping, nor writable what
+    // may not be written to. Its pages stay until the file is released.
     from_result(|| unsafe {
-        map_pfns(VmaNew::from_raw(vma), array::<PfnOnly>(pages, count), base).map(|()| 0)
+        let vma = VmaNew::from_raw(vma);
+        heed(vma, flags)?;
+        map_pfns(vma, array::<PfnOnly>(pages, count), base).map(|()| 0)
     })
 }
 
@@ -43,7 +65,8 @@ unsafe extern "C" fn pagekit_fault_pfns(
     count: c_ulong,
     base: c_ulong,
 ) -> bindings::vm_fault_t {
-    // SAFETY: The caller is a fault operation, and keeps to what is said there.
+    // SAFETY: The caller is a fault operation, to which `vmf` was passed. Its pages stay, in their
+    // places, until the mapping is gone, and may be written to if the VMA may.
     unsafe { fault_pfns(VmFault::from_raw(vmf), array::<PfnOnly>(pages, count), base) }
 }
 
@@ -56,7 +79,8 @@ unsafe extern "C" fn pagekit_huge_fault_pfns(
     count: c_ulong,
     base: c_ulong,
 ) -> bindings::vm_fault_t {
-    // SAFETY: As above.
+    // SAFETY: The caller is a fault operation, to which `vmf` was passed. Its pages stay, in their
+    // places, until the mapping is gone, and may be written to if the VMA may. None is anonymous.
     unsafe {
         huge_fault_pfns(
             VmFault::from_raw(vmf),
@@ -67,28 +91,38 @@ unsafe extern "C" fn pagekit_huge_fault_pfns(
     }
 }
 
-/// [`setup_pages`].
+/// [`setup_pages`], [`setup_pages_ro`].
 #[no_mangle]
 unsafe extern "C" fn pagekit_setup_pages(
     vma: *mut bindings::vm_area_struct,
     count: c_ulong,
     base: c_ulong,
+    flags: c_uint,
 ) -> c_int {
-    // SAFETY: The caller is an mmap operation.
-    from_result(|| setup_pages(unsafe { VmaNew::from_raw(vma) }, count, base).map(|()| 0))
+    // SAFETY: The caller is an mmap operation, to which `vma` was passed.
+    let vma = unsafe { VmaNew::from_raw(vma) };
+    from_result(|| {
+        heed(vma, flags)?;
+        setup_pages(vma, count, base).map(|()| 0)
+    })
 }
 
-/// [`map_pages`].
+/// [`map_pages`], [`map_pages_ro`].
 #[no_mangle]
 unsafe extern "C" fn pagekit_map_pages(
     vma: *mut bindings::vm_area_struct,
     pages: *mut *mut bindings::page,
     count: c_ulong,
     base: c_ulong,
+    flags: c_uint,
 ) -> c_int {
-    // SAFETY: The caller is an mmap operation, with an array of pages that exist.
+    // SAFETY: The caller is an mmap operation, to which `vma` was passed, with an array of counted
+    // pages.
     let (vma, pages) = unsafe { (VmaNew::from_raw(vma), array(pages, count)) };
-    from_result(|| map_pages(vma, pages, base).map(|()| 0))
+    from_result(|| {
+        heed(vma, flags)?;
+        map_pages(vma, pages, base).map(|()| 0)
+    })
 }
 
 /// [`fault_pages`].
@@ -99,7 +133,8 @@ unsafe extern "C" fn pagekit_fault_pages(
     count: c_ulong,
     base: c_ulong,
 ) -> bindings::vm_fault_t {
-    // SAFETY: The caller is a fault operation, with an array of pages that exist.
+    // SAFETY: The caller is a fault operation, to which `vmf` was passed, with an array of counted
+    // pages.
     let (vmf, pages) = unsafe { (VmFault::from_raw(vmf), array(pages, count)) };
     fault_pages(vmf, pages, base)
 }
@@ -113,7 +148,8 @@ unsafe extern "C" fn pagekit_huge_fault_pages(
     count: c_ulong,
     base: c_ulong,
 ) -> bindings::vm_fault_t {
-    // SAFETY: The caller is a fault operation, and keeps to what is said there.
+    // SAFETY: The caller is a fault operation, to which `vmf` was passed, with an array of counted
+    // pages and a lock that its other fault operation takes, too.
     unsafe { huge_fault_pages(VmFault::from_raw(vmf), order, array(pages, count), base) }
 }
 

@@ -5,7 +5,8 @@
 //! An open file of a node has [`PAGES`] fresh pages, which live until it is released: a mapping holds
 //! its file. An mmap at page offset n shows page n. It begins with the word [`MAGIC`] | n.
 //!
-//! [`SHOW_FILE`] has it show pages of a memfd instead.
+//! [`SHOW_FILE`] has it show pages of a memfd instead, [`SHOW_USER`] memory of a process that this may
+//! read: nobody may write to that through a node.
 
 use kernel::{
     bindings,
@@ -37,6 +38,10 @@ use pagekit_pages::{
     Marks,
     PageArray, //
 };
+use pagekit_pin::{
+    PinArray,
+    PinFlags, //
+};
 use pagekit_view::PageRef;
 use pagekit_vma::{
     fault_pages,
@@ -44,9 +49,13 @@ use pagekit_vma::{
     huge_fault_pages,
     huge_fault_pfns,
     map_pages,
+    map_pages_ro,
     map_pfns,
+    map_pfns_ro,
     setup_pages,
+    setup_pages_ro,
     setup_pfns,
+    setup_pfns_ro,
     VmFault, //
 };
 
@@ -136,7 +145,22 @@ unsafe impl FromBytes for FileRange {}
 /// [`PageArray::from_shmem`] returns.
 const SHOW_FILE: u32 = _IOW::<FileRange>('P' as u32, 3);
 
-/// Pages of a file, if any. Mappings of PFNs don't mark what is written as dirty: this does, on drop.
+/// `struct { __u64 address; __u64 count; }`
+#[repr(C)]
+struct UserRange {
+    address: u64,
+    count: u64,
+}
+
+// SAFETY: It consists of integers, and has no padding.
+unsafe impl FromBytes for UserRange {}
+
+/// Shows `count` pages of the caller's memory from `address` on, pinned for reading.
+///
+/// `EBUSY` as above; `EFAULT`; else what [`PinArray::pin_user`] returns.
+const SHOW_USER: u32 = _IOW::<UserRange>('P' as u32, 4);
+
+/// Pages of a file. Mappings of PFNs don't mark what is written as dirty: this does, on drop.
 struct FilePages(Option<PageArray>);
 
 impl Drop for FilePages {
@@ -147,14 +171,20 @@ impl Drop for FilePages {
     }
 }
 
+/// What is shown.
+enum Shown {
+    Fresh,
+    File(FilePages),
+    User(PinArray),
+}
+
 /// An open file of a node.
 #[pin_data]
 struct Node {
     kind: &'static Kind,
     fresh: PageArray,
-    /// What is shown instead, if anything. The first mmap or ioctl decides, for good: what mappings
-    /// show never changes.
-    file: SetOnce<FilePages>,
+    /// The first mmap or ioctl decides, for good: what mappings show never changes.
+    shown: SetOnce<Shown>,
     /// Where huge pages are referenced, one fault is handled at a time. All kinds take it: so it is
     /// shorter.
     #[pin]
@@ -162,11 +192,15 @@ struct Node {
 }
 
 impl Node {
-    /// The pages to show. [`None`] while an ioctl is about to decide.
-    fn pages(&self) -> Option<&[PageRef<'_>]> {
-        self.file.populate(FilePages(None));
-        let FilePages(file) = self.file.as_ref()?;
-        Some(file.as_ref().unwrap_or(&self.fresh).pages())
+    /// The pages to show, and whether they may only be read. [`None`] while an ioctl is about to
+    /// decide.
+    fn pages(&self) -> Option<(&[PageRef<'_>], bool)> {
+        self.shown.populate(Shown::Fresh);
+        Some(match self.shown.as_ref()? {
+            Shown::Fresh => (self.fresh.pages(), false),
+            Shown::File(FilePages(array)) => (array.as_ref().map_or(&[], PageArray::pages), false),
+            Shown::User(pins) => (pins.pages(), true),
+        })
     }
 }
 
@@ -191,7 +225,7 @@ impl MiscDevice for Node {
             try_pin_init!(Self {
                 kind,
                 fresh,
-                file: SetOnce::new(),
+                shown: SetOnce::new(),
                 fault <- new_mutex!(()),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -199,14 +233,25 @@ impl MiscDevice for Node {
     }
 
     fn ioctl(node: Pin<&Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
-        if cmd != SHOW_FILE {
-            return Err(ENOTTY);
-        }
-        let user = UserSlice::new(UserPtr::from_addr(arg), size_of::<FileRange>());
-        let range: FileRange = user.reader().read()?;
-        let memfd = LocalFile::fget(range.memfd)?;
-        let array = PageArray::from_shmem(&memfd, range.pgoff as usize, range.count as usize)?;
-        if node.file.populate(FilePages(Some(array))) {
+        let user = |len| UserSlice::new(UserPtr::from_addr(arg), len).reader();
+        let shown = match cmd {
+            SHOW_FILE => {
+                let range: FileRange = user(size_of::<FileRange>()).read()?;
+                let memfd = LocalFile::fget(range.memfd)?;
+                let (pgoff, count) = (range.pgoff as usize, range.count as usize);
+                let array = PageArray::from_shmem(&memfd, pgoff, count)?;
+                Shown::File(FilePages(Some(array)))
+            }
+            SHOW_USER => {
+                let range: UserRange = user(size_of::<UserRange>()).read()?;
+                let (address, count) = (range.address as usize, range.count as usize);
+                let mut pins = PinArray::with_capacity(count, PinFlags::empty())?;
+                pins.pin_user(address, count)?;
+                Shown::User(pins)
+            }
+            _ => return Err(ENOTTY),
+        };
+        if node.shown.populate(shown) {
             Ok(0)
         } else {
             Err(EBUSY)
@@ -214,7 +259,7 @@ impl MiscDevice for Node {
     }
 
     fn mmap(node: Pin<&Self>, _file: &File, vma: &VmaNew) -> Result {
-        let pages = node.pages().ok_or(EBUSY)?;
+        let (pages, read_only) = node.pages().ok_or(EBUSY)?;
         let Kind { show, when, .. } = *node.kind;
         // SAFETY: The VMA is being set up, and holds the file, which owns the node.
         unsafe {
@@ -225,13 +270,20 @@ impl MiscDevice for Node {
                 AtMmap => (),
             }
         }
-        match (show, when) {
+        match (show, when, read_only) {
+            // SAFETY: Nobody makes it a mixed mapping. The pages stay until the file is released,
+            // and may be written to.
+            (Pfns, AtMmap, false) => unsafe { map_pfns(vma, pages, 0) },
             // SAFETY: Nobody makes it a mixed mapping. The pages stay until the file is released.
-            (Pfns, AtMmap) => unsafe { map_pfns(vma, pages, 0) },
-            // SAFETY: As above.
-            (Pfns, _) => unsafe { setup_pfns(vma, pages.len(), 0) },
-            (Pages, AtMmap) => map_pages(vma, pages, 0),
-            (Pages, _) => setup_pages(vma, pages.len(), 0),
+            (Pfns, AtMmap, true) => unsafe { map_pfns_ro(vma, pages, 0) },
+            // SAFETY: Nobody makes it a mixed mapping. The pages may be written to.
+            (Pfns, _, false) => unsafe { setup_pfns(vma, pages.len(), 0) },
+            // SAFETY: Nobody makes it a mixed mapping.
+            (Pfns, _, true) => unsafe { setup_pfns_ro(vma, pages.len(), 0) },
+            (Pages, AtMmap, false) => map_pages(vma, pages, 0),
+            (Pages, AtMmap, true) => map_pages_ro(vma, pages, 0),
+            (Pages, _, false) => setup_pages(vma, pages.len(), 0),
+            (Pages, _, true) => setup_pages_ro(vma, pages.len(), 0),
         }
     }
 }
@@ -255,7 +307,7 @@ const HUGE_VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_st
 unsafe fn shown(vmf: &VmFault) -> (&Node, &[PageRef<'_>]) {
     // SAFETY: `mmap` has set the private data to the node, which the file that the VMA holds owns.
     let node = unsafe { &*(*vmf.vma().as_ptr()).vm_private_data.cast::<Node>() };
-    (node, node.pages().unwrap_or(&[]))
+    (node, node.pages().map_or(&[], |(pages, _)| pages))
 }
 
 /// # Safety
@@ -289,6 +341,10 @@ unsafe extern "C" fn huge_fault(
         let (node, pages) = shown(vmf);
         let _one = node.fault.lock();
         match node.kind.show {
+            // Two huge entries for the same memory of a process are a bug.
+            Pfns if matches!(node.shown.as_ref(), Some(Shown::User(_))) => {
+                bindings::vm_fault_reason_VM_FAULT_FALLBACK
+            }
             Pfns => huge_fault_pfns(vmf, order, pages, 0),
             Pages => huge_fault_pages(vmf, order, pages, 0),
         }

@@ -185,6 +185,7 @@ static const struct way ways[] = {
 struct object {
 	const struct way *way;
 	struct page **pages;
+	unsigned int flags;
 };
 
 static vm_fault_t fault(struct vm_fault *vmf)
@@ -218,10 +219,11 @@ static int mmap(struct file *file, struct vm_area_struct *vma)
 	vma->vm_private_data = object;
 	vma->vm_ops = way->eager ? &no_ops : way->huge ? &huge_ops : &ops;
 	if (way->eager)
-		return way->pages ? pagekit_map_pages(vma, object->pages, COUNT, BASE) :
-				    pagekit_map_pfns(vma, object->pages, COUNT, BASE);
-	return way->pages ? pagekit_setup_pages(vma, COUNT, BASE) :
-			    pagekit_setup_pfns(vma, COUNT, BASE);
+		return way->pages ?
+			pagekit_map_pages(vma, object->pages, COUNT, BASE, object->flags) :
+			pagekit_map_pfns(vma, object->pages, COUNT, BASE, object->flags);
+	return way->pages ? pagekit_setup_pages(vma, COUNT, BASE, object->flags) :
+			    pagekit_setup_pfns(vma, COUNT, BASE, object->flags);
 }
 
 static const struct file_operations fops = { .mmap = mmap };
@@ -230,7 +232,7 @@ static void vma_maps(struct kunit *test)
 {
 	struct object object = { .way = test->param_value };
 	u8 __user *at = (u8 __user *)SZ_512M;
-	unsigned long too_many;
+	unsigned long too_many, refused;
 	struct file *file;
 	u8 value;
 
@@ -254,6 +256,17 @@ static void vma_maps(struct kunit *test)
 
 	too_many = vm_mmap(file, 0, (COUNT + 1) << PAGE_SHIFT, PROT_READ, MAP_SHARED, 0);
 	KUNIT_EXPECT_EQ(test, (long)too_many, -EINVAL);
+
+	object.flags = PAGEKIT_READ_ONLY;
+	refused = vm_mmap(file, 0, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, 0);
+	KUNIT_EXPECT_EQ(test, (long)refused, -EACCES);
+	map(test, file, (unsigned long)at, COUNT, PROT_READ, MAP_SHARED | MAP_FIXED);
+	KUNIT_EXPECT_EQ(test, get_user(value, at), 0);
+	KUNIT_EXPECT_EQ(test, value, 1);
+	vm_munmap((unsigned long)at, COUNT << PAGE_SHIFT);
+	object.flags = ~PAGEKIT_READ_ONLY;
+	refused = vm_mmap(file, 0, PAGE_SIZE, PROT_READ, MAP_SHARED, 0);
+	KUNIT_EXPECT_EQ(test, (long)refused, -EINVAL);
 	__fput_sync(file);
 	pagekit_put_pages(object.pages, COUNT, false, false);
 }

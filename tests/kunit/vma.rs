@@ -37,9 +37,13 @@ use pagekit_vma::{
     huge_fault_pages,
     huge_fault_pfns,
     map_pages,
+    map_pages_ro,
     map_pfns,
+    map_pfns_ro,
     setup_pages,
+    setup_pages_ro,
     setup_pfns,
+    setup_pfns_ro,
     VmFault, //
 };
 
@@ -99,6 +103,8 @@ struct Object {
     flags: vm_flags_t,
     /// And that is all it sets up.
     bare: bool,
+    /// Nobody may write to the pages.
+    read_only: bool,
     /// How it maps.
     cache: fixture::Cache,
     /// The kernel inserts the page of a fault, and no other.
@@ -142,12 +148,17 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
             HugePfns | EagerHugePfns | HugePages => (*vma).vm_ops = HUGE_VM_OPS,
             EagerPfns | EagerPages => (),
         }
-        match object.kind {
+        let (len, base) = (object.claim, object.base);
+        match (object.kind, object.read_only) {
             _ if object.bare => (),
-            FaultPfns | HugePfns => setup_pfns(new, object.claim, object.base)?,
-            FaultPages | HugePages => setup_pages(new, object.claim, object.base)?,
-            EagerPfns | EagerHugePfns => map_pfns(new, pages, object.base)?,
-            EagerPages => map_pages(new, pages, object.base)?,
+            (FaultPfns | HugePfns, false) => setup_pfns(new, len, base)?,
+            (FaultPfns | HugePfns, true) => setup_pfns_ro(new, len, base)?,
+            (FaultPages | HugePages, false) => setup_pages(new, len, base)?,
+            (FaultPages | HugePages, true) => setup_pages_ro(new, len, base)?,
+            (EagerPfns | EagerHugePfns, false) => map_pfns(new, pages, base)?,
+            (EagerPfns | EagerHugePfns, true) => map_pfns_ro(new, pages, base)?,
+            (EagerPages, false) => map_pages(new, pages, base)?,
+            (EagerPages, true) => map_pages_ro(new, pages, base)?,
         }
         object.seen.set(new.flags());
         Ok(0)
@@ -247,6 +258,7 @@ impl Object {
             overtaken: false,
             flags: 0,
             bare: false,
+            read_only: false,
             cache: fixture::Cache::Default,
             by_kernel: false,
             seen: Cell::new(0),
@@ -612,6 +624,58 @@ mod tests {
             let _map = object.mmap(0, PAGES, RW, SHARED)?;
             let all = KEPT | flags::PFNMAP | flags::MIXEDMAP;
             assert_eq!(object.seen.get() & all, KEPT | own_flags(kind));
+        }
+        Ok(())
+    }
+
+    /// Kernels to come may see to it that a mapping with references is a mixed one. What depends on
+    /// that is in Documentation/design.rst.
+    #[test]
+    fn kernel_rule_referenced_mappings_may_be_without_vm_mixedmap() -> Result {
+        attach()?;
+        for kind in [FaultPages, HugePages] {
+            let object = Object::fresh(kind, PAGES, 0)?;
+            let map = object.mmap(0, PAGES, RW, SHARED)?;
+            assert_eq!(object.seen.get() & flags::MIXEDMAP, 0);
+            assert_eq!(map.read(3)?, pattern(3));
+        }
+        Ok(())
+    }
+
+    /// Kernels to come may let only some of the drivers do this: as above.
+    #[test]
+    fn kernel_rule_mmap_may_clear_vm_maywrite() -> Result {
+        attach()?;
+        for kind in KINDS {
+            let mut object = Object::fresh(kind, PAGES, 0)?;
+            object.read_only = true;
+            let map = object.mmap(0, PAGES, READ, SHARED)?;
+            assert_eq!(object.seen.get() & (flags::WRITE | flags::MAYWRITE), 0);
+            assert_eq!(map.read(3)?, pattern(3));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn all_kinds_can_be_read_only() -> Result {
+        attach()?;
+        for kind in KINDS {
+            let mut object = Object::large(kind, 512)?;
+            object.read_only = true;
+            for flags in [SHARED, PRIVATE] {
+                assert_eq!(object.mmap(0, 1, RW, flags).err(), Some(EACCES));
+            }
+            // What is private and can't be written to shows the pages, too.
+            for flags in [FIXED, FIXED ^ SHARED ^ PRIVATE] {
+                let map = object.mmap_at(AT, 0, 512, READ, flags)?;
+                advise_huge(AT)?;
+                fill(object.array.pages()[7].as_ptr(), 0xee);
+                assert_eq!(map.read(7)?, 0xee);
+                assert_eq!(map.write(7, 1), Err(EFAULT));
+                assert_eq!(map.write(300, 1), Err(EFAULT));
+                assert_eq!(map.read(300)?, pattern(300));
+            }
+            assert_eq!(object.mmap(0, 513, READ, SHARED).err(), Some(EINVAL));
         }
         Ok(())
     }

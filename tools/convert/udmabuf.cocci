@@ -123,5 +123,5 @@ identifier vma, ubuf;
  	vma->vm_private_data = ubuf;
 -	vm_flags_set(...);
 -	return 0;
-+	return pagekit_setup_pfns(vma, ubuf->pagecount, 0);
++	return pagekit_setup_pfns(vma, ubuf->pagecount, 0, 0);
  }
