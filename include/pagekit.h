@@ -8,7 +8,7 @@
 #ifndef PAGEKIT_H
 #define PAGEKIT_H
 
-#include <linux/mm_types.h>
+#include <linux/mm.h>
 #include <linux/types.h>
 
 /* --- Held pages: select PAGEKIT_PAGES_C --- */
@@ -192,7 +192,7 @@ int pagekit_setup_pfns(struct vm_area_struct *vma, unsigned long count, unsigned
  *
  * As pagekit_setup_pfns(), and maps at once. If the VMA has an operation for
  * huge faults already, blocks that can be huge pages are left to that. Not for
- * pages that the driver revokes: unmap_mapping_range() misses a VMA whose mmap
+ * pages that the driver revokes: pagekit_zap() misses a VMA whose mmap
  * operation is running.
  *
  * Lifetime: The mapping holds no references. Each page must stay allocated until
@@ -221,7 +221,7 @@ int pagekit_map_pfns(struct vm_area_struct *vma, struct page **pages, unsigned l
  * the driver has zapped the mapping.
  *
  * Context: The fault operation. May sleep. To revoke mappings, hold a lock of
- * the driver's around both this and unmap_mapping_range().
+ * the driver's around both this and pagekit_zap().
  *
  * Return: VM_FAULT_NOPAGE; VM_FAULT_SIGBUS if the address is outside of the
  * array or the VMA isn't one for PFNs; VM_FAULT_OOM.
@@ -337,5 +337,26 @@ vm_fault_t pagekit_fault_pages(struct vm_fault *vmf, struct page **pages, unsign
 vm_fault_t pagekit_huge_fault_pages(struct vm_fault *vmf, unsigned int order,
 				    struct page **pages, unsigned long count,
 				    unsigned long base);
+
+/**
+ * pagekit_zap() - take pages out of all mappings of a file
+ * @mapping: f_mapping of the file that was mapped
+ * @first: index of the first page in the array
+ * @count: number of pages, which may be 0
+ * @base: page offset of page 0 of the array
+ *
+ * The other direction of the fault operations. To revoke pages, hold a lock of the
+ * driver's around both. It misses VMAs whose mmap operation is running.
+ *
+ * Context: May sleep. Takes the lock of the mapping (i_mmap_rwsem) and those of
+ * page tables. A shrinker may call it.
+ */
+static inline void pagekit_zap(struct address_space *mapping, unsigned long first,
+			       unsigned long count, unsigned long base)
+{
+	/* For the kernel, no pages are all up to the end of the file. */
+	if (count && base + first >= base)
+		unmap_mapping_pages(mapping, base + first, count, true);
+}
 
 #endif

@@ -84,6 +84,7 @@ use pagekit_view::PageRef;
 use pagekit_vma::{
     fault_pfns,
     setup_pfns,
+    zap,
     VmFault, //
 };
 
@@ -342,10 +343,10 @@ impl Inode {
         }
     }
 
-    /// Revokes all mappings. May sleep.
-    fn unmap(&self) {
+    /// Revokes all mappings of so many pages. May sleep.
+    fn unmap(&self, pages: usize) {
         // SAFETY: By the type invariants, the inode exists.
-        unsafe { bindings::unmap_mapping_range((*self.0.as_ptr()).i_mapping, 0, 0, 1) };
+        unsafe { zap((*self.0.as_ptr()).i_mapping, 0..pages, 0) };
     }
 }
 
@@ -481,7 +482,7 @@ impl<'a> Own<'a> {
         let count = pages.as_slice().len();
         if let Some(inode) = self.bo().inode.as_ref().filter(|_| count != 0) {
             // Faults wait for the lock of the device.
-            inode.unmap();
+            inode.unmap(count);
         }
         if let Pages::Held(array) = &pages {
             for page in array.pages() {

@@ -252,10 +252,14 @@ impl<'p, 'a> Block<'p, 'a> {
     }
 }
 
-/// Whether the driver maps huge pages in `vma`, too.
-fn has_huge_fault(vma: &VmaRef) -> bool {
+/// Whether the driver maps huge pages in `vma`, too. `EINVAL` if there is nothing else that it maps
+/// then: the kernel may never ask for huge ones.
+fn has_huge_fault(vma: &VmaRef) -> Result<bool> {
     // SAFETY: The VMA is locked, and its operations are null or valid.
-    unsafe { (*vma.as_ptr()).vm_ops.as_ref() }.is_some_and(|ops| ops.huge_fault.is_some())
+    match unsafe { (*vma.as_ptr()).vm_ops.as_ref() } {
+        Some(ops) if ops.huge_fault.is_some() => ops.fault.map(|_| true).ok_or(EINVAL),
+        _ => Ok(false),
+    }
 }
 
 /// Checks that `vma` may show its window of an array of `len` pages, and returns that.
@@ -382,17 +386,18 @@ pub unsafe fn setup_pfns_ro(vma: &VmaNew, len: usize, base: usize) -> Result {
 
 /// Maps the PFNs of all pages that `vma` shows, from a driver's mmap operation.
 ///
-/// As [`setup_pfns`], and maps at once. `vma` needs no fault operation then. If it has operations
-/// for huge faults already, blocks that [`huge_fault_pfns`] can map as one are left to them.
+/// As [`setup_pfns`], and maps at once. `vma` needs no fault operation then. If the driver has set
+/// operations for huge faults before, blocks that [`huge_fault_pfns`] can map as one are left to
+/// them.
 ///
-/// Not for pages that the driver revokes: `unmap_mapping_range()` misses a VMA whose mmap operation
-/// is still running. Map on fault instead, under the lock that revoking takes.
+/// Not for pages that the driver revokes: [`zap`] misses a VMA whose mmap operation is still running.
+/// Map on fault instead, under the lock that revoking takes.
 ///
 /// Context: the mmap operation, under the mmap lock held for writing. May sleep.
 ///
 /// # Errors
 ///
-/// * `EINVAL`: as from [`setup_pfns`].
+/// * `EINVAL`: as from [`setup_pfns`], or the VMA has an operation for huge faults but none for others.
 /// * `EINTR`: a fatal signal is pending.
 /// * `ENOMEM`: no page tables.
 ///
@@ -450,13 +455,13 @@ pub unsafe fn map_pfns_ro<Of>(vma: &VmaNew, pages: &[PageRef<'_, Of>], base: usi
 #[export_name = "pagekit_vma_map_pfns"]
 unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::MIXEDMAP)?;
+    let huge = HUGE_PFNS && has_huge_fault(vma)?;
     // SAFETY: It is neither a mixed nor a COW mapping, and the caller promises to keep it so.
     unsafe { set_flags(vma, flags::PFNMAP | flags::DONTEXPAND | flags::DONTDUMP) };
     let mut rest = Block {
         addr: vma.start(),
         pages: pages.get(window).ok_or(EINVAL)?,
     };
-    let huge = HUGE_PFNS && has_huge_fault(vma);
     while let Some(mut block) = Block::new(vma, rest.addr, rest.pages, 0, PMD_SIZE) {
         yield_or_eintr()?;
         if !(huge && block.huge().is_some()) {
@@ -487,7 +492,7 @@ unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> 
 ///
 /// Context: the fault operation, under the mmap lock or the lock of the VMA. Allocates page tables
 /// (may sleep), takes their lock. To revoke mappings, hold a lock of the driver's own around both
-/// this call and `unmap_mapping_range()`.
+/// this call and [`zap`].
 ///
 /// C: `udmabuf_vm_fault()` in `drivers/dma-buf/udmabuf.c`.
 ///
@@ -859,4 +864,45 @@ pub unsafe fn huge_fault_pages(
 fn are_free_standing(pages: &[PageRef<'_, PfnOnly>]) -> bool {
     // SAFETY: The pages exist.
     unsafe { pagekit_vma_are_free_standing(pages.as_ptr(), pages.len()) }
+}
+
+// --- Both kinds ----------------------------------------------------------------------
+
+/// Takes `pages`, a range of indices of an array, out of all mappings of a file that has the array at
+/// page offset `base`.
+///
+/// This is the other direction of the fault operations, which bring pages back. A driver that revokes
+/// holds a lock of its own around this, until the pages have gone or are others, and around what
+/// its fault operations do. It misses VMAs whose mmap operation is still running: pages that are
+/// mapped eagerly can't be revoked.
+///
+/// Where objects share one mapping, as those of a DRM device do, each has a `base` of its own.
+///
+/// Context: may sleep. Takes the lock of the mapping (`i_mmap_rwsem`) and those of page tables. A
+/// shrinker may call it.
+///
+/// C: `drm_vma_node_unmap()` in `include/drm/drm_vma_manager.h`.
+///
+/// # Safety
+///
+/// `mapping` must be that of an inode that exists while this runs: the `f_mapping` of the file that
+/// was mapped.
+///
+/// # Examples
+///
+/// ```
+/// fn revoke(file: &LocalFile, pages: &[PageRef<'_>]) {
+///     // SAFETY: The file has a mapping while it is open.
+///     unsafe { zap((*file.as_ptr()).f_mapping, 0..pages.len(), 0) };
+/// }
+/// # let file = TestFile::shmem(1)?;
+/// # revoke(file.file(), PageArray::from_shmem(file.file(), 0, 1)?.pages());
+/// ```
+#[inline]
+pub unsafe fn zap(mapping: *mut bindings::address_space, pages: Range<usize>, base: usize) {
+    // For the kernel, no pages are all up to the end of the file.
+    if let (Some(first), false) = (base.checked_add(pages.start), pages.is_empty()) {
+        // SAFETY: The caller promises that it is the mapping of an inode that exists.
+        unsafe { bindings::unmap_mapping_pages(mapping, first, pages.len(), true) };
+    }
 }

@@ -252,6 +252,15 @@ static void vma_maps(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, first_byte(object.pages[i]), (u8)(i + 1));
 	}
 	KUNIT_EXPECT_EQ(test, fixture_is_huge((unsigned long)at), object.way->huge);
+
+	/* Nobody brings back what was mapped eagerly. */
+	pagekit_zap(file->f_mapping, 2, 0, BASE);
+	pagekit_zap(file->f_mapping, 1, 2, BASE);
+	for (int i = 0; i < 5; i++) {
+		int gone = object.way->eager && (i == 1 || i == 2);
+
+		KUNIT_EXPECT_EQ(test, get_user(value, at + i * PAGE_SIZE), gone ? -EFAULT : 0);
+	}
 	vm_munmap((unsigned long)at, COUNT << PAGE_SHIFT);
 
 	too_many = vm_mmap(file, 0, (COUNT + 1) << PAGE_SHIFT, PROT_READ, MAP_SHARED, 0);

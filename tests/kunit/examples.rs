@@ -13,6 +13,7 @@ use kernel::{
         from_result,
         to_result, //
     },
+    fs::LocalFile,
     mm::virt::VmaNew,
     page::PAGE_SIZE,
     prelude::*, //

@@ -44,6 +44,7 @@ use pagekit_vma::{
     setup_pages_ro,
     setup_pfns,
     setup_pfns_ro,
+    zap,
     VmFault, //
 };
 
@@ -97,6 +98,8 @@ struct Object {
     small: bool,
     /// It leaves them to the fault operation.
     fallback: bool,
+    /// It has no other operation.
+    huge_only: bool,
     /// While it handles a fault, another thread maps a huge page.
     overtaken: bool,
     /// Flags that it sets by itself, first.
@@ -111,6 +114,8 @@ struct Object {
     by_kernel: bool,
     /// The flags of the VMA in the end.
     seen: Cell<vm_flags_t>,
+    /// What knows all mappings of the file.
+    mapping: Cell<*mut bindings::address_space>,
     /// Pages that are shown instead of the array.
     own: Option<&'static [PageRef<'static>]>,
 }
@@ -131,6 +136,11 @@ const HUGE_VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_st
     ..pin_init::zeroed()
 };
 
+const HUGE_ONLY_VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
+    huge_fault: Some(huge_fault),
+    ..pin_init::zeroed()
+};
+
 /// # Safety
 ///
 /// To be called by the kernel, for a file that was made with an object.
@@ -141,10 +151,12 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
         let object = &*(*file).private_data.cast::<Object>();
         let (new, pages) = (VmaNew::from_raw(vma), object.pages());
         (*vma).vm_private_data = (*file).private_data;
+        object.mapping.set((*file).f_mapping);
         (*vma).__bindgen_anon_2.vm_flags |= object.flags;
         (*vma).vm_page_prot = object.cache.prot((*vma).vm_page_prot);
         match object.kind {
             FaultPfns | FaultPages => (*vma).vm_ops = VM_OPS,
+            _ if object.huge_only => (*vma).vm_ops = HUGE_ONLY_VM_OPS,
             HugePfns | EagerHugePfns | HugePages => (*vma).vm_ops = HUGE_VM_OPS,
             EagerPfns | EagerPages => (),
         }
@@ -255,6 +267,7 @@ impl Object {
             part: 0..pages,
             small: false,
             fallback: false,
+            huge_only: false,
             overtaken: false,
             flags: 0,
             bare: false,
@@ -262,6 +275,7 @@ impl Object {
             cache: fixture::Cache::Default,
             by_kernel: false,
             seen: Cell::new(0),
+            mapping: Cell::new(null_mut()),
             own: None,
         }
     }
@@ -714,6 +728,39 @@ mod tests {
     }
 
     #[test]
+    fn zapping_takes_a_range_of_the_array() -> Result {
+        attach()?;
+        for kind in [FaultPfns, EagerPfns, FaultPages, EagerPages] {
+            for base in [0, 0x10_0000] {
+                let mut object = Object::fresh(kind, PAGES, base)?;
+                // Page i is at i - 2.
+                let map = object.mmap(base + 2, PAGES - 2, RW, SHARED)?;
+                assert_eq!(map.read(9)?, pattern(11));
+                let zap = |pages| {
+                    // SAFETY: The file is open while it is mapped.
+                    unsafe { zap(object.mapping.get(), pages, base) }
+                };
+                zap(4..4);
+                zap(6..9);
+                zap(usize::MAX - 1..usize::MAX);
+                object.base = usize::MAX;
+                for i in 2..PAGES {
+                    let byte = if (6..9).contains(&i) {
+                        Err(EFAULT)
+                    } else {
+                        Ok(pattern(i))
+                    };
+                    assert_eq!(map.read(i - 2), byte);
+                }
+                object.base = base;
+                let back = matches!(kind, FaultPfns | FaultPages);
+                assert_eq!(map.read(5).ok(), back.then_some(pattern(7)));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
     fn faults_before_the_base_fail() -> Result {
         attach()?;
         for kind in [FaultPfns, FaultPages] {
@@ -1102,6 +1149,15 @@ mod tests {
         for i in 0..PAGES {
             assert_eq!(map.read(i)?, pattern(i));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn huge_faults_alone_are_not_enough() -> Result {
+        attach()?;
+        let mut object = Object::fresh(EagerHugePfns, PAGES, 0)?;
+        object.huge_only = true;
+        assert_eq!(object.mmap(0, PAGES, RW, SHARED).err(), Some(EINVAL));
         Ok(())
     }
 
