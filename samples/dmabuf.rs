@@ -68,7 +68,7 @@ extern "C" {
 #[inline]
 pub(crate) unsafe fn assert_held(buf: *mut bindings::dma_buf) {
     if cfg!(CONFIG_LOCKDEP) {
-        // SAFETY: As the caller promises.
+        // SAFETY: The caller promises a buffer, which has a reservation lock.
         unsafe { pagekit_dmabuf_assert_held((*buf).resv) };
     }
 }
@@ -119,7 +119,7 @@ pub(crate) unsafe fn into_fd(buf: NonNull<bindings::dma_buf>, flags: u32) -> Res
     // SAFETY: The caller owns a reference.
     let fd = unsafe { bindings::dma_buf_fd(buf.as_ptr(), flags as c_int) };
     to_result(fd).inspect_err(|_| {
-        // SAFETY: As above; it ends here.
+        // SAFETY: The caller owns a reference, which was not taken. It ends here.
         unsafe { bindings::dma_buf_put(buf.as_ptr()) };
     })?;
     Ok(fd)
@@ -130,7 +130,7 @@ pub(crate) unsafe fn into_fd(buf: NonNull<bindings::dma_buf>, flags: u32) -> Res
 /// # Safety
 ///
 /// As for [`export`].
-#[inline(always)] // As above.
+#[inline(always)] // A driver has one call, at the end of a function.
 pub(crate) unsafe fn export_fd<T>(
     name: &'static CStr,
     ops: &'static bindings::dma_buf_ops,
@@ -139,7 +139,8 @@ pub(crate) unsafe fn export_fd<T>(
     data: KBox<T>,
 ) -> Result<isize> {
     let owner = this_module::<crate::LocalModule>();
-    // SAFETY: As the caller promises. The reference on the new buffer is ours.
+    // SAFETY: The caller promises that `ops` are for a `T`, and release it. The reference on the
+    // new buffer is ours.
     unsafe {
         let buf = export(name, owner, ops, size, bindings::O_RDWR, data)?;
         Ok(into_fd(buf, cloexec)? as isize)
@@ -294,7 +295,8 @@ pub(crate) unsafe extern "C" fn unmap(
     table: *mut bindings::sg_table,
     dir: bindings::dma_data_direction,
 ) {
-    // SAFETY: As the caller promises: the table is the first field of a mapping in the list.
+    // SAFETY: The caller promises a table from `map`, which is mapped, and is the first field of a
+    // mapping in the list of this attachment. Under the lock that it holds, nobody else uses that.
     unsafe {
         assert_held((*attachment).dmabuf);
         bindings::dma_unmap_sgtable((*attachment).dev, table, dir, 0);
@@ -342,7 +344,7 @@ impl For {
             For::Cpu => pagekit_dmabuf_for_cpu,
             For::Device => pagekit_dmabuf_for_device,
         };
-        // SAFETY: As the caller promises.
+        // SAFETY: The caller promises that the table is mapped for the device.
         unsafe { sync(dev, table, dir) };
     }
 }
@@ -383,7 +385,8 @@ unsafe fn lock_and_sync(
     dir: bindings::dma_data_direction,
     whom: For,
 ) -> c_int {
-    // SAFETY: As the caller promises.
+    // SAFETY: The caller promises a buffer whose attachments are mapped by `map`, and that it
+    // doesn't hold the lock.
     unsafe {
         bindings::dma_resv_lock((*buf).resv, null_mut());
         sync(buf, dir, whom);
@@ -414,7 +417,7 @@ pub(crate) unsafe extern "C" fn end_cpu_access(
     buf: *mut bindings::dma_buf,
     dir: bindings::dma_data_direction,
 ) -> c_int {
-    // SAFETY: As above.
+    // SAFETY: The core passes a buffer of the driver's.
     unsafe { lock_and_sync(buf, dir, For::Device) }
 }
 
@@ -425,7 +428,8 @@ pub(crate) unsafe extern "C" fn end_cpu_access(
 /// As for [`sync`].
 pub(crate) unsafe fn users(buf: *mut bindings::dma_buf) -> (u32, u32) {
     let (mut attachments, mut mappings) = (0, 0);
-    // SAFETY: As in `sync`.
+    // SAFETY: Under the lock that the caller holds, the attachments and their lists of mappings are
+    // stable.
     unsafe {
         for_each_attachment(buf, |attachment| {
             attachments += 1;
@@ -463,12 +467,15 @@ pub(crate) fn vmap(pages: &[PageRef<'_>], map: &mut bindings::iosys_map) -> Resu
 ///
 /// `map` must be from [`vmap`] of `pages`, and nobody may use it any more.
 pub(crate) unsafe fn vunmap(pages: &[PageRef<'_>], map: &bindings::iosys_map) {
-    // SAFETY: As the caller promises. `vmap` has checked that the length fits.
+    // SAFETY: The caller promises that it is from `vmap`, which has checked that the length fits,
+    // and is not used any more.
     unsafe { vm_unmap_ram(map.__bindgen_anon_1.vaddr, pages.len() as c_uint) };
 }
 
-/// What a buffer is exported with whose pages stay where they are until it is released. Whoever maps
-/// it may read and write them.
+/// What a buffer is exported with whose pages stay where they are until it is released.
+///
+/// Whoever maps the buffer may read and write the pages. If it is mapped by [`mmap`], none is
+/// memory of a process.
 pub(crate) trait Pages: 'static {
     fn pages(&self) -> &[PageRef<'_>];
 }
@@ -512,7 +519,8 @@ pub(crate) const fn ops<T: Pages>() -> bindings::dma_buf_ops {
         buf: *mut bindings::dma_buf,
         map: *mut bindings::iosys_map,
     ) {
-        // SAFETY: As above; this is what `vmap_op` has filled in.
+        // SAFETY: The core passes a buffer that was exported with a `T`, whose pages stay, and a
+        // map that `vmap_op` has filled in and nobody uses any more.
         unsafe { vunmap(data::<T>(buf).pages(), &*map) };
     }
 

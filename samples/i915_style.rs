@@ -329,7 +329,7 @@ struct Inode(NonNull<bindings::inode>);
 
 // SAFETY: Inodes are reference counted and used by any thread.
 unsafe impl Send for Inode {}
-// SAFETY: As above.
+// SAFETY: All that is done with a shared reference may be done by any thread.
 unsafe impl Sync for Inode {}
 
 impl Inode {
@@ -397,7 +397,7 @@ impl<'a> Own<'a> {
     ///
     /// As the type invariants.
     unsafe fn new(buf: *mut bindings::dma_buf) -> Self {
-        // INVARIANT: As the caller promises.
+        // INVARIANT: The caller promises that it was exported with `OPS` and stays for `'a`.
         Self(buf, PhantomData)
     }
 
@@ -407,7 +407,7 @@ impl<'a> Own<'a> {
     ///
     /// As the type invariants.
     unsafe fn reserved(buf: *mut bindings::dma_buf) -> Self {
-        // SAFETY: As the caller promises.
+        // SAFETY: The caller promises a buffer that was exported with `OPS` and stays for `'a`.
         unsafe {
             dmabuf::assert_held(buf);
             Self::new(buf)
@@ -533,7 +533,7 @@ impl Objects {
     fn held(&mut self) -> usize {
         let mut held = 0;
         for i in 0..self.0.len() {
-            // SAFETY: As above.
+            // SAFETY: All in the list are ours, and leave it in their release operation.
             let own = unsafe { Own::new(self.0[i].as_ptr()) };
             if let Pages::Held(array) = &own.backing(self).pages {
                 held += array.pages().len();
@@ -597,7 +597,7 @@ impl Handle {
     ///
     /// `buf` must have been exported with `OPS`.
     unsafe fn new(buf: Buf) -> Self {
-        // INVARIANT: As the caller promises.
+        // INVARIANT: The caller promises that it was exported with `OPS`.
         let this = Self(buf);
         this.own()
             .backing(&mut this.own().bo().device.lock.lock())
@@ -672,7 +672,7 @@ unsafe extern "C" fn pin(attachment: *mut bindings::dma_buf_attachment) -> c_int
 ///
 /// To be called by the core, under the reservation lock.
 unsafe extern "C" fn unpin(attachment: *mut bindings::dma_buf_attachment) {
-    // SAFETY: As above.
+    // SAFETY: The core passes an attachment of a buffer of ours.
     let own = unsafe { Own::reserved((*attachment).dmabuf) };
     let mut objects = own.bo().device.lock.lock();
     own.backing(&mut objects).fixed -= 1;
@@ -691,7 +691,8 @@ unsafe extern "C" fn map_dma_buf(
     let map = || {
         let mut objects = own.bo().device.lock_interruptible()?;
         let pages = own.pin(&mut objects)?;
-        // SAFETY: As above; they stay pinned until it is unmapped.
+        // SAFETY: The attachment is one of a buffer of ours, whose reservation lock the core holds.
+        // The pages stay pinned until it is unmapped.
         unsafe { dmabuf::map(attachment, pages, dir) }.inspect_err(|_| own.unpin(&mut objects))
     };
     dmabuf::table_or_err(map())
@@ -862,7 +863,8 @@ impl Shrinker {
         // SAFETY: The name has no directives.
         let shrinker = unsafe { bindings::shrinker_alloc(0, c"pagekit-i915".as_char_ptr()) };
         let this = Self(NonNull::new(shrinker).ok_or(ENOMEM)?);
-        // SAFETY: It is not registered yet. The callbacks find what the caller promises.
+        // SAFETY: It is not registered yet. The callbacks find a device there, whose lock the
+        // caller promises to be initialised and to stay as long.
         unsafe {
             (*shrinker).count_objects = Some(count_objects);
             (*shrinker).scan_objects = Some(scan_objects);

@@ -274,6 +274,7 @@ impl Bo {
     }
 }
 
+// Nobody maps user memory here: that takes a file descriptor of the buffer, and there is none.
 impl dmabuf::Pages for Bo {
     fn pages(&self) -> &[PageRef<'_>] {
         self.pins.as_ref().map_or(&[], PinArray::pages)
@@ -284,7 +285,8 @@ impl dmabuf::Pages for Bo {
 ///
 /// It must be a buffer that was exported with `OPS`.
 unsafe fn info(reserved: &Reserved<'_>, nowait: bool) -> Result<Info> {
-    // SAFETY: As the caller promises; it stays while it is reserved.
+    // SAFETY: The caller promises that it was exported with `OPS`, and so with a `Bo`. It stays
+    // while it is reserved.
     unsafe {
         let bo = dmabuf::data::<Bo>(reserved.as_ptr());
         Ok(Info {
@@ -360,7 +362,7 @@ impl Handle {
     ///
     /// `buf` must have been exported with `OPS`.
     unsafe fn new(buf: Buf) -> Self {
-        // INVARIANT: As the caller promises.
+        // INVARIANT: The caller promises that it was exported with `OPS`.
         let this = Self(buf);
         this.bo().reservation.lock().sharers += 1;
         this

@@ -231,7 +231,8 @@ impl SealedFile {
         unsafe { bindings::down_read(&raw mut (*(*raw).f_inode).i_rwsem) };
         // INVARIANT: It was locked just now.
         let this = Self(file);
-        // SAFETY: As above. Who changes seals locks the inode exclusively.
+        // SAFETY: The file is open. The seals that this points to don't change: that takes the lock
+        // of the inode exclusively.
         let seals = *unsafe { pagekit_udmabuf_seals(raw).as_ref() }.ok_or_else(ebadfd)?;
         let denied = bindings::F_SEAL_WRITE | bindings::F_SEAL_FUTURE_WRITE;
         if seals & (bindings::F_SEAL_SHRINK | denied) != bindings::F_SEAL_SHRINK {

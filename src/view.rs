@@ -74,9 +74,9 @@ pub enum PfnOnly {}
 /// The pointer is to a `struct page` of memory that the CPU can address. It stays allocated, and no
 /// other page takes its place, for `'a`: somebody holds a reference or a pin on it, or owns it.
 ///
-/// If `Of` is [`Counted`], user space may see the page, and write to it where the driver doesn't map
-/// it read-only. Whoever has it gives it back by its reference count alone: references that others
-/// take keep it beyond `'a`.
+/// If `Of` is [`Counted`], user space may see the page, and write to it where the driver doesn't
+/// map it read-only. Whoever has it gives it back by its reference count alone: references that
+/// others take keep it beyond `'a`.
 #[derive(Copy, Clone, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct PageRef<'a, Of = Counted>(
@@ -220,7 +220,8 @@ impl PageVec {
         len: usize,
         capacity: usize,
     ) -> Self {
-        // SAFETY: By the safety requirements of this function.
+        // SAFETY: The caller promises memory of `kvmalloc()` that nobody else uses, with room for
+        // `capacity` entries of which `len` are pages. A `PageRef` is a pointer.
         Self(ManuallyDrop::new(unsafe {
             KVVec::from_raw_parts(pages.cast(), len, capacity)
         }))
@@ -253,8 +254,8 @@ impl PageVec {
     /// long as they are in the array.
     #[inline]
     pub unsafe fn add(&mut self, n: usize) {
-        // SAFETY: No array is larger than `isize::MAX` bytes. For the rest, by the safety
-        // requirements of this function.
+        // SAFETY: No array is larger than `isize::MAX` bytes. The caller promises that there is
+        // room for `n` pages, which were put there.
         unsafe {
             assert_unchecked(self.0.len() <= isize::MAX as usize && n <= isize::MAX as usize);
             self.0.inc_len(n);
@@ -274,7 +275,7 @@ impl PageVec {
     /// It must not be used any more.
     #[inline]
     pub unsafe fn free(&mut self) {
-        // SAFETY: By the safety requirements of this function.
+        // SAFETY: The caller promises not to use it any more.
         unsafe { ManuallyDrop::drop(&mut self.0) };
     }
 }

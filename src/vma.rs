@@ -94,14 +94,14 @@ extern "C" {
     fn pagekit_vma_assert_fault(vmf: *mut bindings::vm_fault);
 }
 
-/// What a VMA is one of at the most.
-const KINDS: vm_flags_t = flags::PFNMAP | flags::MIXEDMAP;
+/// No VMA has both.
+const PFNS_AND_MIXED: vm_flags_t = flags::PFNMAP | flags::MIXEDMAP;
 /// How many bytes a huge page has, and a page table reaches, as in C.
 const PMD_SIZE: usize = PAGE_SIZE << PMD_ORDER;
 /// Whether the kernel has huge PFNs. Without, GUP would take such an entry for one of a folio.
 const HUGE_PFNS: bool = cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP);
 
-/// How many referenced pages are mapped before it is looked whether others wait.
+/// How many referenced pages are mapped before others get the CPU, and a fatal signal is noticed.
 const CHUNK: usize = 1 << 12;
 /// How many bytes one fault maps by small entries at the most, all of them under one lock: what a
 /// page table reaches where pages have 4 KiB. Where they have 64, that would be 512 MiB.
@@ -126,7 +126,8 @@ impl VmFault {
     #[inline]
     pub unsafe fn from_raw<'a>(vmf: *mut bindings::vm_fault) -> &'a Self {
         // SAFETY: The caller promises a valid pointer; the type is transparent.
-        // INVARIANT: By the safety requirements of this function.
+        // INVARIANT: The caller promises that it is of a fault that is being handled, throughout
+        // `'a`.
         unsafe { &*vmf.cast() }
     }
 
@@ -175,22 +176,7 @@ impl VmFault {
         Block::new(vma, self.address(), pages, pgoff.checked_sub(base)?, size)
     }
 
-    /// As [`Self::block`], to be mapped page by page. Or what the fault operation returns if that
-    /// can't be.
-    #[inline(never)]
-    fn small<'p, 'a>(
-        &self,
-        pages: &'p [PageRef<'a, PfnOnly>],
-        base: usize,
-        pfns: bool,
-    ) -> Result<Block<'p, 'a>, bindings::vm_fault_t> {
-        match self.block(pages, base, pfns, AROUND) {
-            Some(_) if self.is_huge() => Err(bindings::vm_fault_reason_VM_FAULT_NOPAGE),
-            block => block.ok_or(bindings::vm_fault_reason_VM_FAULT_SIGBUS),
-        }
-    }
-
-    /// Whether another thread has mapped a huge page there.
+    /// Whether another thread has mapped a huge page there, so that nothing is left to map.
     fn is_huge(&self) -> bool {
         // SAFETY: By the type invariants, the fault is being handled.
         unsafe { pagekit_vma_is_huge(self.0.get()) }
@@ -263,7 +249,7 @@ fn has_huge_fault(vma: &VmaRef) -> Result<bool> {
 }
 
 /// Checks that `vma` may show its window of an array of `len` pages, and returns that.
-fn window(vma: &VmaNew, len: usize, base: usize, other: vm_flags_t) -> Result<Range<usize>> {
+fn window(vma: &VmaNew, len: usize, base: usize, refused: vm_flags_t) -> Result<Range<usize>> {
     if cfg!(debug_assertions) {
         // SAFETY: The VMA is valid.
         unsafe { pagekit_vma_assert_mmap(vma.as_ptr()) };
@@ -271,7 +257,7 @@ fn window(vma: &VmaNew, len: usize, base: usize, other: vm_flags_t) -> Result<Ra
     // SAFETY: `vma` is locked, so that this is no data race.
     let pgoff = unsafe { (*vma.as_ptr()).vm_pgoff };
     let count = vma.end().wrapping_sub(vma.start()) >> PAGE_SHIFT;
-    if vma.flags() & other != 0 || is_cow(vma) {
+    if vma.flags() & refused != 0 || is_cow(vma) {
         return Err(EINVAL);
     }
     range::window(len, base, pgoff, count).ok_or(EINVAL)
@@ -294,8 +280,8 @@ fn keep_read_only(vma: &VmaNew) -> Result {
 ///
 /// `VM_PFNMAP` and `VM_MIXEDMAP` must not meet, nor `VM_PFNMAP` a COW mapping.
 unsafe fn set_flags(vma: &VmaNew, flags: vm_flags_t) {
-    debug_assert!((vma.flags() | flags) & KINDS != KINDS);
-    debug_assert!(flags & KINDS != flags::PFNMAP || !is_cow(vma));
+    debug_assert!((vma.flags() | flags) & PFNS_AND_MIXED != PFNS_AND_MIXED);
+    debug_assert!(flags & PFNS_AND_MIXED != flags::PFNMAP || !is_cow(vma));
     // SAFETY: The VMA is being set up, so nobody else sees it.
     unsafe { (*vma.as_ptr()).__bindgen_anon_2.vm_flags |= flags };
 }
@@ -304,17 +290,18 @@ unsafe fn set_flags(vma: &VmaNew, flags: vm_flags_t) {
 ///
 /// # Safety
 ///
-/// As for [`set_flags`], for a VMA that is not COW and has none of the `other` flags.
+/// As for [`set_flags`], for a VMA that is not COW and has none of the `refused` flags.
 #[export_name = "pagekit_vma_setup"]
 unsafe fn setup(
     vma: &VmaNew,
     len: usize,
     base: usize,
     flags: vm_flags_t,
-    other: vm_flags_t,
+    refused: vm_flags_t,
 ) -> Result {
-    window(vma, len, base, other)?;
-    // SAFETY: As the caller promises, for `window` has looked at the flags.
+    window(vma, len, base, refused)?;
+    // SAFETY: The VMA is not COW and has none of the `refused` flags, for `window` has looked. The
+    // caller promises that `flags` may be set then.
     unsafe { set_flags(vma, flags) };
     Ok(())
 }
@@ -324,8 +311,9 @@ unsafe fn setup(
 /// Sets `vma` up to show PFNs of an array of `len` pages, from a driver's mmap operation.
 ///
 /// Sets `VM_PFNMAP`, `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault
-/// operation calls [`fault_pfns`]. `vm_page_prot` is the driver's to set, before or after this: with
-/// `pgprot_writecombine()`, say, on architectures where the kernel doesn't choose by the memory.
+/// operation calls [`fault_pfns`]. `vm_page_prot` is the driver's to set, before or after this:
+/// with `pgprot_writecombine()`, say, on architectures where the kernel doesn't choose by the
+/// memory.
 ///
 /// Context: the mmap operation, under the mmap lock held for writing. Doesn't sleep.
 ///
@@ -339,8 +327,9 @@ unsafe fn setup(
 /// # Safety
 ///
 /// * The caller must not make `vma` a mixed mapping afterwards.
-/// * Whoever has mapped it must be allowed to write each page that it will show: the driver's own, say,
-///   or pinned with `PinFlags::WRITE`. None may be a zero page. Others are for [`setup_pfns_ro`].
+/// * Whoever has mapped it must be allowed to write each page that it will show: the driver's own,
+///   say, or pinned with `PinFlags::WRITE`. None may be a zero page. Others are for
+///   [`setup_pfns_ro`].
 ///
 /// # Examples
 ///
@@ -390,14 +379,15 @@ pub unsafe fn setup_pfns_ro(vma: &VmaNew, len: usize, base: usize) -> Result {
 /// operations for huge faults before, blocks that [`huge_fault_pfns`] can map as one are left to
 /// them.
 ///
-/// Not for pages that the driver revokes: [`zap`] misses a VMA whose mmap operation is still running.
-/// Map on fault instead, under the lock that revoking takes.
+/// Not for pages that the driver revokes: [`zap`] misses a VMA whose mmap operation is still
+/// running. Map on fault instead, under the lock that revoking takes.
 ///
 /// Context: the mmap operation, under the mmap lock held for writing. May sleep.
 ///
 /// # Errors
 ///
-/// * `EINVAL`: as from [`setup_pfns`], or the VMA has an operation for huge faults but none for others.
+/// * `EINVAL`: as from [`setup_pfns`], or the VMA has an operation for huge faults but none for
+///   others.
 /// * `EINTR`: a fatal signal is pending.
 /// * `ENOMEM`: no page tables.
 ///
@@ -420,7 +410,7 @@ pub unsafe fn setup_pfns_ro(vma: &VmaNew, len: usize, base: usize) -> Result {
 /// }
 /// # // This VMA has operations for huge faults.
 /// # fn fault(vmf: &VmFault, pages: &[PageRef<'_>]) -> vm_fault_t {
-/// #     // SAFETY: As above.
+/// #     // SAFETY: The array stays until the file is released.
 /// #     unsafe { fault_pfns(vmf, pages, 0) }
 /// # }
 /// # assert!(!Driver::new(mmap)?.fault(fault).shows_its_pages()?);
@@ -482,9 +472,9 @@ unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> 
 
 /// Maps PFNs for a fault in a VMA that [`setup_pfns`] has set up, from a driver's fault operation.
 ///
-/// Maps the faulting page, and while at it what else of `pages` is in the same 2 MiB of addresses: to
-/// map less, pass a part of the array and move `base` with it. What is mapped already stays as it
-/// is. PTEs are writable if the VMA is: there is no second fault for a write, and no need for
+/// Maps the faulting page, and while at it what else of `pages` is in the same 2 MiB of addresses:
+/// to map less, pass a part of the array and move `base` with it. What is mapped already stays as
+/// it is. PTEs are writable if the VMA is: there is no second fault for a write, and no need for
 /// `pfn_mkwrite`.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array or the VMA
@@ -501,8 +491,8 @@ unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> 
 /// * Each of `pages` must stay allocated until the mapping of it is gone: until the file that was
 ///   mapped is released, or the driver has zapped the mapping. Until then the array must have the
 ///   same page in the same place.
-/// * Unless the VMA is of [`setup_pfns_ro`] or [`map_pfns_ro`], whoever has mapped it must be allowed
-///   to write each of `pages`. None may be a zero page.
+/// * Unless the VMA is of [`setup_pfns_ro`] or [`map_pfns_ro`], whoever has mapped it must be
+///   allowed to write each of `pages`. None may be a zero page.
 #[inline]
 pub unsafe fn fault_pfns<Of>(
     vmf: &VmFault,
@@ -524,10 +514,12 @@ unsafe fn fault_any(
     pages: &[PageRef<'_, PfnOnly>],
     base: usize,
 ) -> bindings::vm_fault_t {
-    let block = match vmf.small(pages, base, true) {
-        Ok(block) => block,
-        Err(reason) => return reason,
+    let Some(block) = vmf.block(pages, base, true, AROUND) else {
+        return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
+    if vmf.is_huge() {
+        return bindings::vm_fault_reason_VM_FAULT_NOPAGE;
+    }
     // SAFETY: The block is in the VMA, which is locked and for PFNs. The caller promises that the
     // pages outlive their mapping.
     match unsafe { fill_pfns(vmf.vma(), &block) } {
@@ -548,8 +540,8 @@ unsafe fn fault_any(
 /// maps them chooses the address.
 ///
 /// Returns what [`fault_pfns`] does, and `VM_FAULT_FALLBACK` for other orders and blocks, and where
-/// the architecture has no huge PFNs (`CONFIG_ARCH_SUPPORTS_PMD_PFNMAP`): the kernel calls the fault
-/// operation, then.
+/// the architecture has no huge PFNs (`CONFIG_ARCH_SUPPORTS_PMD_PFNMAP`): the kernel calls the
+/// fault operation, then.
 ///
 /// Context and safety are those of [`fault_pfns`], which the driver's fault operation must call.
 ///
@@ -558,8 +550,8 @@ unsafe fn fault_any(
 /// # Safety
 ///
 /// * As for [`fault_pfns`].
-/// * None of `pages` may be anonymous memory of a process: `CONFIG_PAGE_TABLE_CHECK` takes a second huge
-///   page table entry that shows it for a bug (`BUG_ON`).
+/// * None of `pages` may be anonymous memory of a process: `CONFIG_PAGE_TABLE_CHECK` takes a second
+///   huge page table entry that shows it for a bug (`BUG_ON`).
 ///
 /// # Examples
 ///
@@ -619,8 +611,9 @@ unsafe fn huge_fault_any(
 ///
 /// `vma` must be for PFNs, `block` in it, and its pages must outlive their mapping.
 unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
-    debug_assert!(vma.flags() & KINDS == flags::PFNMAP);
-    // SAFETY: As the caller promises. The VMA is locked.
+    debug_assert!(vma.flags() & PFNS_AND_MIXED == flags::PFNMAP);
+    // SAFETY: The VMA is locked. The caller promises that it is for PFNs, and that the block is in
+    // it and of pages that outlive their mapping.
     to_result(unsafe {
         pagekit_vma_fill_pfns(
             vma.as_ptr(),
@@ -639,9 +632,10 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// Sets `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault operation
 /// calls [`fault_pages`]. `vm_page_prot` is the driver's to set, before or after this.
 ///
-/// Not for pages of CMA areas: whoever pins such a page for long (`FOLL_LONGTERM`, as `io_uring` and
-/// RDMA do) has it moved out of there first. The kernel finds it on no LRU list, moves nothing, and
-/// tries again until the process is killed. No module can ask where a page is from. Map their PFNs.
+/// Not for pages of CMA areas: whoever pins such a page for long (`FOLL_LONGTERM`, as `io_uring`
+/// and RDMA do) has it moved out of there first. The kernel finds it on no LRU list, moves nothing,
+/// and tries again until the process is killed. No module can ask where a page is from. Map their
+/// PFNs.
 ///
 /// It is no mixed mapping (`VM_MIXEDMAP`): when the kernel splits a huge page in one of those, it
 /// loses the references. The kernel must not track what is written to the file that is mapped; it
@@ -750,10 +744,10 @@ pub fn map_pages_ro(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result 
 /// Maps referenced pages for a fault in a VMA that [`setup_pages`] or [`map_pages`] has set up,
 /// from a driver's fault operation.
 ///
-/// Maps the faulting page, and while at it what else of `pages` is in the same 2 MiB of addresses: to
-/// map less, pass a part of the array and move `base` with it. What is mapped already stays as it
-/// is. PTEs are what `vm_page_prot` says, and so writable if the VMA is. All that is mapped counts
-/// as memory of the process, when it is chosen to be killed, say.
+/// Maps the faulting page, and while at it what else of `pages` is in the same 2 MiB of addresses:
+/// to map less, pass a part of the array and move `base` with it. What is mapped already stays as
+/// it is. PTEs are what `vm_page_prot` says, and so writable if the VMA is. All that is mapped
+/// counts as memory of the process, when it is chosen to be killed, say.
 ///
 /// Returns `VM_FAULT_NOPAGE`; `VM_FAULT_SIGBUS` if the address is outside of the array, the VMA is
 /// one for PFNs, or the page is one that [`map_pages`] refuses; `VM_FAULT_OOM`, also when
@@ -766,10 +760,12 @@ pub fn map_pages_ro(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result 
 /// C: `vmf_insert_page_mkwrite()` in `mm/memory.c`.
 #[export_name = "pagekit_vma_fault_pages"]
 pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> bindings::vm_fault_t {
-    let block = match vmf.small(PageRef::pfns(pages), base, false) {
-        Ok(block) => block,
-        Err(reason) => return reason,
+    let Some(block) = vmf.block(PageRef::pfns(pages), base, false, AROUND) else {
+        return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
+    if vmf.is_huge() {
+        return bindings::vm_fault_reason_VM_FAULT_NOPAGE;
+    }
     let insert = |i: usize| {
         let (addr, page) = match block.pages.get(i..=i) {
             Some(page) if are_free_standing(page) => {
@@ -799,8 +795,8 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
 /// operation.
 ///
 /// The block of `PMD_SIZE` around the faulting address must lie wholly within the VMA and the
-/// array, and its pages must be those of one folio. The VMA must be one that [`setup_pages`] has set
-/// up, not [`map_pages`].
+/// array, and its pages must be those of one folio. The VMA must be one that [`setup_pages`] has
+/// set up, not [`map_pages`].
 ///
 /// The kernel asks for huge pages of this kind where the administrator lets processes have
 /// transparent huge pages always, or on `madvise(MADV_HUGEPAGE)` and the process has done that. As
@@ -868,13 +864,13 @@ fn are_free_standing(pages: &[PageRef<'_, PfnOnly>]) -> bool {
 
 // --- Both kinds ----------------------------------------------------------------------
 
-/// Takes `pages`, a range of indices of an array, out of all mappings of a file that has the array at
-/// page offset `base`.
+/// Takes `pages`, a range of indices of an array, out of all mappings of a file that has the array
+/// at page offset `base`.
 ///
-/// This is the other direction of the fault operations, which bring pages back. A driver that revokes
-/// holds a lock of its own around this, until the pages have gone or are others, and around what
-/// its fault operations do. It misses VMAs whose mmap operation is still running: pages that are
-/// mapped eagerly can't be revoked.
+/// This is the other direction of the fault operations, which bring pages back. A driver that
+/// revokes holds a lock of its own around this, until the pages have gone or are others, and around
+/// what its fault operations do. It misses VMAs whose mmap operation is still running: pages that
+/// are mapped eagerly can't be revoked.
 ///
 /// Where objects share one mapping, as those of a DRM device do, each has a `base` of its own.
 ///

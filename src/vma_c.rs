@@ -30,8 +30,8 @@ unsafe extern "C" fn pagekit_setup_pfns(
     base: c_ulong,
     flags: c_uint,
 ) -> c_int {
-    // SAFETY: The caller is an mmap operation, which makes `vma` no mixed mapping, nor writable what
-    // may not be written to.
+    // SAFETY: The caller is an mmap operation, which makes `vma` no mixed mapping, nor writable
+    // what may not be written to.
     from_result(|| unsafe {
         let vma = VmaNew::from_raw(vma);
         heed(vma, flags)?;
@@ -48,8 +48,8 @@ unsafe extern "C" fn pagekit_map_pfns(
     base: c_ulong,
     flags: c_uint,
 ) -> c_int {
-    // SAFETY: The caller is an mmap operation, which makes `vma` no mixed mapping, nor writable what
-    // may not be written to. Its pages stay until the file is released.
+    // SAFETY: The caller is an mmap operation, which makes `vma` no mixed mapping, nor writable
+    // what may not be written to. Its pages stay until the file is released.
     from_result(|| unsafe {
         let vma = VmaNew::from_raw(vma);
         heed(vma, flags)?;

@@ -88,8 +88,8 @@ bool pagekit_vma_are_free_standing(struct page *const *pages, unsigned long coun
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 /*
- * As a write only where a huge page is made writable: where there was none, a
- * page table that came first must not be taken for a huge page.
+ * Only where there was a huge page, to be made writable: for a write, the kernel takes
+ * what it finds for that. It may be a page table that another thread has put there.
  */
 static bool mkwrite(struct vm_fault *vmf)
 {
@@ -103,7 +103,7 @@ vm_fault_t pagekit_vma_insert_huge_pfn(struct vm_fault *vmf, struct page *page)
 	return vmf_insert_pfn_pmd(vmf, page_to_pfn(page), mkwrite(vmf));
 }
 
-/* The page is aligned like a huge page, so it is the first of a folio of that size. */
+/* The page is aligned like a huge page: if its folio is one, the page is the first. */
 vm_fault_t pagekit_vma_insert_huge_page(struct vm_fault *vmf, struct page *page);
 vm_fault_t pagekit_vma_insert_huge_page(struct vm_fault *vmf, struct page *page)
 {

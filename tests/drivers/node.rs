@@ -2,11 +2,11 @@
 
 //! Test nodes: a device for each kind of mapping, as short as it gets.
 //!
-//! An open file of a node has [`PAGES`] fresh pages, which live until it is released: a mapping holds
-//! its file. An mmap at page offset n shows page n. It begins with the word [`MAGIC`] | n.
+//! An open file of a node has [`PAGES`] fresh pages, which live until it is released: a mapping
+//! holds its file. An mmap at page offset n shows page n. It begins with the word [`MAGIC`] | n.
 //!
-//! [`SHOW_FILE`] has it show pages of a memfd instead, [`SHOW_USER`] memory of a process that this may
-//! read: nobody may write to that through a node.
+//! [`SHOW_FILE`] has it show pages of a memfd instead, [`SHOW_USER`] memory of a process that this
+//! may read: nobody may write to that through a node.
 
 use kernel::{
     bindings,

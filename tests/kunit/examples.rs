@@ -142,7 +142,7 @@ impl Driver {
             assert_eq!(get_user(AT + i * PAGE_SIZE)?, pattern(i));
         }
         let huge = is_huge(AT + BLOCK);
-        // SAFETY: As above.
+        // SAFETY: We are attached to an mm that nobody else uses.
         unsafe { bindings::vm_munmap(start, len) };
         Ok(huge)
     }

@@ -288,7 +288,7 @@ impl Object {
     /// object and its mappings have gone.
     unsafe fn show(&mut self, pages: &mut [*mut bindings::page]) {
         let first = NonNull::from(&mut *pages).cast();
-        // SAFETY: As the caller promises.
+        // SAFETY: The caller promises that the pages and the slice stay while they are shown.
         self.own = Some(unsafe { PageRef::slice_from_raw(first, pages.len()) });
     }
 
@@ -656,7 +656,8 @@ mod tests {
         Ok(())
     }
 
-    /// Kernels to come may let only some of the drivers do this: as above.
+    /// Kernels to come may let only some of the drivers do this. What depends on it is in
+    /// Documentation/design.rst.
     #[test]
     fn kernel_rule_mmap_may_clear_vm_maywrite() -> Result {
         attach()?;
@@ -880,7 +881,7 @@ mod tests {
         let huge = hugetlb.find(5).ok_or(ENOENT)?;
         hugetlb.punch_hole(0, 512)?;
         // Two pages that follow each other, each a folio of its own, the second as if of a process.
-        // SAFETY: Plain call; nobody else has the pages.
+        // SAFETY: It may sleep here, and nobody else has the pages.
         let (free, next) = unsafe {
             let block = bindings::alloc_pages(bindings::GFP_KERNEL, 1);
             assert!(!block.is_null());
@@ -888,7 +889,7 @@ mod tests {
             (block, block.wrapping_add(1))
         };
         let mark = 1 << bindings::pageflags_PG_swapbacked;
-        // SAFETY: As above.
+        // SAFETY: The page is ours, and nobody else looks at it.
         unsafe { (*next).flags.f |= mark };
         for mut pages in [
             [free, next],
@@ -900,7 +901,7 @@ mod tests {
             unsafe { object.show(&mut pages) };
             assert_eq!(object.mmap(0, 2, READ, SHARED).err(), Some(EINVAL));
         }
-        // SAFETY: As above.
+        // SAFETY: The pages are ours, and no longer mapped. Nobody else looks at them.
         unsafe {
             (*next).flags.f &= !mark;
             bindings::__free_pages(free, 0);
@@ -1014,7 +1015,7 @@ mod tests {
             for i in 8..16 {
                 pages.swap(i, i + 8);
             }
-            // SAFETY: As above.
+            // SAFETY: These are the pages of the array, which outlives its mappings.
             unsafe { object.show(&mut pages) };
             let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
             advise_huge(AT)?;
@@ -1027,7 +1028,7 @@ mod tests {
     #[test]
     fn memory_that_is_not_aligned_is_not_huge() -> Result {
         attach()?;
-        // SAFETY: Plain call.
+        // SAFETY: It may sleep here.
         let block = unsafe { bindings::alloc_pages(bindings::GFP_KERNEL, 10) };
         assert!(!block.is_null());
         let mut array = KVec::from_elem(block, 512, GFP_KERNEL)?;
@@ -1199,7 +1200,7 @@ mod tests {
             let page = |i: usize| object.array.pages()[i].as_ptr();
             // The machine has just booted.
             assert_eq!([nr(page(0)), nr(page(512))], [512, 512]);
-            // As above, from page 500 on.
+            // From page 500 on: a bit of the first block, the second, and a bit of the third.
             let map = object.mmap_at(AT - 12 * PAGE_SIZE, 500, 600, RW, FIXED)?;
             advise_huge(AT)?;
             assert!(!is_huge(AT));
@@ -1336,7 +1337,7 @@ mod tests {
             bindings::GFP_KERNEL,
             bindings::GFP_KERNEL | 1 << bindings::___GFP_COMP_BIT, // __GFP_COMP
         ] {
-            // SAFETY: Plain call.
+            // SAFETY: It may sleep here.
             let block = unsafe { bindings::alloc_pages(gfp, 9) };
             assert!(!block.is_null());
             fill(block, pattern(0));
@@ -1397,7 +1398,7 @@ mod tests {
     fn pages_that_a_driver_has_already() -> Result {
         attach()?;
         // As TTM has them: of one allocation, which is not compound.
-        // SAFETY: Plain call.
+        // SAFETY: It may sleep here.
         let block = unsafe { bindings::alloc_pages(bindings::GFP_KERNEL, 2) };
         assert!(!block.is_null());
         let mut array: [_; 4] = core::array::from_fn(|i| block.wrapping_add(i));
