@@ -67,12 +67,12 @@ demo: ## share a real file through the sample driver in a VM [FILE=path]
 	@$(PYTHON) -m tools.demo $${FILE:+"$$FILE"}
 
 .PHONY: test
-test: ## run the tests
-	@$(PYTHON) -m tools.test
+test: ## run the tests, or some suites and cases [ONLY="pin udmabuf.fork" [KERNEL=debug]]
+	@$(PYTHON) -m tools.test $${ONLY:+only $(if $(KERNEL),--kernel $(KERNEL)) "$$ONLY"}
 
 .PHONY: test-full
-test-full: ## run all of them on the debug kernel too
-	@$(PYTHON) -m tools.test full
+test-full: ## run all on the debug kernel too, but for what has passed before [PARTS="debug:races all ..."]
+	@$(PYTHON) -m tools.test full $(PARTS)
 
 .PHONY: matrix
 matrix: ## share buffers of each exporter with each importer, and show when pages are pinned

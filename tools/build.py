@@ -98,16 +98,15 @@ def setup_tool(name) -> str:
     return run(TOOLS / "setup/setup.sh", name, check=True).stdout.strip()
 
 
-def set_up(config, what="kernel") -> dict:
+def set_up(config, what="kernel", user=True) -> dict:
     """Kernel, modules and user-space side; quiet when nothing is to do. Returns what
     `setup.sh env` says."""
     call(f"setting up the {config} kernel", TOOLS / "setup/setup.sh", what, config, stdout=subprocess.DEVNULL)
     text = call("setup.sh env", TOOLS / "setup/setup.sh", "env", config, stdout=subprocess.PIPE).stdout
     env = dict(word.split("=", 1) for word in shlex.split(text) if "=" in word)
     call("building the modules", "make", "--silent", "--no-print-directory", "modules", f"CONFIG={config}")
-    quiet = ["--quiet"] if (BIN / "pagekit-test").exists() else []
-    call("building the user-space side", "cargo", "build", *quiet, "--release", "--locked",
-         "--manifest-path", TESTS / "user/Cargo.toml", "--target-dir", OUT / "user")
+    if user:
+        build_user()
     os.environ |= {name: env[name] for name in ("PAGEKIT_CACHE", "PATH", "VNG")}
     return env
 
@@ -183,6 +182,12 @@ def load_order(modules: Path, *wanted) -> list[str]:
 
 
 # --- What runs in user space -------------------------------------------------------
+
+
+def build_user():
+    quiet = ["--quiet"] if (BIN / "pagekit-test").exists() else []
+    call("building the user-space side", "cargo", "build", *quiet, "--release", "--locked",
+         "--manifest-path", TESTS / "user/Cargo.toml", "--target-dir", OUT / "user")
 
 
 def build_selftests(kdir: Path):

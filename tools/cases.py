@@ -7,8 +7,9 @@ programs say which ones they have.
 import os
 import re
 from collections import defaultdict
+from fnmatch import fnmatchcase
 
-from tools.build import BIN, LISTS, TESTS, TOP, run
+from tools.build import BIN, LISTS, TESTS, TOP, Broken, build_user, run
 from tools.tap import Case
 
 COUNTS = LISTS / "cases.txt"
@@ -56,6 +57,32 @@ def contents() -> dict[tuple[str, str], list[str]]:
     return found
 
 
+def choose(words) -> tuple[list[str], list[str]]:
+    """The names that these words stand for: a suite, a case of any suite, or both with a dot between
+    them. What is named pagekit_ can be named without. KUnit suites alone need nothing of user space.
+    The second list is the first with `suite.` for all cases of a suite."""
+    names = in_kunit()
+    suites = {suite.removeprefix("pagekit_") for suite in map(suite_of, names)}
+    if not suites.issuperset(word.removeprefix("pagekit_").split(".")[0] for word in words):
+        build_user()
+        names += [*in_user_space(), *in_user_space("--inputs", "-")]
+    there, found = defaultdict(list), []
+    for name in names:
+        there[suite_of(name).removeprefix("pagekit_")].append(name)
+    for word in words:
+        patterns = (word, f"{word}.*", f"*.{word}")
+        matching = [name for name in names if any(fnmatchcase(alias, pattern) for pattern in patterns
+                                                  for alias in (name, name.removeprefix("pagekit_")))]
+        if not matching:
+            suite = suite_of(word).removeprefix("pagekit_")
+            raise Broken(f"there is no suite or case {word}, but " + (
+                ", ".join(there[suite]) if suite in there else f"the suites {', '.join(sorted(there))}"))
+        found += matching
+    chosen = dict.fromkeys(found)
+    whole = {suite_of(each[0]) for each in there.values() if chosen.keys() >= {*each}}
+    return list(chosen), list(dict.fromkeys(f"{suite_of(name)}." if suite_of(name) in whole else name for name in chosen))
+
+
 # --- What must be ----------------------------------------------------------------------
 
 
@@ -94,7 +121,7 @@ def judge(cases, where, parts, *, suites=None, without=()) -> list[Case]:
             key = suite, parts_of[suite][0] if parts_of[suite] else parts.split()[0]
             lost = sorted({*contents().get(key, ())} - came[suite] - gone)
             number = listed.get(key, 0) + len(came[suite]) - due
-            wrong.append(Case(where, f"{suite}.count", False, f"{len(came[suite])} cases ran, not {due}"
+            wrong.append(Case(where, f"{suite}.count", False, f"{len(came[suite])} cases, not {due}"
                               + (f", without {', '.join(lost)}" if lost else "")
-                              + f"; if it shall be so: {key[1]}={number} in tests/lists/cases.txt"))
+                              + f"; if that is right, write {key[1]}={number} in tests/lists/cases.txt"))
     return cases + wrong

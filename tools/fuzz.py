@@ -27,8 +27,7 @@ def main() -> int:
     seconds = round(60 * options.minutes)
     seed = "" if options.seed is None else f" --seed {options.seed}"
     built, env = guest.prepare(options.kernel, "fuzz")
-    # Without movable memory, for the reason that soak has.
-    tested = guest.test(options.kernel, built, "fuzz", env, fuzz=f"--seconds {seconds}{seed}", timeout=seconds, append=())
+    tested = guest.test(options.kernel, built, "fuzz", env, fuzz=f"--seconds {seconds}{seed}", timeout=seconds)
     failed = [case for case in judge(tested.cases, options.kernel, "vm fuzz") if not case.ok]
     print_failed(failed)
     seen = tested.result.out_dir / "fuzz.json"

@@ -5,7 +5,9 @@ one of the tests.
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tools import vm
@@ -25,7 +27,7 @@ MOVABLE = "movablecore=25%"
 BOOTS = {
     # Linux 7.2 knows no more than force.
     "swiotlb": ("swiotlb=force", "swiotlb=force,track_hiwater", "dma_heap.mem_accounting=1"),
-    "nocgroup": (*KUNIT_ON, MOVABLE, "cgroup_disable=memory"),
+    "nocgroup": ("cgroup_disable=memory",),
     "cma": ("cma=1024M@512M",),
 }
 # What scripts have in common.
@@ -35,8 +37,9 @@ LIB = TESTS / "guest/lib.sh"
 VMAP_WARNING = r"WARNING: .* dma_buf_vmap\+"
 # Seconds for hardware acceleration (vm.py scales them), by kernel and how it is booted.
 TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "debug": 100}
-# With all cases from user space.
-FULL_DEBUG_TIMEOUT = 300
+# On the debug kernel, of what takes longest there.
+LONG = ("user", "failures")
+LONG_TIMEOUT = 300
 # What a race takes before and after its time.
 RACE_OVERHEAD = 5
 # For 20,000 operations, or to find the shortest sequence that fails.
@@ -65,6 +68,7 @@ class Tested:
     result: vm.Result
     text: str  # what test.sh has printed
     cases: list[Case]
+    took: dict[str, float]  # by part, in seconds
 
 
 def config_of(where) -> str:
@@ -75,8 +79,9 @@ def config_of(where) -> str:
 def prepare(where, parts) -> tuple[dict, dict]:
     """Build what these parts of test.sh take. Returns what set_up() says, and what they want to know."""
     config, env = config_of(where), {}
-    built = set_up(config, "convert" if "converted" in parts else "kernel")
-    build_compat()
+    built = set_up(config, "convert" if "converted" in parts else "kernel", user=parts != "kunit")
+    if parts != "kunit":
+        build_compat()
     if "selftest" in parts:
         build_selftests(Path(built["KDIR"]))
     if "template" in parts:
@@ -89,10 +94,13 @@ def prepare(where, parts) -> tuple[dict, dict]:
 def test(where, built, parts, env, *, seconds=1, fuzz=QUICK_FUZZ, timeout=None, modules=None, order=None, append=None,
          **options) -> Tested:
     """Run these parts of test.sh. seconds: how long each race lasts."""
+    if append is None:
+        # Only KUnit cases want movable memory. User-space cases of the same boot have it taken away first.
+        append = (*BOOTS.get(where, ()), *((*KUNIT_ON, MOVABLE) if "kunit" in parts else ()))
     modules = modules or modules_dir(config_of(where))
     # In an order of somebody's own there is no heap.
     heap = [] if order else load_order(modules, HEAP)
-    timeout = timeout or (FULL_DEBUG_TIMEOUT if where == "debug" and "user" in parts else TIMEOUT[where])
+    timeout = timeout or (LONG_TIMEOUT if where == "debug" and {*LONG} & {*parts.split()} else TIMEOUT[where])
     if "races" in parts:
         timeout += counts()["races", "races"] * (seconds + RACE_OVERHEAD)
     if "fuzz" in parts:
@@ -100,9 +108,13 @@ def test(where, built, parts, env, *, seconds=1, fuzz=QUICK_FUZZ, timeout=None, 
     options = {"name": where, "memory": "6500M" if "selftest" in parts else "2G"} | options
     result = run(config_of(where), built, "test",
                  env | {"PARTS": parts, "HEAP": " ".join(heap), "RACE_SECONDS": seconds, "FUZZ": fuzz}, modules, order,
-                 timeout=timeout, append=BOOTS.get(where, (*KUNIT_ON, MOVABLE)) if append is None else append,
+                 timeout=timeout, append=append,
                  expected=VMAP_WARNING if "failures" in parts else None, **options)
     text = (result.out_dir / "stdout.log").read_text(errors="replace")
     broken = re.findall(r"^# broken: (.*)", text, re.M) if result.status else []
     detail = "; ".join([result.reason, *broken, f"logs in {os.path.relpath(result.out_dir)}"]) if result.reason else ""
-    return Tested(result, text, [Case(where, "vm.clean", not result.reason, detail), *parse_tap(text, where)])
+    took = Counter()
+    for (part, begun), (_, ended) in pairwise(re.findall(r"^# began (\S+) ([\d.]+)$", text, re.M)):
+        took[part] += float(ended) - float(begun)
+    return Tested(result, text, [Case(where, "vm.clean", not result.reason, detail), *parse_tap(text, where)],
+                  {"boot": result.seconds - took.total()} | took)

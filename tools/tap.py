@@ -54,21 +54,29 @@ def parse_tap(text, where) -> list[Case]:
 # --- Reports ---------------------------------------------------------------------------
 
 
-def report(cases, level) -> int:
-    """A table of suites, what failed, and how many. Returns the exit status."""
+def report(cases, level, took=(), note="") -> int:
+    """A table of suites, what each part took, what failed, and how many. Returns the exit status."""
     failed = [case for case in cases if not case.ok]
     passed = len(cases) - len(failed)
     OUT.mkdir(exist_ok=True)
     (OUT / f"{level if level in ('check', 'intree') else 'test'}.json").write_text(json.dumps(
-        {"level": level, "passed": passed, "failed": len(failed), "cases": [asdict(c) for c in cases]}, indent=1))
+        {"level": level, "passed": passed, "failed": len(failed), "took": took, "cases": [asdict(c) for c in cases]},
+        indent=1))
     suites = Counter((c.where, c.name.split(".")[0]) for c in cases)
     bad = Counter((c.where, c.name.split(".")[0]) for c in failed)
     print(f"\n{'where':8}{'suite':28}{'passed':>8}{'failed':>8}")
     for key, count in suites.items():
         print(f"{key[0]:8}{key[1]:28}{count - bad[key]:8}{bad[key] or '':>8}")
+    if took:
+        print(f"\n{'where':8}{'part':28}{'took':>8}")
+    for row in took:
+        minutes, seconds = divmod(round(row["seconds"]), 60)
+        print(f"{row['where']:8}{row['part']:28}{minutes:5}:{seconds:02}" + ("  before" if row.get("before") else ""))
     # The cause first: a crash makes many suites incomplete.
     for case in sorted(failed, key=lambda c: (c.name.endswith(".count"), c.name != "vm.clean")):
         print(f"FAILED {case.where}: {case.name}" + (f": {case.detail}" if case.detail else ""))
+    if note:
+        print(note)
     print(f"{passed} passed, {len(failed)} failed")
     return 1 if failed or not passed else 0
 

@@ -4,46 +4,73 @@ out of it.
 """
 
 import argparse
+import functools
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from tools import guest
+from tools import build, guest
 from tools.bench import gate
-from tools.build import OUT, TOP, Broken, guarded, modules_dir, set_up
-from tools.cases import judge
+from tools.build import BIN, OUT, TOP, Broken, guarded, load_order, modules_dir, set_up
+from tools.cases import choose, judge, part_of, suite_of
 from tools.check import docs, lists, modules, template, types
 from tools.tap import TAP, Case, print_failed, report, setup_case, summary
 
-# What runs where: by level, the parts of guest/test.sh. The selftests need the 6 GiB.
-PARTS = {
-    ("test", "base"): "kunit user inputs selftest template matrix fuzz",
-    ("test", "swiotlb"): "bounce",
-    ("test", "debug"): "kunit smoke failures-smoke matrix races leaks",
-    ("full", "base"): "kunit user inputs selftest converted template matrix fuzz",
-    ("full", "swiotlb"): "bounce",
-    ("full", "nocgroup"): "kunit matrix",
-    ("full", "cma"): "cma",
-    ("full", "debug"): "kunit user failures inputs selftest converted template matrix races fuzz leaks",
-    ("soak", "debug"): "races leaks",
-    ("peer", "base"): "peer",
-    ("peer", "swiotlb"): "bounced-peer",
+# What runs where: by level, the parts of guest/test.sh in each boot. What is long is in many, so that it
+# can be run again in parts. In the first and the last nothing boots.
+BOOTS = {
+    "test": {
+        "host": ["host"],
+        "base": ["kunit user inputs selftest template matrix fuzz"],
+        "swiotlb": ["bounce"],
+        "debug": ["kunit smoke failures-smoke matrix races"],
+    },
+    "full": {
+        "host": ["host"],
+        "base": ["kunit user inputs", "selftest converted template matrix", "fuzz"],
+        "swiotlb": ["bounce"],
+        "nocgroup": ["kunit matrix"],
+        "cma": ["cma"],
+        "debug": ["kunit", "user", "inputs", "failures", "selftest converted template matrix", "races", "fuzz"],
+        "bench": ["bench"],
+    },
+    "peer": {"base": ["peer"], "swiotlb": ["bounced-peer"]},
 }
 # What test-full has more of: how long each race lasts, and what the fuzzer does.
 FULL = {"seconds": 5, "fuzz": "--ops 20000"}
 # How many checks the table of bad inputs must reach: rows that reach the same one count once.
 INPUT_CHECKS = 120
+# What has passed is kept here, for the next run of test-full.
+PASSED = OUT / "passed"
 
 
-def test_vm(level, where, **options) -> list[Case]:
-    parts = PARTS[level, where]
+@dataclass
+class Ran:
+    """What a boot has brought."""
+    where: str
+    parts: str
+    cases: list[Case]
+    took: dict[str, float]  # by part, in seconds
+    stamp: str = ""  # of what was tested
+    before: bool = False  # not in this run
+
+
+def boot(where, parts, **options) -> Ran:
+    started = time.monotonic()
     built, env = guest.prepare(where, parts)
-    tested = guest.test(where, built, parts, env, **(FULL if level == "full" else {}) | options)
-    folder, cases = tested.result.out_dir, []
+    took = {"build": time.monotonic() - started}
+    # What this boot has leaked, kmemleak says at its end.
+    extra = " leaks" if where == "debug" else ""
+    tested = guest.test(where, built, parts + extra, env, name=f"{where}-{parts.split()[0]}", **options)
+    folder, cases = tested.result.out_dir, tested.cases
     for name in ("matrix.json", "fuzz.json"):
         if (folder / name).exists():
             shutil.copyfile(folder / name, OUT / name)
@@ -56,7 +83,7 @@ def test_vm(level, where, **options) -> list[Case]:
         (OUT / "races.json").write_text(json.dumps({"rows": race_rows(tested.text)}, indent=1) + "\n")
     if "failures" in parts:
         report_failures(tested.text)
-    return judge(tested.cases + cases, where, f"vm {parts}")
+    return Ran(where, parts, judge(cases, where, f"vm {parts}{extra}"), took | tested.took)
 
 
 def race_rows(text) -> list[dict]:
@@ -97,7 +124,7 @@ def report_failures(text):
         print(line.format(device, *(total[kind] for kind in FAILURE_KINDS), total["survived"]))
 
 
-def test_host(_level, _host) -> list[Case]:
+def test_host() -> list[Case]:
     """Pure code, and what depends on what."""
     print("host: cargo test", flush=True)
     run = subprocess.run(["cargo", "test", "--quiet", "--locked", "--manifest-path", TOP / "src/Cargo.toml",
@@ -114,38 +141,133 @@ def test_host(_level, _host) -> list[Case]:
     return judge(cases, "host", "host")
 
 
-def test_bench(_level, where) -> list[Case]:
-    return judge(gate.cases(where), where, "bench")
+def run(level, where, parts) -> Ran:
+    started = time.monotonic()
+    try:
+        before = stamp(where)
+        if where in ("host", "bench"):
+            cases = test_host() if where == "host" else judge(gate.cases(where), where, "bench")
+            ran = Ran(where, parts, cases, {parts: time.monotonic() - started})
+        else:
+            ran = boot(where, parts, **FULL if level == "full" else {})
+        # If somebody has changed something meanwhile, neither was tested.
+        ran.stamp = before if stamp(where) == before else ""
+        return ran
+    except (Broken, OSError, subprocess.SubprocessError) as failure:
+        return Ran(where, parts, [setup_case(where, failure)], {})
+
+
+# --- What has passed before ----------------------------------------------------------------
+
+
+@functools.cache
+def kernel_of(config) -> Path:
+    return Path(set_up(config)["KDIR"])
+
+
+def stamp(where) -> str:
+    """Changes with all that is tested there, and with what tests it."""
+    config = "base" if where in ("host", "bench") else guest.config_of(where)
+    kernel = kernel_of(config)
+    documents = () if where == "host" else (":!Documentation", ":!*.md")
+    tracked = build.run("git", "ls-files", "-co", "--exclude-standard", "--", ".", *documents, cwd=TOP, check=True)
+    programs = [path for path in BIN.glob("pagekit-*") if not path.suffix and path.stem != "pagekit-compat"]
+    digest = hashlib.sha256()
+    for path in [*(TOP / name for name in tracked.stdout.splitlines()), *sorted(modules_dir(config).glob("*.ko")),
+                 *sorted(programs), kernel / ".config", kernel / "arch/x86/boot/bzImage"]:
+        if path.is_file():
+            digest.update(f"{path}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def kept(where, parts) -> Path:
+    return PASSED / f"{where}-{parts.replace(' ', '-')}.json"
+
+
+def keep(ran):
+    if ran.stamp and all(case.ok for case in ran.cases):
+        PASSED.mkdir(parents=True, exist_ok=True)
+        kept(ran.where, ran.parts).write_text(json.dumps(asdict(ran)) + "\n")
+
+
+def passed_before(where, parts) -> Ran | None:
+    """What has passed is trusted if all is as it was then."""
+    path = kept(where, parts)
+    if not path.exists():
+        return None
+    row = json.loads(path.read_text())
+    ran = Ran(**row | {"cases": [Case(**case) for case in row["cases"]], "before": True})
+    return ran if ran.stamp == stamp(where) else None
+
+
+# --- Commands --------------------------------------------------------------------------------
+
+
+def wanted(boots, words) -> list[tuple[str, str]]:
+    """The boots that these words name: all somewhere, or one by a part that it has."""
+    names = {(where, parts): {"all", where, *(f"{where}:{part}" for part in parts.split())} for where, parts in boots}
+    for word in words:
+        if not any(word in each for each in names.values()):
+            raise Broken(f"there is no part {word}, but {', '.join(sorted(set().union(*names.values())))}")
+    return [boot for boot in boots if not words or names[boot] & {*words}]
 
 
 def test(options) -> int:
     level = options.level
-    kernels = [options.kernel] if options.kernel else ["base"] if os.environ.get("KDIR") else ["base", "debug"]
-    if "base" in kernels:
-        kernels[1:1] = ["swiotlb", "nocgroup", "cma"] if level == "full" else ["swiotlb"]
-    jobs = [] if options.kernel == "debug" else [("host", test_host)]
-    cases = []
-    jobs += [(kernel, test_vm) for kernel in kernels]
-    if level == "full" and "base" in kernels:
-        jobs.append(("bench", test_bench))
-    for where, run in jobs:
-        try:
-            cases += run(level, where)
-        except (Broken, OSError, subprocess.SubprocessError) as failure:
-            cases.append(setup_case(where, failure))
-    return report(cases, level)
+    # Somebody's own kernel is no debug kernel.
+    boots = [(where, parts) for where, each in BOOTS[level].items() for parts in each
+             if where != "debug" or not os.environ.get("KDIR")]
+    results = []
+    for where, parts in wanted(boots, options.parts):
+        # Who names it wants it run.
+        ran = None if level == "test" or options.parts else passed_before(where, parts)
+        if ran:
+            print(f"{where}: has passed before: {parts}", flush=True)
+        if not ran:
+            kept(where, parts).unlink(missing_ok=True)
+            ran = run(level, where, parts)
+            if level == "full":
+                keep(ran)
+        results.append(ran)
+    took = [{"where": ran.where, "part": part, "seconds": round(seconds, 1), "before": ran.before}
+            for ran in results for part, seconds in ran.took.items()]
+    return report([case for ran in results for case in ran.cases], level, took, left(boots, results) if level == "full" else "")
+
+
+def left(boots, results) -> str:
+    passed = {(ran.where, ran.parts) for ran in results if all(case.ok for case in ran.cases)}
+    names = [f"{where}:{parts.split()[0]}" for where, parts in boots
+             if (where, parts) not in passed and not passed_before(where, parts)]
+    return f"left for make test-full: {' '.join(names)}" if names else "nothing is left: all parts have passed"
+
+
+def test_only(options) -> int:
+    """Some cases, in one boot."""
+    names, words = choose(" ".join(options.names).split())
+    parts = list(dict.fromkeys(map(part_of, names)))
+    if "cma" in parts and len(parts) > 1:
+        raise Broken("cases of cma run in a boot of their own")
+    where = "cma" if parts == ["cma"] else options.kernel or ("debug" if {"failures", "races"} & {*parts} else "base")
+    parts = " ".join(parts)
+    built, env = guest.prepare(where, parts)
+    order = None
+    if parts == "kunit":
+        order = load_order(modules_dir(guest.config_of(where)), *{f"{suite_of(name)}_kunit" for name in names})
+    tested = guest.test(where, built, parts, env | {"ONLY": " ".join(words)}, order=order, name="only")
+    ran = {case.name for case in tested.cases}
+    cases = tested.cases + [Case(where, name, False, "did not run") for name in names if name not in ran]
+    return report(cases, "only", [{"where": where, "part": part, "seconds": round(seconds, 1)}
+                                  for part, seconds in tested.took.items()])
 
 
 def peer(_options) -> int:
     """What mainline's drivers are known to fail."""
-    return summary(test_vm("peer", "base") + test_vm("peer", "swiotlb"))
+    return summary([case for where, (parts,) in BOOTS["peer"].items() for case in boot(where, parts).cases])
 
 
 def soak(options) -> int:
     """Each race for long, on the debug kernel."""
-    # There all memory is alike. Pages that are referenced can't be moved to be pinned, and two that pin
-    # a movable page at once can be refused: what must come of it would depend.
-    cases = test_vm("soak", "debug", seconds=options.seconds, append=())
+    cases = boot("debug", "races", seconds=options.seconds).cases
     failed = [case for case in cases if not case.ok]
     print_failed(failed)
     rows = json.loads((OUT / "races.json").read_text())["rows"]
@@ -157,16 +279,22 @@ def soak(options) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the tests.")
-    parser.set_defaults(run=test, level="test", kernel=None)
-    commands = parser.add_subparsers(dest="command")
-    for name, function, text in (("full", test, "all tests on both kernels; without it the quick ones on the debug kernel"),
-                                 ("soak", soak, "races between threads, each for long, on the debug kernel"),
-                                 ("peer", peer, "what mainline's drivers are known to fail: those cases must fail there")):
-        command = commands.add_parser(name, help=text)
-        command.set_defaults(run=function, level=name)
-        if function is soak:
+    parser.set_defaults(level="test", run=test, parts=[])
+    commands = parser.add_subparsers(dest="level")
+    for level, function, text in (("test", test, "all tests on the base kernel, and the quick ones on the debug kernel"),
+                                  ("full", test, "all tests on both kernels, but what has passed before"),
+                                  ("only", test_only, "some suites and cases"),
+                                  ("soak", soak, "races between threads, each for long, on the debug kernel"),
+                                  ("peer", peer, "what mainline's drivers are known to fail: those cases must fail there")):
+        command = commands.add_parser(level, help=text)
+        command.set_defaults(level=level, run=function)
+        if function is test:
+            command.add_argument("parts", nargs="*", help="where, or where:part; default: all")
+        elif function is test_only:
+            command.add_argument("--kernel", choices=("base", "debug"))
+            command.add_argument("names", nargs="+", help="suites, cases, or suite.case; * stands for anything")
+        elif function is soak:
             command.add_argument("seconds", type=float, nargs="?", default=60, help="for each race; default: 60")
-    parser.add_argument("--kernel", choices=("base", "debug"))
     options = parser.parse_args()
     return options.run(options)
 

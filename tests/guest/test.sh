@@ -61,8 +61,35 @@ selftest_heaps() {
 	umount /dev/dma_heap
 }
 
+# begin <part>: says when it begins
+begin() { echo "# began $1 $(cut -d' ' -f1 /proc/uptime)"; }
+
+# chosen <suite>: has what of it is in ONLY in $chosen: nothing for all of it. Fails if it is not wanted.
+chosen() {
+	chosen=
+	for word in $ONLY; do
+		case $word in "$1".*) chosen="$chosen $word" ;; esac
+	done
+	[ -z "$ONLY" ] || [ "$chosen" ]
+}
+
+# kunit <module> <suite>.[<case>]: load the module, which runs them
+kunit() {
+	case $2 in *.) set -- "$1" "$2*" ;; esac
+	printf %s "$2" >/sys/module/kunit/parameters/filter_glob
+	insmod "$MODDIR/$1.ko" || broken "$1 does not load"
+	for results in /sys/kernel/debug/kunit/pagekit_*/results; do
+		[ -e "$results" ] || continue
+		suite=${results%/results}
+		echo "== ${suite##*/}"
+		grep -v 'speed: normal$' "$results"
+	done
+	rmmod "$1" || broken "$1 does not unload"
+}
+
 # cases <part> <group> <device>
 cases() {
+	case $1 in inputs) chosen "inputs.$2" ;; *) chosen "$2" ;; esac || return 0
 	case $1 in
 	user | failures | cma) which_cases= ;;
 	smoke | failures-smoke) which_cases=--smoke ;;
@@ -70,7 +97,7 @@ cases() {
 	inputs) which_cases="--inputs $OUT/inputs" ;;
 	esac
 	echo "=="
-	tool "$BIN/pagekit-test" --group "$2" --device "$3" $which_cases
+	tool "$BIN/pagekit-test" --group "$2" --device "$3" $which_cases $chosen
 }
 
 # nodes <part> <prefix of groups>: the nodes for the kinds of mappings, each with the cases for its kind.
@@ -92,7 +119,10 @@ matrix() {
 	tool "$BIN/pagekit-matrix" "$OUT/matrix.json" $without
 }
 
-races() { tool "$BIN/pagekit-test" --group races --seconds "$RACE_SECONDS"; }
+races() {
+	chosen races
+	tool "$BIN/pagekit-test" --group races --seconds "$RACE_SECONDS" $chosen
+}
 
 # Files have large folios, if they are as large, and mappings huge pages.
 fuzz() {
@@ -122,22 +152,20 @@ loaded() { grep -q "^$1 " /proc/modules; }
 not() { ! "$@"; }
 
 [ -z "$COVERAGE" ] || insmod "$MODDIR/tools/coverage/pagekit_cov.ko" || broken "nothing records what runs"
+begin modules
 echo "=="
 check modules.load load $MODULES
 
 for part in $PARTS; do
+	begin $part
 	case $part in
 	kunit)
 		kunit_memory || broken "no memory for KUnit"
 		for module in $KUNIT; do
-			insmod "$MODDIR/$module.ko" || broken "$module does not load"
-			for results in /sys/kernel/debug/kunit/pagekit_*/results; do
-				[ -e "$results" ] || continue
-				suite=${results%/results}
-				echo "== ${suite##*/}"
-				grep -v 'speed: normal$' "$results"
+			chosen "${module%_kunit}" || continue
+			for word in ${chosen:-"${module%_kunit}."}; do
+				kunit "$module" "$word"
 			done
-			rmmod "$module" || broken "$module does not unload"
 		done
 		user_memory || broken "no memory for user space"
 		;;
@@ -187,21 +215,25 @@ for part in $PARTS; do
 	esac
 done
 
+begin modules
 echo "=="
 check modules.unload rmmod $UNLOAD
 
 # Now a driver of the template's kind has what it needs loaded, from where that is installed.
 case $PARTS in *template*)
+	begin template
 	echo "=="
 	tool sh "$DRIVER_SH"
 	;;
 esac
 
 # A heap can't be removed: it comes last, and alone with what it depends on.
+begin modules
 check modules.heap_loads load $HEAP
 check modules.heap_loads_no_pin not loaded pagekit_pin
 load pagekit_importer || broken "pagekit_importer does not load again"
 for part in $PARTS; do
+	begin $part
 	case $part in
 	user | smoke | bounce | inputs)
 		cases $part heap /dev/dma_heap/pagekit
@@ -229,8 +261,10 @@ for part in $PARTS; do
 	esac
 done
 covered :
+begin modules
 echo "=="
 check modules.heap_stays not rmmod pagekit_heap
 case $PARTS in *bounce*) check device.bounced bounced ;; esac
-case $PARTS in *leaks*) check modules.no-leaks no_leaks ;; esac
+case $PARTS in *leaks*) begin leaks && check modules.no-leaks no_leaks ;; esac
+begin end
 exit $status

@@ -85,7 +85,7 @@ def measure(parts) -> Path:
              f"OUT={MODULES}", "PAGEKIT_COVERAGE=y")
     build_compat()
     tested = guest.test("debug", built, parts, {"COVERAGE": 1}, modules=MODULES, name="coverage",
-                        timeout=guest.FULL_DEBUG_TIMEOUT)
+                        timeout=guest.LONG_TIMEOUT)
     result = tested.result
     if result.status is None or not list(result.out_dir.glob("coverage.*")):
         raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")

@@ -161,12 +161,12 @@ def in_vm(tree, built, build, kind):
                 "CONFIG_PAGEKIT_TEST_IMPORTER=m", "modules"]
     call("building the test importer", *importer, env=tree.env)
     shutil.copy(OUT / f"importer-{kind}/pagekit_importer.ko", modules)
-    # What is built in has run its KUnit cases by then, and took movable memory for them.
-    order, parts, movable = ["pagekit_importer"], "smoke", "movablecore=0"
+    # What is built in has run its KUnit cases by then.
+    order, parts, append = ["pagekit_importer"], "smoke", guest.KUNIT_ON
     if kind == "m":
-        order, parts, movable = None, "kunit smoke", guest.MOVABLE
+        order, parts, append = None, "kunit smoke", None
     tested = guest.test("base", built | {"KDIR": build}, parts, {}, modules=modules, order=order, name=f"intree-{kind}",
-                        append=(*guest.KUNIT_ON, movable))
+                        append=append)
     for found in tested.cases:
         found.where = kind
     if kind == "m":

@@ -97,8 +97,7 @@ def mainline(built, files) -> dict[str, dict]:
 
 def smoke(built, kind, modules) -> tuple[list[str], dict[str, int]]:
     """Load the modules and run the smoke test. Returns its cases and how large each module is when loaded."""
-    # Without movable memory, which only the KUnit part takes away from user space.
-    tested = guest.test("base", built, "smoke", {}, modules=modules, name=kind, append=(), echo=False)
+    tested = guest.test("base", built, "smoke", {}, modules=modules, name=kind, echo=False)
     logs = f"logs in {os.path.relpath(tested.result.out_dir)}"
     if tested.result.reason:
         raise Broken(f"smoke test, {kind}: {tested.result.reason} ({logs})")
