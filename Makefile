@@ -20,11 +20,13 @@ PYTHON := tools/setup/setup.sh python && PAGEKIT_BEGUN=1 python3
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z_-]*\):.*## /  make \1\t/p' Makefile | expand -t 23
-	@echo
+	@sed -n 's/^### /\n/p; s/^\([a-z_-]*\):.*## /  make \1\t/p' Makefile | expand -t 23
+	@printf '\nSay on the command line\n'
 	@echo '  KDIR=<tree>          a kernel tree of yours, built with Rust, instead of a fetched one'
 	@echo '  KVER=<x.y>           the series of the kernel that is fetched'
 	@echo '  PAGEKIT_CACHE=<dir>  where downloads and builds are kept'
+
+### Use it
 
 .PHONY: doctor
 doctor: ## say what is installed, what is missing and how to get it
@@ -52,6 +54,10 @@ modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug]
 modules_install: ## install built helpers, and what drivers need [SAMPLES="udmabuf ..." | INSTALL_MOD_PATH=]
 	+@src/install.sh $(OUT) $(SAMPLES)
 
+.PHONY: demo
+demo: ## share a real file through the sample driver in a VM [FILE=path]
+	@$(PYTHON) -m tools.demo $${FILE:+"$$FILE"}
+
 .PHONY: new-driver
 new-driver: ## create a driver of your own, outside of here [NAME= | DIR=../NAME]
 	@tools/setup/setup.sh modules $(CONFIG) >/dev/null
@@ -62,9 +68,19 @@ new-driver: ## create a driver of your own, outside of here [NAME= | DIR=../NAME
 try-driver: ## build such a driver, load it in a VM and share a buffer [DIR=]
 	@$(PYTHON) -m tools.driver "$$DIR"
 
-.PHONY: demo
-demo: ## share a real file through the sample driver in a VM [FILE=path]
-	@$(PYTHON) -m tools.demo $${FILE:+"$$FILE"}
+.PHONY: rustdoc htmldocs rust-analyzer
+rustdoc: ## make the helpers' interfaces HTML, with links into the kernel's
+	@$(PYTHON) -m tools.docs rustdoc
+htmldocs: ## make Documentation/ HTML
+	@$(PYTHON) -m tools.docs htmldocs
+rust-analyzer: ## write rust-project.json, for editors
+	@$(PYTHON) -m tools.docs rust-analyzer
+
+.PHONY: clean
+clean: ## remove what was built here (the cache stays)
+	rm -rf out
+
+### Test it
 
 .PHONY: test
 test: ## run the tests, or some suites and cases [ONLY="pin udmabuf.fork" [KERNEL=debug]]
@@ -74,10 +90,6 @@ test: ## run the tests, or some suites and cases [ONLY="pin udmabuf.fork" [KERNE
 test-full: ## run all on the debug kernel too, but for what has passed before [PARTS="debug:races all ..."]
 	@$(PYTHON) -m tools.test full $(PARTS)
 
-.PHONY: matrix
-matrix: ## share buffers of each exporter with each importer, and show when pages are pinned
-	@$(PYTHON) -m tools.matrix
-
 .PHONY: soak
 soak: ## have threads race for long on the debug kernel [SECONDS=60]
 	@$(PYTHON) -m tools.test soak $(SECONDS)
@@ -86,9 +98,23 @@ soak: ## have threads race for long on the debug kernel [SECONDS=60]
 fuzz: ## do random things to all devices, on the debug kernel [MINUTES=n SEED=s KERNEL=base]
 	@$(PYTHON) -m tools.fuzz $(if $(KERNEL),--kernel $(KERNEL)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
+.PHONY: matrix
+matrix: ## share buffers of each exporter with each importer, and show when pages are pinned
+	@$(PYTHON) -m tools.matrix
+
+.PHONY: check
+check: ## check format, lints, documents, and what the modules link to and call
+	@$(PYTHON) -m tools.check
+
+### Measure it
+
 .PHONY: bench
 bench: ## measure the helpers and their peers in a VM [CASE="name ..."]
 	@$(PYTHON) -m tools.bench $(CASE)
+
+.PHONY: size
+size: ## compare drivers that link the helpers with those that have copies
+	@$(PYTHON) -m tools.size
 
 .PHONY: coverage
 coverage: ## show which lines of src/ and samples/ the tests reach [PARTS="part ..."]
@@ -98,9 +124,7 @@ coverage: ## show which lines of src/ and samples/ the tests reach [PARTS="part 
 mutate: ## break each line of src/ that checks or releases, and see that tests fail [FILE=src/...]
 	@$(PYTHON) -m tools.mutate $(FILE)
 
-.PHONY: check
-check: ## check format, lints, documents, and what the modules link to and call
-	@$(PYTHON) -m tools.check
+### Put it in a kernel tree
 
 .PHONY: intree
 intree: ## place it in a kernel tree, or take it out again KDIR= [UNDO=1 [FORCE=1]]
@@ -110,22 +134,6 @@ intree: ## place it in a kernel tree, or take it out again KDIR= [UNDO=1 [FORCE=
 patches: ## write what make intree does as a series of patches [KDIR=]
 	@$(PYTHON) -m tools.intree patches
 
-.PHONY: rustdoc htmldocs rust-analyzer
-rustdoc: ## make the helpers' interfaces HTML, with links into the kernel's
-	@$(PYTHON) -m tools.docs rustdoc
-htmldocs: ## make Documentation/ HTML
-	@$(PYTHON) -m tools.docs htmldocs
-rust-analyzer: ## write rust-project.json, for editors
-	@$(PYTHON) -m tools.docs rust-analyzer
-
 .PHONY: test-intree
 test-intree: ## build and test kernels with it in their tree
 	@$(PYTHON) -m tools.intree.test
-
-.PHONY: size
-size: ## compare drivers that link the helpers with those that have copies
-	@$(PYTHON) -m tools.size
-
-.PHONY: clean
-clean: ## remove what was built here (the cache stays)
-	rm -rf out
