@@ -59,6 +59,7 @@ extern "C" {
     fn pagekit_pages_put_small(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
     fn pagekit_pages_get(folio: *mut bindings::folio, refs: c_int);
     fn pagekit_pages_put(folio: *mut bindings::folio, refs: c_int);
+    fn pagekit_pages_gfp(account: bool) -> bindings::gfp_t;
     fn pagekit_pages_alloc_large(gfp: bindings::gfp_t, order: c_uint) -> *mut bindings::folio;
     fn pagekit_pages_alloc_bulk(
         gfp: bindings::gfp_t,
@@ -178,6 +179,10 @@ impl PageArray {
 
     /// Allocates `count` zeroed pages.
     ///
+    /// They are what user memory is, C's `GFP_USER`: on nodes that the cpuset of the caller has, and
+    /// where its memory policy wants them, whether large or not. A caller with a policy has single
+    /// pages allocated one by one, as those are that [`AllocFlags::ACCOUNT`] charges.
+    ///
     /// Context: process context, may sleep.
     ///
     /// # Errors
@@ -206,12 +211,8 @@ impl PageArray {
             // INVARIANT: There are no entries yet.
             pages: PageVec::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_ZERO)?,
         };
-        let gfp = bindings::__GFP_ZERO
-            | if flags.contains(AllocFlags::ACCOUNT) {
-                bindings::GFP_KERNEL_ACCOUNT
-            } else {
-                bindings::GFP_KERNEL
-            };
+        // SAFETY: It only puts a constant together.
+        let gfp = unsafe { pagekit_pages_gfp(flags.contains(AllocFlags::ACCOUNT)) };
         let mut order = if flags.contains(AllocFlags::LARGE) {
             LARGE_ORDER
         } else {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Static inlines that Rust can't call, one to one and without logic, and the
- * exports of pagekit_pages.
+ * Static inlines and fields that Rust can't get at, and the exports of pagekit_pages.
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -22,11 +21,27 @@ SHIM(unsigned long, pagekit_pages_put_small,
      put_small(pages, n, dirty, folio_put))
 SHIM(void, pagekit_pages_get, (struct folio *folio, int refs), folio_ref_add(folio, refs))
 SHIM(void, pagekit_pages_put, (struct folio *folio, int refs), folio_put_refs(folio, refs))
+/* Users see the pages: cpusets hold for them. */
+SHIM(gfp_t, pagekit_pages_gfp, (bool account),
+     GFP_USER | __GFP_ZERO | (account ? __GFP_ACCOUNT : 0))
 SHIM(struct folio *, pagekit_pages_alloc_large, (gfp_t gfp, unsigned int order),
      folio_alloc((gfp | __GFP_NOWARN) & ~__GFP_RECLAIM, order))
-SHIM(unsigned long, pagekit_pages_alloc_bulk,
-     (gfp_t gfp, unsigned long count, struct page **pages),
-     alloc_pages_bulk(gfp, count, pages))
+
+/* As alloc_pages_bulk(), which knows no memory policy. */
+unsigned long pagekit_pages_alloc_bulk(gfp_t gfp, unsigned long count, struct page **pages);
+unsigned long pagekit_pages_alloc_bulk(gfp_t gfp, unsigned long count, struct page **pages)
+{
+#ifdef CONFIG_NUMA
+	if (current->mempolicy) {
+		unsigned long i = 0;
+
+		while (i < count && (pages[i] = alloc_page(gfp)))
+			i++;
+		return i;
+	}
+#endif
+	return alloc_pages_bulk(gfp, count, pages);
+}
 
 #include "pagekit_pages_exports.h"
 HELPER("Arrays of held pages for dma-buf drivers");

@@ -11,12 +11,14 @@
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
 #include <linux/kthread.h>
+#include <linux/mempolicy.h>
 #include <linux/mm.h>
 #include <linux/mount.h>
 #include <linux/namei.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/set_memory.h>
+#include <linux/sched/task.h>
 #include <linux/shmem_fs.h>
 #include <linux/swap.h>
 #include <linux/vmstat.h>
@@ -217,6 +219,31 @@ __weak void fixture_drain(void)
 	folio_batch_init(&none);
 	__folio_batch_release(&none);
 }
+
+#ifdef CONFIG_NUMA
+/*
+ * This thread has a memory policy of its own, which goes by turns and counts them, or has none after
+ * all. Returns for how many allocations it was asked where.
+ */
+unsigned int fixture_set_policy(bool own);
+__weak unsigned int fixture_set_policy(bool own)
+{
+	static struct mempolicy policy = {
+		.refcnt = ATOMIC_INIT(1), .mode = MPOL_WEIGHTED_INTERLEAVE, .home_node = NUMA_NO_NODE,
+	};
+	unsigned int asked = U8_MAX - current->il_weight;
+
+	if (own) {
+		policy.nodes = nodemask_of_node(numa_mem_id());
+		current->il_prev = numa_mem_id();
+		current->il_weight = U8_MAX;
+	}
+	task_lock(current);
+	current->mempolicy = own ? &policy : NULL;
+	task_unlock(current);
+	return asked;
+}
+#endif
 
 SHIM(bool, fixture_has_swap, (void), get_nr_swap_pages() > 0)
 SHIM(bool, fixture_has_movable, (void),

@@ -32,6 +32,8 @@ extern "C" {
     fn fixture_reclaim(file: *mut bindings::file, index: c_ulong);
     fn fixture_drain();
     fn fixture_kill(kill: bool);
+    #[cfg(CONFIG_NUMA)]
+    fn fixture_set_policy(own: bool) -> c_uint;
     fn fixture_free_pages() -> c_ulong;
     fn fixture_movable(page: *mut bindings::page) -> bool;
     fn fixture_index(page: *mut bindings::page) -> usize;
@@ -551,6 +553,21 @@ pub(crate) fn dying<T>(f: impl FnOnce() -> T) -> T {
 pub(crate) fn set_dying(dying: bool) {
     // SAFETY: This thread is the test's.
     unsafe { fixture_kill(dying) };
+}
+
+/// Runs `f` with a memory policy of this thread's own. Also returns how often it was asked where to
+/// allocate: 255 times at most. Kernels without such policies say that each time.
+pub(crate) fn policed<T>(f: impl FnOnce() -> T) -> (T, c_uint) {
+    #[cfg(CONFIG_NUMA)]
+    {
+        // SAFETY: This thread is the test's.
+        unsafe { fixture_set_policy(true) };
+        let result = f();
+        // SAFETY: The policy goes before the thread may end.
+        (result, unsafe { fixture_set_policy(false) })
+    }
+    #[cfg(not(CONFIG_NUMA))]
+    (f(), 255)
 }
 
 pub(crate) const READ: usize = 1; // PROT_READ

@@ -292,6 +292,16 @@ mod tests {
     }
 
     #[test]
+    fn fresh_pages_are_where_the_memory_policy_says() -> Result {
+        for flags in [AllocFlags::empty(), AllocFlags::ACCOUNT] {
+            let (array, asked) = policed(|| PageArray::alloc(MANY, flags));
+            assert_eq!(array?.pages().len(), MANY);
+            assert!(asked as usize >= MANY);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn no_pages_are_einval() -> Result {
         let result = PageArray::alloc(0, AllocFlags::empty());
         assert_eq!(result.err(), Some(EINVAL));
