@@ -74,7 +74,10 @@ use kernel::{
     },
     time::msecs_to_jiffies, //
 };
-use pagekit_pages::PageArray;
+use pagekit_pages::{
+    PageArray,
+    ShmemFlags, //
+};
 use pagekit_pin::{
     PinArray,
     PinCount,
@@ -484,13 +487,8 @@ impl<'a> Own<'a> {
             // Faults wait for the lock of the device.
             inode.unmap(count);
         }
-        if let Pages::Held(array) = &pages {
-            for page in array.pages() {
-                // As `Marks::DIRTY` does, but that locks folios, which reclaim must not.
-                // SAFETY: There is a reference on the page. Only this driver gets at its file.
-                unsafe { bindings::set_page_dirty(page.as_ptr()) };
-            }
-        }
+        // Dropping them marks them dirty, without a lock that whoever called the shrinker may hold.
+        drop(pages);
         count
     }
 }
@@ -794,7 +792,7 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
     let mut objects = bo.device.lock.lock();
     let backing = own.backing(&mut objects);
     if let Pages::Away = backing.pages {
-        match PageArray::from_shmem(&bo.file, 0, bo.pages) {
+        match PageArray::from_shmem(&bo.file, 0, bo.pages, ShmemFlags::WRITE) {
             Ok(array) => backing.pages = Pages::Held(array),
             Err(e) if e == ENOMEM => return bindings::vm_fault_reason_VM_FAULT_OOM,
             Err(_) => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,

@@ -29,6 +29,8 @@ use pagekit_view::{
     PageVec, //
 };
 
+pub use pagekit_view::Marks;
+
 #[cfg(CONFIG_PAGEKIT_PAGES_C)]
 mod pages_c;
 
@@ -57,6 +59,7 @@ extern "C" {
         pages: *mut PageRef<'_>,
     ) -> usize;
     fn pagekit_pages_put_small(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
+    fn pagekit_pages_dirty_without_lock(folio: *mut bindings::folio) -> bool;
     fn pagekit_pages_get(folio: *mut bindings::folio, refs: c_int);
     fn pagekit_pages_put(folio: *mut bindings::folio, refs: c_int);
     fn pagekit_pages_gfp(account: bool) -> bindings::gfp_t;
@@ -74,17 +77,15 @@ const LARGE_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
 /// and others.
 const BULK: usize = 512;
 
-/// What [`PageArray::put`] tells the page cache about the pages it releases.
-///
+/// How [`PageArray::from_shmem`] gets pages.
 #[derive(Copy, Clone, PartialEq, Eq)]
-pub struct Marks(u8);
+pub struct ShmemFlags(u8);
 
 bitflags::bitflags! {
-    impl Marks: u8 {
-        /// The pages were written to: they must not be dropped without being saved.
-        const DIRTY = 1;
-        /// The pages were used: reclaim should look elsewhere first.
-        const ACCESSED = 2;
+    impl ShmemFlags: u8 {
+        /// The pages may be written through the array, by a device or a mapping: they are marked
+        /// [`Marks::DIRTY`] when the array is dropped, so that what was written survives reclaim.
+        const WRITE = 16;
     }
 }
 
@@ -104,7 +105,7 @@ bitflags::bitflags! {
 
 /// Pages, one reference held on each.
 ///
-/// Released on drop, or by [`PageArray::put`].
+/// Released on drop, or by [`PageArray::put`]. Both may be called by a shrinker.
 ///
 /// # Invariants
 ///
@@ -113,6 +114,8 @@ bitflags::bitflags! {
 /// page is its folio's last.
 pub struct PageArray {
     pages: PageVec,
+    /// What pages are marked with on drop.
+    marks: Marks,
 }
 
 impl PageArray {
@@ -145,13 +148,18 @@ impl PageArray {
     /// ```
     /// # let shmem = TestFile::pattern(8)?;
     /// # let (file, pgoff, count) = (shmem.file(), 2, 4);
-    /// let array = PageArray::from_shmem(file, pgoff, count)?;
+    /// let array = PageArray::from_shmem(file, pgoff, count, ShmemFlags::WRITE)?;
     /// assert_eq!(array.pages().len(), count);
-    /// // Or drop it, if nothing was written.
+    /// // Or drop it, which marks it dirty: it was got to be written to.
     /// array.put(Marks::DIRTY | Marks::ACCESSED);
     /// ```
     #[export_name = "pagekit_page_array_from_shmem"]
-    pub fn from_shmem(file: &LocalFile, pgoff: usize, count: usize) -> Result<Self> {
+    pub fn from_shmem(
+        file: &LocalFile,
+        pgoff: usize,
+        count: usize,
+        flags: ShmemFlags,
+    ) -> Result<Self> {
         let (_, end) = range::file_bytes(pgoff, count, PAGE_SHIFT as u32).ok_or(EINVAL)?;
         // SAFETY: An open file has a mapping and a size, and keeps the mapping.
         let (mapping, size) = unsafe {
@@ -167,6 +175,8 @@ impl PageArray {
         let mut array = Self {
             // INVARIANT: There are no entries yet.
             pages: PageVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?,
+            // Nothing was written to what is given back on errors.
+            marks: Marks::empty(),
         };
         let mut batch = bindings::folio_batch::default();
         while array.len() < count {
@@ -174,14 +184,17 @@ impl PageArray {
             unsafe { array.fill(mapping, pgoff, count, &mut batch) }?;
             yield_or_eintr()?;
         }
+        if flags.contains(ShmemFlags::WRITE) {
+            array.marks = Marks::DIRTY;
+        }
         Ok(array)
     }
 
     /// Allocates `count` zeroed pages.
     ///
-    /// They are what user memory is, C's `GFP_USER`: on nodes that the cpuset of the caller has, and
-    /// where its memory policy wants them, whether large or not. A caller with a policy has single
-    /// pages allocated one by one, as those are that [`AllocFlags::ACCOUNT`] charges.
+    /// They are what user memory is, C's `GFP_USER`: on nodes that the cpuset of the caller has,
+    /// and where its memory policy wants them, whether large or not. A caller with a policy has
+    /// single pages allocated one by one, as those are that [`AllocFlags::ACCOUNT`] charges.
     ///
     /// Context: process context, may sleep.
     ///
@@ -210,6 +223,8 @@ impl PageArray {
         let mut array = Self {
             // INVARIANT: There are no entries yet.
             pages: PageVec::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_ZERO)?,
+            // No file wants to have them saved.
+            marks: Marks::empty(),
         };
         // SAFETY: It only puts a constant together.
         let gfp = unsafe { pagekit_pages_gfp(flags.contains(AllocFlags::ACCOUNT)) };
@@ -300,9 +315,10 @@ impl PageArray {
         self.pages.pages()
     }
 
-    /// Releases the pages, and marks them first as `marks` says.
+    /// Releases the pages, and marks them first as `marks` says and not as they would be on drop.
     ///
-    /// Context: process context, may sleep. Takes folio locks to mark pages dirty.
+    /// Context: process context, may sleep. Takes no folio lock, and may be called by a shrinker:
+    /// whoever allocates may hold any such lock.
     ///
     /// C: `drm_gem_put_pages()` in `drivers/gpu/drm/drm_gem.c`.
     #[inline]
@@ -412,8 +428,8 @@ impl PageArray {
         while let Some(first) = rest.first() {
             let mut n = 0;
             if !marks.contains(Marks::ACCESSED) {
-                // SAFETY: By the type invariants we own a reference for each entry. `clear` below
-                // forgets those that are put.
+                // SAFETY: By the type invariants we own a reference for each entry. `truncate`
+                // below forgets those that are put.
                 n = unsafe { pagekit_pages_put_small(rest.as_ptr(), rest.len().min(BULK), dirty) };
             }
             if n == 0 {
@@ -424,7 +440,8 @@ impl PageArray {
                     n = pagekit_pages_rest(page).min(rest.len());
                     let folio = pagekit_pages_page_folio(page);
                     if dirty {
-                        bindings::set_page_dirty_lock(page);
+                        // If it needs the lock it is a fresh page, which needs no mark.
+                        pagekit_pages_dirty_without_lock(folio);
                     }
                     if marks.contains(Marks::ACCESSED) {
                         bindings::folio_mark_accessed(folio);
@@ -445,7 +462,7 @@ impl Drop for PageArray {
     #[export_name = "pagekit_page_array_drop"]
     #[inline(never)]
     fn drop(&mut self) {
-        self.release(Marks::empty());
+        self.release(self.marks);
         // Here, so that it isn't in each driver.
         // SAFETY: Nobody uses it any more.
         unsafe { self.pages.free() };

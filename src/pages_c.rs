@@ -22,6 +22,7 @@ unsafe extern "C" fn pagekit_get_pages(
         unsafe { LocalFile::from_raw_file(file) },
         pgoff,
         count,
+        ShmemFlags::empty(),
     ))
 }
 
@@ -46,13 +47,15 @@ unsafe extern "C" fn pagekit_put_pages(
     dirty: bool,
     accessed: bool,
 ) {
-    let mut marks = Marks::empty();
-    marks.set(Marks::DIRTY, dirty);
-    marks.set(Marks::ACCESSED, accessed);
+    let marks = Marks::from_bits_retain(u32::from(dirty) * 32 | u32::from(accessed) * 64);
     // SAFETY: The caller gives back what `into_c` has returned, with room for `count` at least.
     let pages = unsafe { PageVec::from_raw_parts(pages, count, count) };
     // INVARIANT: The entries and their references are those of the array that `into_c` was given.
-    PageArray { pages }.put(marks);
+    PageArray {
+        pages,
+        marks: Marks::empty(),
+    }
+    .put(marks);
 }
 
 /// Leaves the entries, their memory and their references to the caller, or C's `ERR_PTR()`.

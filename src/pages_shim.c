@@ -19,6 +19,8 @@ SHIM(unsigned long, pagekit_pages_take_small,
 SHIM(unsigned long, pagekit_pages_put_small,
      (struct page *const *pages, unsigned long n, bool dirty),
      put_small(pages, n, dirty, folio_put))
+SHIM(bool, pagekit_pages_dirty_without_lock, (struct folio *folio),
+     folio_dirty_without_lock(folio))
 SHIM(void, pagekit_pages_get, (struct folio *folio, int refs), folio_ref_add(folio, refs))
 SHIM(void, pagekit_pages_put, (struct folio *folio, int refs), folio_put_refs(folio, refs))
 /* Users see the pages: cpusets hold for them. */

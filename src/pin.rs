@@ -37,6 +37,8 @@ use pagekit_view::{
     PageVec, //
 };
 
+pub use pagekit_view::Marks;
+
 #[cfg(CONFIG_PAGEKIT_PIN_C)]
 mod pin_c;
 
@@ -62,6 +64,8 @@ extern "C" {
     fn pagekit_pin_take_small(folios: *const *mut bindings::folio, n: usize) -> usize;
     fn pagekit_pin_put_small(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
     fn pagekit_pin_put(folio: *mut bindings::folio);
+    fn pagekit_pin_page_folio(page: *mut bindings::page) -> *mut bindings::folio;
+    fn pagekit_pin_dirty_without_lock(folio: *mut bindings::folio) -> bool;
 
     // Only where there are debug assertions.
     fn pagekit_pin_is_pinned(page: *mut bindings::page) -> bool;
@@ -74,9 +78,9 @@ pub struct PinFlags(u8);
 bitflags::bitflags! {
     impl PinFlags: u8 {
         /// The pages may be written through the array, by a device or a mapping, C's
-        /// `FOLL_WRITE`: they are marked dirty when they are unpinned, so that what was
-        /// written survives reclaim.
-        const WRITE = 1;
+        /// `FOLL_WRITE`: they are marked [`Marks::DIRTY`] when the array is dropped, so that what
+        /// was written survives reclaim.
+        const WRITE = 16;
     }
 }
 
@@ -85,7 +89,9 @@ const CHUNK: usize = 1 << 12;
 
 /// Pinned pages.
 ///
-/// Unpinned on drop, which may sleep: it takes folio locks where pages are marked dirty.
+/// Unpinned on drop, or by [`PinArray::put`]. Both may sleep. A shrinker may call them for arrays
+/// of memfds. Not for arrays of user memory: if that is of a file on a disk, marking it dirty takes
+/// folio locks, which whoever allocates may hold.
 ///
 /// # Invariants
 ///
@@ -170,7 +176,7 @@ impl PinArray {
         let result = unsafe { self.pin_chunks(file, pgoff, count) };
         if result.is_err() {
             // Nobody was lent these, so nothing was written to them through this array.
-            self.unpin_from(before, false);
+            self.unpin_from(before, Marks::empty());
         }
         result
     }
@@ -224,7 +230,7 @@ impl PinArray {
         // SAFETY: There is room.
         let result = unsafe { self.pin_user_chunks(addr, count) };
         if result.is_err() {
-            self.unpin_from(before, false);
+            self.unpin_from(before, Marks::empty());
         }
         result
     }
@@ -343,15 +349,44 @@ impl PinArray {
             && (!self.ordered || pairs.all(|pair| rest(&pair[0]) == 1 || runs(pair).count() == 1))
     }
 
+    /// Unpins the pages, and marks them first as `marks` says and not as they would be on drop.
+    ///
+    /// Context: process context, may sleep. A shrinker may call it for arrays of memfds.
+    ///
+    /// C: `unpin_user_pages_dirty_lock()` in `mm/gup.c`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let shmem = TestFile::pattern(4)?;
+    /// # let memfd = shmem.file();
+    /// let mut pins = PinArray::with_capacity(4, PinFlags::WRITE)?;
+    /// pins.pin_memfd(memfd, 0, 4)?;
+    /// // They could have been written to, but no device was ever told to.
+    /// pins.put(Marks::empty());
+    /// ```
+    #[inline]
+    pub fn put(mut self, marks: Marks) {
+        self.unpin_from(0, marks);
+    }
+
     /// Unpins and forgets the entries from `start` on.
-    fn unpin_from(&mut self, start: usize, dirty: bool) {
+    #[export_name = "pagekit_pin_array_unpin_from"]
+    #[inline(never)]
+    fn unpin_from(&mut self, start: usize, marks: Marks) {
         debug_assert!(self.is_sound());
+        let (dirty, accessed) = (
+            marks.contains(Marks::DIRTY),
+            marks.contains(Marks::ACCESSED),
+        );
         let mut rest = self.pages().get(start..).unwrap_or_default();
         while let Some(first) = rest.first() {
-            // SAFETY: By the type invariants we own a pin for each entry, `truncate` below forgets
-            // those that end here. This runs in process context and may sleep.
-            let mut n =
-                unsafe { pagekit_pin_put_small(rest.as_ptr(), rest.len().min(CHUNK), dirty) };
+            let mut n = 0;
+            if !accessed {
+                // SAFETY: By the type invariants we own a pin for each entry, `truncate` below
+                // forgets those that end here.
+                n = unsafe { pagekit_pin_put_small(rest.as_ptr(), rest.len().min(CHUNK), dirty) };
+            }
             if n == 0 {
                 let page = first.as_ptr();
                 // SAFETY: The page is pinned.
@@ -367,8 +402,16 @@ impl PinArray {
                     }
                     n = run;
                 }
-                // SAFETY: As above. The next `n` entries are contiguous pages of one folio.
-                unsafe { bindings::unpin_user_page_range_dirty_lock(page, n, dirty) };
+                // SAFETY: The next `n` entries are contiguous pages of one folio, and we own a pin
+                // for each of them.
+                unsafe {
+                    let folio = pagekit_pin_page_folio(page);
+                    let lock = dirty && !pagekit_pin_dirty_without_lock(folio);
+                    if accessed {
+                        bindings::folio_mark_accessed(folio);
+                    }
+                    bindings::unpin_user_page_range_dirty_lock(page, n, lock);
+                }
             }
             // Releasing goes on whoever is killed.
             let _ = yield_or_eintr();
@@ -383,7 +426,14 @@ impl Drop for PinArray {
     #[export_name = "pagekit_pin_array_drop"]
     #[inline(never)]
     fn drop(&mut self) {
-        self.unpin_from(0, self.flags.contains(PinFlags::WRITE));
+        self.unpin_from(
+            0,
+            if self.flags.contains(PinFlags::WRITE) {
+                Marks::DIRTY
+            } else {
+                Marks::empty()
+            },
+        );
         // Here, so that it isn't in each driver.
         // SAFETY: Nobody uses it any more.
         unsafe { self.pages.free() };

@@ -50,8 +50,9 @@ unsafe extern "C" fn pagekit_pin_user(
 #[no_mangle]
 unsafe extern "C" fn pagekit_unpin(pages: *mut *mut bindings::page, count: c_ulong, dirty: bool) {
     if !pages.is_null() {
+        let marks = if dirty { Marks::DIRTY } else { Marks::empty() };
         // SAFETY: As the caller promises.
-        unsafe { borrow(pages, count, 0, PinFlags::empty()) }.unpin_from(0, dirty);
+        unsafe { borrow(pages, count, 0, PinFlags::empty()) }.unpin_from(0, marks);
     }
 }
 

@@ -18,6 +18,8 @@ SHIM(unsigned long, pagekit_pin_put_small,
      (struct page *const *pages, unsigned long n, bool dirty),
      put_small(pages, n, dirty, unpin_folio))
 SHIM(void, pagekit_pin_put, (struct folio *folio), folio_put(folio))
+SHIM(struct folio *, pagekit_pin_page_folio, (struct page *page), page_folio(page))
+SHIM(bool, pagekit_pin_dirty_without_lock, (struct folio *folio), folio_dirty_without_lock(folio))
 
 #ifdef CONFIG_RUST_DEBUG_ASSERTIONS
 SHIM(bool, pagekit_pin_is_pinned, (struct page *page), folio_maybe_dma_pinned(page_folio(page)))

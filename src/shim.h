@@ -76,7 +76,29 @@ static inline unsigned long take_small(struct folio *const *folios, unsigned lon
 	return i;
 }
 
-/* Calls put with the small folios, which if dirty must be so already. Returns how many. */
+/*
+ * Marks a folio dirty without its lock, unless it needs that. Returns whether it is marked.
+ *
+ * folio_mark_dirty() calls an operation of the mapping that the folio is in. The lock keeps that
+ * mapping, which truncation may otherwise free meanwhile. But folios of shmem, processes and
+ * hugetlb need no mapping: whether they are in the page cache, in the swap cache or in neither
+ * any more, the operation is noop_dirty_folio(), which sets the flag and looks at nothing else.
+ * Nobody accounts it, so the flag does no harm on a folio that was truncated, or will be. The
+ * caller's reference goes afterwards: so reclaim, which looks at the flag when there are no other
+ * references, finds it set (__remove_mapping()).
+ */
+static inline bool folio_dirty_without_lock(struct folio *folio)
+{
+	if (!folio_test_swapbacked(folio) && !folio_test_hugetlb(folio))
+		return false;
+	folio_set_dirty(folio);
+	return true;
+}
+
+/*
+ * Calls put with the small folios, and marks them dirty first if told. Stops at one that needs its
+ * lock for that. Returns how many.
+ */
 static __always_inline unsigned long put_small(struct page *const *pages, unsigned long n,
 					       bool dirty, void (*put)(struct folio *))
 {
@@ -84,11 +106,15 @@ static __always_inline unsigned long put_small(struct page *const *pages, unsign
 	unsigned long i;
 
 	for (i = 0; i < n; i++) {
-		struct page *page = pages[i];
+		struct folio *folio = (struct folio *)pages[i];
+		unsigned long flags = READ_ONCE(pages[i]->flags.f);
 
-		if (PageTail(page) || (READ_ONCE(page->flags.f) & (BIT(PG_head) | good)) != good)
+		if (PageTail(pages[i]))
 			break;
-		put((struct folio *)page);
+		if ((flags & (BIT(PG_head) | good)) != good &&
+		    ((flags & BIT(PG_head)) || !folio_dirty_without_lock(folio)))
+			break;
+		put(folio);
 	}
 	return i;
 }

@@ -16,6 +16,7 @@ use core::{
     hint::assert_unchecked,
     marker::PhantomData,
     mem::ManuallyDrop,
+    ops::BitOr,
     ptr::NonNull, //
 };
 use kernel::{
@@ -189,6 +190,47 @@ impl<Of> PageRef<'_, Of> {
     #[inline]
     pub const fn as_ptr(self) -> *mut bindings::page {
         self.0.as_ptr()
+    }
+}
+
+/// What the page cache is told about pages before their array gives them back.
+///
+/// Not made by `bitflags`, of which some functions can't be inline, and so not in this crate.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub struct Marks(c_uint);
+
+impl Marks {
+    /// The pages were written to: they must not be dropped without being saved.
+    pub const DIRTY: Self = Self(32);
+    /// The pages were used: reclaim should look elsewhere first.
+    pub const ACCESSED: Self = Self(64);
+
+    /// Nothing.
+    #[inline]
+    pub const fn empty() -> Self {
+        Self(0)
+    }
+
+    /// What C says, with values of `pagekit.h`.
+    #[doc(hidden)]
+    #[inline]
+    pub const fn from_bits_retain(bits: c_uint) -> Self {
+        Self(bits)
+    }
+
+    /// Whether all of `other` is said.
+    #[inline]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl BitOr for Marks {
+    type Output = Self;
+
+    #[inline]
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 

@@ -892,7 +892,7 @@ fn are_free_standing(pages: &[PageRef<'_, PfnOnly>]) -> bool {
 ///     unsafe { zap((*file.as_ptr()).f_mapping, 0..pages.len(), 0) };
 /// }
 /// # let file = TestFile::shmem(1)?;
-/// # revoke(file.file(), PageArray::from_shmem(file.file(), 0, 1)?.pages());
+/// # revoke(file.file(), PageArray::from_shmem(file.file(), 0, 1, ShmemFlags::empty())?.pages());
 /// ```
 #[inline]
 pub unsafe fn zap(mapping: *mut bindings::address_space, pages: Range<usize>, base: usize) {

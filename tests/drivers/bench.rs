@@ -25,7 +25,8 @@ use kernel::{
 };
 use pagekit_pages::{
     AllocFlags,
-    PageArray, //
+    PageArray,
+    ShmemFlags, //
 };
 use pagekit_pin::{
     PinArray,
@@ -113,9 +114,12 @@ fn make(make: &Make) -> Result<Array> {
     let (start, count) = (make.start as usize, make.count as usize);
     let file = || LocalFile::fget(make.fd);
     Ok(match make.how {
-        PAGES | MAP_PFNS | FAULT_PFNS => {
-            Array::Held(PageArray::from_shmem(&*file()?, start, count)?)
-        }
+        PAGES | MAP_PFNS | FAULT_PFNS => Array::Held(PageArray::from_shmem(
+            &*file()?,
+            start,
+            count,
+            ShmemFlags::empty(),
+        )?),
         MAP_PAGES => Array::Held(PageArray::alloc(count, AllocFlags::empty())?),
         MAP_PAGES_LARGE => Array::Held(PageArray::alloc(count, AllocFlags::LARGE)?),
         PIN_USER => {

@@ -35,8 +35,8 @@ use kernel::{
 };
 use pagekit_pages::{
     AllocFlags,
-    Marks,
-    PageArray, //
+    PageArray,
+    ShmemFlags, //
 };
 use pagekit_pin::{
     PinArray,
@@ -160,21 +160,10 @@ unsafe impl FromBytes for UserRange {}
 /// `EBUSY` as above; `EFAULT`; else what [`PinArray::pin_user`] returns.
 const SHOW_USER: u32 = _IOW::<UserRange>('P' as u32, 4);
 
-/// Pages of a file. Mappings of PFNs don't mark what is written as dirty: this does, on drop.
-struct FilePages(Option<PageArray>);
-
-impl Drop for FilePages {
-    fn drop(&mut self) {
-        if let Some(pages) = self.0.take() {
-            pages.put(Marks::DIRTY | Marks::ACCESSED);
-        }
-    }
-}
-
 /// What is shown.
 enum Shown {
     Fresh,
-    File(FilePages),
+    File(PageArray),
     User(PinArray),
 }
 
@@ -198,7 +187,7 @@ impl Node {
         self.shown.populate(Shown::Fresh);
         Some(match self.shown.as_ref()? {
             Shown::Fresh => (self.fresh.pages(), false),
-            Shown::File(FilePages(array)) => (array.as_ref().map_or(&[], PageArray::pages), false),
+            Shown::File(array) => (array.pages(), false),
             Shown::User(pins) => (pins.pages(), true),
         })
     }
@@ -239,8 +228,8 @@ impl MiscDevice for Node {
                 let range: FileRange = user(size_of::<FileRange>()).read()?;
                 let memfd = LocalFile::fget(range.memfd)?;
                 let (pgoff, count) = (range.pgoff as usize, range.count as usize);
-                let array = PageArray::from_shmem(&memfd, pgoff, count)?;
-                Shown::File(FilePages(Some(array)))
+                // Mappings of PFNs don't mark what is written: the array does, on drop.
+                Shown::File(PageArray::from_shmem(&memfd, pgoff, count, ShmemFlags::WRITE)?)
             }
             SHOW_USER => {
                 let range: UserRange = user(size_of::<UserRange>()).read()?;

@@ -262,9 +262,15 @@ SHIM(int, fixture_pincount, (struct page *page),
 SHIM(void, fixture_add_refs, (struct page *page, int refs), folio_ref_add(page_folio(page), refs))
 SHIM(bool, fixture_dirty, (struct page *page), folio_test_dirty(page_folio(page)))
 SHIM(void, fixture_clear_dirty, (struct page *page), folio_clear_dirty(page_folio(page)))
+/* Does the file know that it has dirty pages? */
+SHIM(bool, fixture_has_dirty, (struct file *file),
+     mapping_tagged(file->f_mapping, PAGECACHE_TAG_DIRTY))
+SHIM(void, fixture_lock, (struct page *page), folio_lock(page_folio(page)))
+SHIM(void, fixture_unlock, (struct page *page), folio_unlock(page_folio(page)))
 SHIM(bool, fixture_uptodate, (struct page *page), folio_test_uptodate(page_folio(page)))
 SHIM(bool, fixture_referenced, (struct page *page),
      folio_test_referenced(page_folio(page)) || folio_test_active(page_folio(page)))
+SHIM(void, fixture_clear_referenced, (struct page *page), folio_clear_referenced(page_folio(page)))
 SHIM(unsigned long, fixture_nr, (struct page *page), folio_nr_pages(page_folio(page)))
 SHIM(void *, fixture_address, (struct page *page), page_address(page))
 SHIM(struct page *, fixture_find, (struct file *file, pgoff_t index),

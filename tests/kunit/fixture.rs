@@ -44,7 +44,11 @@ extern "C" {
     fn fixture_add_refs(page: *mut bindings::page, refs: c_int);
     fn fixture_dirty(page: *mut bindings::page) -> bool;
     fn fixture_clear_dirty(page: *mut bindings::page);
+    fn fixture_has_dirty(file: *mut bindings::file) -> bool;
+    fn fixture_lock(page: *mut bindings::page);
+    fn fixture_unlock(page: *mut bindings::page);
     fn fixture_uptodate(page: *mut bindings::page) -> bool;
+    fn fixture_clear_referenced(page: *mut bindings::page);
     fn fixture_referenced(page: *mut bindings::page) -> bool;
     fn fixture_nr(page: *mut bindings::page) -> usize;
     fn fixture_address(page: *mut bindings::page) -> *mut u8;
@@ -210,7 +214,10 @@ impl TestFile {
     /// Makes holes folios: first page and count of each. Attaches the test to an mm.
     ///
     /// Skips it unless the administrator lets shmem use folios of that size.
-    fn with_folios(self, folios: impl IntoIterator<Item = (usize, usize)>) -> Result<Self> {
+    pub(crate) fn with_folios(
+        self,
+        folios: impl IntoIterator<Item = (usize, usize)>,
+    ) -> Result<Self> {
         for (first, nr) in folios {
             if !self.add_folio(first, nr)? {
                 drop(self);
@@ -363,6 +370,12 @@ impl TestFile {
             .all(|folio| (folio.refs as usize, folio.pins) == (folio.nr, 0)))
     }
 
+    /// Whether the file knows that it has dirty pages, to be written back.
+    pub(crate) fn has_dirty(&self) -> bool {
+        // SAFETY: The file is open.
+        unsafe { fixture_has_dirty(self.0) }
+    }
+
     /// Makes the folio at `index` leave memory, as reclaim would, if nobody uses it. Tests of that
     /// call [`needs_swap`] first.
     pub(crate) fn reclaim(&self, index: usize) {
@@ -449,6 +462,15 @@ impl Found {
         unsafe { fixture_add_refs(self.0, -HALF) };
         result
     }
+    /// Has the folio locked while `f` runs, as whoever allocates may have it.
+    pub(crate) fn locked<T>(&self, f: impl FnOnce() -> T) -> T {
+        // SAFETY: We hold a reference, and no lock.
+        unsafe { fixture_lock(self.0) };
+        let result = f();
+        // SAFETY: It was locked just now.
+        unsafe { fixture_unlock(self.0) };
+        result
+    }
     pub(crate) fn is_dirty(&self) -> bool {
         // SAFETY: As above.
         unsafe { fixture_dirty(self.0) }
@@ -464,6 +486,10 @@ impl Found {
     pub(crate) fn is_referenced(&self) -> bool {
         // SAFETY: As above.
         unsafe { fixture_referenced(self.0) }
+    }
+    pub(crate) fn clear_referenced(&self) {
+        // SAFETY: We hold a reference.
+        unsafe { fixture_clear_referenced(self.0) }
     }
     pub(crate) fn nr(&self) -> usize {
         // SAFETY: As above.

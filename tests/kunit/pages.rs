@@ -33,7 +33,8 @@ mod tests {
     use pagekit_pages::{
         AllocFlags,
         Marks,
-        PageArray, //
+        PageArray,
+        ShmemFlags, //
     };
     use pagekit_view::{
         runs,
@@ -46,7 +47,7 @@ mod tests {
     #[test]
     fn resident_pages_are_the_files() -> Result {
         let file = TestFile::pattern(MANY)?;
-        let array = PageArray::from_shmem(file.file(), 0, MANY)?;
+        let array = PageArray::from_shmem(file.file(), 0, MANY, ShmemFlags::empty())?;
         assert_eq!(array.pages().len(), MANY);
         for (i, page) in array.pages().iter().enumerate() {
             assert!(file
@@ -60,7 +61,7 @@ mod tests {
     #[test]
     fn window_starts_at_pgoff() -> Result {
         let file = TestFile::pattern(MANY)?;
-        let array = PageArray::from_shmem(file.file(), 40, 3)?;
+        let array = PageArray::from_shmem(file.file(), 40, 3, ShmemFlags::empty())?;
         assert_eq!(array.pages().len(), 3);
         for (i, page) in array.pages().iter().enumerate() {
             assert!(all(page.as_ptr(), pattern(40 + i)));
@@ -74,7 +75,7 @@ mod tests {
         for i in [0, 50, MANY - 1] {
             file.write(i, pattern(i))?;
         }
-        let array = PageArray::from_shmem(file.file(), 0, MANY)?;
+        let array = PageArray::from_shmem(file.file(), 0, MANY, ShmemFlags::empty())?;
         for (i, page) in array.pages().iter().enumerate() {
             let byte = if [0, 50, MANY - 1].contains(&i) {
                 pattern(i)
@@ -99,7 +100,7 @@ mod tests {
             page.fill(0x5a);
         }
         file.write(7, pattern(7))?;
-        let array = PageArray::from_shmem(file.file(), 0, MANY)?;
+        let array = PageArray::from_shmem(file.file(), 0, MANY, ShmemFlags::empty())?;
         for (i, page) in array.pages().iter().enumerate() {
             assert!(all(page.as_ptr(), if i == 7 { pattern(7) } else { 0 }));
             assert!(file.find(i).is_some_and(|found| found.is_uptodate()));
@@ -111,9 +112,9 @@ mod tests {
     fn one_reference_per_entry() -> Result {
         let file = TestFile::pattern(MANY)?;
         let before = file.refs(5);
-        let array = PageArray::from_shmem(file.file(), 0, MANY)?;
+        let array = PageArray::from_shmem(file.file(), 0, MANY, ShmemFlags::empty())?;
         assert_eq!(file.refs(5), before + 1);
-        let overlapping = PageArray::from_shmem(file.file(), 4, 10)?;
+        let overlapping = PageArray::from_shmem(file.file(), 4, 10, ShmemFlags::empty())?;
         assert_eq!(file.refs(5), before + 2);
         drop(array);
         assert_eq!(file.refs(5), before + 1);
@@ -126,7 +127,7 @@ mod tests {
     fn large_folios_are_expanded() -> Result {
         let file = TestFile::huge_pattern(1024)?;
         let before = file.refs(0);
-        let array = PageArray::from_shmem(file.file(), 3, 1000)?;
+        let array = PageArray::from_shmem(file.file(), 3, 1000, ShmemFlags::empty())?;
         assert_eq!(file.refs(0), before + 509);
         assert_eq!(file.refs(512), before + 491);
         for (i, page) in array.pages().iter().enumerate() {
@@ -141,11 +142,11 @@ mod tests {
     #[test]
     fn punched_pages_stay_while_held() -> Result {
         let file = TestFile::pattern(4)?;
-        let array = PageArray::from_shmem(file.file(), 0, 4)?;
+        let array = PageArray::from_shmem(file.file(), 0, 4, ShmemFlags::empty())?;
         file.punch_hole(1, 2)?;
         assert!(file.find(1).is_none());
         assert!(all(array.pages()[1].as_ptr(), pattern(1)));
-        let again = PageArray::from_shmem(file.file(), 0, 4)?;
+        let again = PageArray::from_shmem(file.file(), 0, 4, ShmemFlags::empty())?;
         assert!(all(again.pages()[1].as_ptr(), 0));
         assert!(again.pages()[1].as_ptr() != array.pages()[1].as_ptr());
         Ok(())
@@ -160,7 +161,7 @@ mod tests {
             (Marks::DIRTY, true),
             (Marks::DIRTY | Marks::ACCESSED, true),
         ] {
-            let array = PageArray::from_shmem(file.file(), 0, 2)?;
+            let array = PageArray::from_shmem(file.file(), 0, 2, ShmemFlags::empty())?;
             let page = file.find(1).ok_or(ENOENT)?;
             page.clear_dirty();
             array.put(marks);
@@ -170,12 +171,44 @@ mod tests {
     }
 
     #[test]
+    fn dropping_marks_dirty_only_what_may_be_written() -> Result {
+        let file = TestFile::pattern(2)?;
+        for (flags, dirty) in [(ShmemFlags::empty(), false), (ShmemFlags::WRITE, true)] {
+            let array = PageArray::from_shmem(file.file(), 0, 2, flags)?;
+            let page = file.find(1).ok_or(ENOENT)?;
+            page.clear_dirty();
+            drop(array);
+            assert_eq!(page.is_dirty(), dirty);
+        }
+        // Not if somebody knows better.
+        let array = PageArray::from_shmem(file.file(), 0, 2, ShmemFlags::WRITE)?;
+        let page = file.find(1).ok_or(ENOENT)?;
+        page.clear_dirty();
+        array.put(Marks::empty());
+        assert!(!page.is_dirty());
+        Ok(())
+    }
+
+    #[test]
+    fn marking_takes_no_folio_lock() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        for i in [0, 512, 599] {
+            let array = PageArray::from_shmem(file.file(), 0, MIXED, ShmemFlags::empty())?;
+            let page = file.find(i).ok_or(ENOENT)?;
+            page.clear_dirty();
+            page.locked(|| array.put(Marks::DIRTY | Marks::ACCESSED));
+            assert!(page.is_dirty());
+        }
+        Ok(())
+    }
+
+    #[test]
     fn put_marks_accessed_only_if_told() -> Result {
         let file = TestFile::shmem(1)?;
-        PageArray::from_shmem(file.file(), 0, 1)?.put(Marks::DIRTY);
+        PageArray::from_shmem(file.file(), 0, 1, ShmemFlags::empty())?.put(Marks::DIRTY);
         let page = file.find(0).ok_or(ENOENT)?;
         assert!(!page.is_referenced());
-        PageArray::from_shmem(file.file(), 0, 1)?.put(Marks::ACCESSED);
+        PageArray::from_shmem(file.file(), 0, 1, ShmemFlags::empty())?.put(Marks::ACCESSED);
         assert!(page.is_referenced());
         Ok(())
     }
@@ -194,7 +227,7 @@ mod tests {
             (1 << 51, 1),
             (0, 1 << 40),
         ] {
-            let result = PageArray::from_shmem(file.file(), pgoff, count);
+            let result = PageArray::from_shmem(file.file(), pgoff, count, ShmemFlags::empty());
             assert_eq!(result.err(), Some(EINVAL));
         }
         assert_eq!([file.refs(0), file.refs(3)], before);
@@ -203,7 +236,7 @@ mod tests {
 
     #[test]
     fn other_files_are_einval() -> Result {
-        let result = PageArray::from_shmem(TestFile::other()?.file(), 0, 1);
+        let result = PageArray::from_shmem(TestFile::other()?.file(), 0, 1, ShmemFlags::empty());
         assert_eq!(result.err(), Some(EINVAL));
         Ok(())
     }
@@ -215,7 +248,8 @@ mod tests {
         let before = file.refs(0);
         // In the last batch.
         let bad = file.find(MANY - 1).ok_or(ENOENT)?;
-        let result = bad.poisoned(|| PageArray::from_shmem(file.file(), 0, MANY));
+        let result =
+            bad.poisoned(|| PageArray::from_shmem(file.file(), 0, MANY, ShmemFlags::empty()));
         assert_eq!(result.err(), Some(EIO));
         assert_eq!(file.refs(0), before);
         assert_eq!(file.refs(MANY - 2), before);
@@ -227,7 +261,7 @@ mod tests {
     #[test]
     fn ranges_past_the_end_fill_nothing() -> Result {
         let file = TestFile::shmem(MANY)?;
-        let result = PageArray::from_shmem(file.file(), 0, MANY + 1);
+        let result = PageArray::from_shmem(file.file(), 0, MANY + 1, ShmemFlags::empty());
         assert_eq!(result.err(), Some(EINVAL));
         assert!(file.find(0).is_none());
         Ok(())
@@ -334,7 +368,7 @@ mod tests {
         ] {
             let mut arrays = KVec::new();
             for (pgoff, count) in ranges {
-                let array = PageArray::from_shmem(file.file(), pgoff, count)?;
+                let array = PageArray::from_shmem(file.file(), pgoff, count, ShmemFlags::empty())?;
                 assert_eq!(array.pages().len(), count);
                 for (i, page) in array.pages().iter().enumerate() {
                     assert!(all(page.as_ptr(), pattern(pgoff + i)));
@@ -352,7 +386,7 @@ mod tests {
     fn put_marks_all_folios() -> Result {
         let file = TestFile::shmem(MIXED)?.mixed()?;
         let before = file.folios(MIXED)?;
-        let array = PageArray::from_shmem(file.file(), 0, MIXED)?;
+        let array = PageArray::from_shmem(file.file(), 0, MIXED, ShmemFlags::empty())?;
         for folio in &before {
             file.find(folio.first).ok_or(ENOENT)?.clear_dirty();
         }
@@ -372,7 +406,7 @@ mod tests {
             file.reclaim(i);
             assert!(file.find(i).is_none());
         }
-        let array = PageArray::from_shmem(file.file(), 3, MIXED - 3)?;
+        let array = PageArray::from_shmem(file.file(), 3, MIXED - 3, ShmemFlags::empty())?;
         for (i, page) in array.pages().iter().enumerate() {
             assert!(all(page.as_ptr(), pattern(3 + i)));
         }
@@ -384,11 +418,19 @@ mod tests {
     #[test]
     fn what_was_written_survives_reclaim_if_dirty() -> Result {
         needs_swap();
-        for (marks, byte) in [(Marks::DIRTY, 0xee), (Marks::empty(), 0)] {
+        for (flags, marks, byte) in [
+            (ShmemFlags::empty(), Some(Marks::DIRTY), 0xee),
+            (ShmemFlags::WRITE, Some(Marks::empty()), 0),
+            (ShmemFlags::WRITE, None, 0xee),
+            (ShmemFlags::empty(), None, 0),
+        ] {
             let file = TestFile::shmem(4)?;
-            let array = PageArray::from_shmem(file.file(), 0, 4)?;
+            let array = PageArray::from_shmem(file.file(), 0, 4, flags)?;
             fill(array.pages()[2].as_ptr(), 0xee);
-            array.put(marks);
+            match marks {
+                Some(marks) => array.put(marks),
+                None => drop(array),
+            }
             file.reclaim(2);
             assert!(file.find(2).is_none());
             assert!(file.reads(2, byte)?);
@@ -404,7 +446,7 @@ mod tests {
         let pages = |i| file.find(i).map(|page| (page.as_ptr(), page.is_movable()));
         let first = pages(0).ok_or(ENOENT)?;
         assert!(first.1);
-        let array = PageArray::from_shmem(file.file(), 0, MANY)?;
+        let array = PageArray::from_shmem(file.file(), 0, MANY, ShmemFlags::empty())?;
         assert!(pages(0) == Some(first));
         assert!(array.pages()[0].as_ptr() == first.0);
         drop(array);
@@ -415,7 +457,7 @@ mod tests {
     #[test]
     fn hugetlb_files_are_einval() -> Result {
         let file = TestFile::hugetlb(512)?;
-        let result = PageArray::from_shmem(file.file(), 0, 1);
+        let result = PageArray::from_shmem(file.file(), 0, 1, ShmemFlags::empty());
         assert_eq!(result.err(), Some(EINVAL));
         assert!(file.find(0).is_none());
         Ok(())
@@ -428,12 +470,14 @@ mod tests {
         let before = file.folios(MIXED)?;
         for (bad, range) in [(100, (3, 4)), (520, (0, MIXED)), (544, (559, 2))] {
             let bad = file.find(bad).ok_or(ENOENT)?;
-            let result = bad.poisoned(|| PageArray::from_shmem(file.file(), range.0, range.1));
+            let result = bad.poisoned(|| {
+                PageArray::from_shmem(file.file(), range.0, range.1, ShmemFlags::empty())
+            });
             assert_eq!(result.err(), Some(EIO));
             drop(bad);
             assert!(has_refs(&file, &before, &[])?);
         }
-        assert!(PageArray::from_shmem(file.file(), 0, MIXED).is_ok());
+        assert!(PageArray::from_shmem(file.file(), 0, MIXED, ShmemFlags::empty()).is_ok());
         Ok(())
     }
 
@@ -443,7 +487,8 @@ mod tests {
         let before = file.folios(MIXED)?;
         for i in [0, 512, 599] {
             let page = file.find(i).ok_or(ENOENT)?;
-            let result = page.crowded(|| PageArray::from_shmem(file.file(), 0, MIXED));
+            let result =
+                page.crowded(|| PageArray::from_shmem(file.file(), 0, MIXED, ShmemFlags::empty()));
             assert_eq!(result.err(), Some(ENOMEM));
             drop(page);
             assert!(has_refs(&file, &before, &[])?);
@@ -455,7 +500,7 @@ mod tests {
     fn arrays_beyond_all_memory_are_enomem() -> Result {
         const PAGES: usize = 1 << 40;
         let file = TestFile::shmem(PAGES)?;
-        let result = PageArray::from_shmem(file.file(), 0, PAGES);
+        let result = PageArray::from_shmem(file.file(), 0, PAGES, ShmemFlags::empty());
         assert_eq!(result.err(), Some(ENOMEM));
         assert!(file.find(0).is_none());
         for count in [PAGES, usize::MAX] {
@@ -469,7 +514,7 @@ mod tests {
     fn full_file_systems_are_enospc() -> Result {
         let file = TestFile::cramped(8)?;
         file.write(1, 1)?;
-        let result = PageArray::from_shmem(file.file(), 0, 8);
+        let result = PageArray::from_shmem(file.file(), 0, 8, ShmemFlags::empty());
         assert_eq!(result.err(), Some(ENOSPC));
         assert_eq!(file.refs(1), 1);
         Ok(())
@@ -479,12 +524,12 @@ mod tests {
     fn fatal_signals_end_lookups() -> Result {
         let file = TestFile::pattern(MANY)?;
         let before = file.folios(MANY)?;
-        let result = dying(|| PageArray::from_shmem(file.file(), 0, MANY));
+        let result = dying(|| PageArray::from_shmem(file.file(), 0, MANY, ShmemFlags::empty()));
         assert_eq!(result.err(), Some(EINTR));
         assert!(has_refs(&file, &before, &[])?);
         // At once, not when all is done.
         let file = TestFile::shmem(MANY)?;
-        let result = dying(|| PageArray::from_shmem(file.file(), 0, MANY));
+        let result = dying(|| PageArray::from_shmem(file.file(), 0, MANY, ShmemFlags::empty()));
         assert_eq!(result.err(), Some(EINTR));
         assert!(file.find(MANY - 1).is_none());
         Ok(())

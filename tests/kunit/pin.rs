@@ -65,6 +65,7 @@ mod tests {
         prelude::*, //
     };
     use pagekit_pin::{
+        Marks,
         PinArray,
         PinCount,
         PinFlags, //
@@ -218,6 +219,64 @@ mod tests {
             drop(array);
             assert_eq!(page.is_dirty(), dirty);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn put_marks_what_it_is_told() -> Result {
+        let large = TestFile::shmem(512)?.with_folios([(0, 512)])?;
+        for file in [TestFile::shmem(2)?, large] {
+            for (marks, dirty, accessed) in [
+                (Marks::empty(), false, false),
+                (Marks::DIRTY, true, false),
+                (Marks::DIRTY | Marks::ACCESSED, true, true),
+            ] {
+                let array = pinned(&file, 0, 2)?;
+                let page = file.find(1).ok_or(ENOENT)?;
+                page.clear_dirty();
+                page.clear_referenced();
+                array.put(marks);
+                assert_eq!(page.is_dirty(), dirty);
+                assert_eq!(page.is_referenced(), accessed);
+                assert!(!page.maybe_pinned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a file of folios of all sizes while one of them is locked.
+    fn marks_without_lock(file: &TestFile, index: usize, pages: usize) -> Result<bool> {
+        let array = pinned(file, 0, pages)?;
+        let page = file.find(index).ok_or(ENOENT)?;
+        page.clear_dirty();
+        page.locked(|| array.put(Marks::DIRTY | Marks::ACCESSED));
+        Ok(page.is_dirty())
+    }
+
+    #[test]
+    fn marking_memfds_takes_no_folio_lock() -> Result {
+        let file = TestFile::shmem(MIXED)?.mixed()?;
+        for i in [0, 512, 599] {
+            assert!(marks_without_lock(&file, i, MIXED)?);
+        }
+        assert!(marks_without_lock(
+            &TestFile::hugetlb_pattern(512)?,
+            0,
+            512
+        )?);
+        assert!(file.is_unused(MIXED)?);
+        Ok(())
+    }
+
+    #[test]
+    fn memory_of_disks_is_marked_as_they_want() -> Result {
+        let file = TestFile::disk()?;
+        let start = user_memory(Some(&file), 2, READ)?;
+        let mut array = PinArray::with_capacity(2, PinFlags::empty())?;
+        array.pin_user(start, 2)?;
+        assert!(!file.has_dirty());
+        array.put(Marks::DIRTY);
+        assert!(file.has_dirty());
         Ok(())
     }
 

@@ -28,7 +28,8 @@ use kernel::{
 };
 use pagekit_pages::{
     AllocFlags,
-    PageArray, //
+    PageArray,
+    ShmemFlags, //
 };
 use pagekit_view::PageRef;
 use pagekit_vma::{
@@ -252,7 +253,7 @@ impl Object {
     fn new(file: &fixture::TestFile, pages: usize, base: usize) -> Result<Self> {
         Ok(Self::showing(
             FaultPfns,
-            PageArray::from_shmem(file.file(), 0, pages)?,
+            PageArray::from_shmem(file.file(), 0, pages, ShmemFlags::empty())?,
             base,
         ))
     }
@@ -466,7 +467,7 @@ mod tests {
         let other = TestFile::shmem(PAGES)?;
         let old = core::mem::replace(
             &mut object.array,
-            PageArray::from_shmem(other.file(), 0, PAGES)?,
+            PageArray::from_shmem(other.file(), 0, PAGES, ShmemFlags::empty())?,
         );
         object.part = 0..PAGES;
         assert_eq!(map.read(15)?, 0);
@@ -875,7 +876,7 @@ mod tests {
     fn each_page_is_asked_whose_it_is() -> Result {
         attach()?;
         let file = TestFile::huge_pattern(512)?;
-        let held = PageArray::from_shmem(file.file(), 0, 512)?;
+        let held = PageArray::from_shmem(file.file(), 0, 512, ShmemFlags::empty())?;
         // A huge page that has left its file.
         let hugetlb = TestFile::hugetlb_pattern(512)?;
         let huge = hugetlb.find(5).ok_or(ENOENT)?;
@@ -1285,7 +1286,7 @@ mod tests {
         }
         // Memory like a huge page, but of the file that it is in.
         let file = TestFile::huge_pattern(512)?;
-        object.array = PageArray::from_shmem(file.file(), 0, 512)?;
+        object.array = PageArray::from_shmem(file.file(), 0, 512, ShmemFlags::empty())?;
         object.part = 0..512;
         object.claim = 512;
         let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;

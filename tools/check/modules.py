@@ -65,8 +65,8 @@ def size_cases(modules, kdir):
 # No helper takes a lock or waits, but within these calls of the kernel's.
 LOCKS = re.compile(r"mutex|spin|sem|lock|ww_|resv|rcu|wait|completion|(^|_)(down|up)_|atomic|refcount")
 LOCKS_ALLOWED = {
-    "set_page_dirty_lock": "takes the folio lock, which keeps truncation away while the page is marked",
-    "unpin_user_page_range_dirty_lock": "the same",
+    "unpin_user_page_range_dirty_lock": "takes the folio lock of user memory that is of a file on a disk, which keeps "
+                                        "truncation away while the page is marked",
 }
 
 
