@@ -62,6 +62,11 @@ extern "C" {
     fn pagekit_pages_dirty_without_lock(folio: *mut bindings::folio) -> bool;
     fn pagekit_pages_get(folio: *mut bindings::folio, refs: c_int);
     fn pagekit_pages_put(folio: *mut bindings::folio, refs: c_int);
+    fn pagekit_pages_shmem_gfp(
+        mapping: *mut bindings::address_space,
+        no_reclaim: bool,
+        retry_mayfail: bool,
+    ) -> bindings::gfp_t;
     fn pagekit_pages_gfp(account: bool) -> bindings::gfp_t;
     fn pagekit_pages_alloc_large(gfp: bindings::gfp_t, order: c_uint) -> *mut bindings::folio;
     fn pagekit_pages_alloc_bulk(
@@ -79,22 +84,28 @@ const BULK: usize = 512;
 
 /// How [`PageArray::from_shmem`] gets pages.
 #[derive(Copy, Clone, PartialEq, Eq)]
-pub struct ShmemFlags(u8);
+pub struct ShmemFlags(u32);
 
 bitflags::bitflags! {
-    impl ShmemFlags: u8 {
+    impl ShmemFlags: u32 {
         /// The pages may be written through the array, by a device or a mapping: they are marked
         /// [`Marks::DIRTY`] when the array is dropped, so that what was written survives reclaim.
         const WRITE = 16;
+        /// Fill holes with memory that is free, and reclaim none: `ENOMEM` comes soon. What was
+        /// filled until then stays in the file, so that after shrinking the next call goes on.
+        const NO_RECLAIM = 4;
+        /// Reclaim as hard as may be, C's `__GFP_RETRY_MAYFAIL`, but have nobody killed for it:
+        /// `ENOMEM` comes instead.
+        const RETRY_MAYFAIL = 8;
     }
 }
 
 /// How [`PageArray::alloc`] allocates.
 #[derive(Copy, Clone, PartialEq, Eq)]
-pub struct AllocFlags(u8);
+pub struct AllocFlags(u32);
 
 bitflags::bitflags! {
-    impl AllocFlags: u8 {
+    impl AllocFlags: u32 {
         /// Charge the pages to the memory cgroup of the caller, C's `__GFP_ACCOUNT`.
         const ACCOUNT = 1;
         /// Try for large folios, the largest first: fewer scatter-gather entries and larger
@@ -136,12 +147,14 @@ impl PageArray {
     /// * `EIO`: a page of the range, or of a large folio that reaches into it, has a hardware
     ///   memory error, or can't be read from swap.
     /// * `EINTR`: a fatal signal is pending.
-    /// * `ENOMEM`: also if there are too many references on a page already.
+    /// * `ENOMEM`: also if there are too many references on a page already. The OOM killer comes
+    ///   first, unless the flags say otherwise.
     /// * `ENOSPC`: the file system is full.
     ///
     /// On any error no reference is left.
     ///
-    /// C: `drm_gem_get_pages()` in `drivers/gpu/drm/drm_gem.c`.
+    /// C: `drm_gem_get_pages()` in `drivers/gpu/drm/drm_gem.c`; `shmem_sg_alloc_table()` in
+    /// `drivers/gpu/drm/i915/gem/i915_gem_shmem.c`, for the flags that say how to allocate.
     ///
     /// # Examples
     ///
@@ -178,10 +191,18 @@ impl PageArray {
             // Nothing was written to what is given back on errors.
             marks: Marks::empty(),
         };
+        // SAFETY: `file` keeps the mapping.
+        let gfp = unsafe {
+            pagekit_pages_shmem_gfp(
+                mapping,
+                flags.contains(ShmemFlags::NO_RECLAIM),
+                flags.contains(ShmemFlags::RETRY_MAYFAIL),
+            )
+        };
         let mut batch = bindings::folio_batch::default();
         while array.len() < count {
             // SAFETY: `mapping` is a shmem mapping, and `file` keeps it. Room was made for `count`.
-            unsafe { array.fill(mapping, pgoff, count, &mut batch) }?;
+            unsafe { array.fill(mapping, gfp, pgoff, count, &mut batch) }?;
             yield_or_eintr()?;
         }
         if flags.contains(ShmemFlags::WRITE) {
@@ -337,6 +358,7 @@ impl PageArray {
     unsafe fn fill(
         &mut self,
         mapping: *mut bindings::address_space,
+        gfp: bindings::gfp_t,
         pgoff: usize,
         count: usize,
         batch: &mut bindings::folio_batch,
@@ -373,7 +395,7 @@ impl PageArray {
 
         // SAFETY: The caller promises a valid shmem mapping.
         let folio = from_err_ptr(unsafe {
-            shmem_read_folio_gfp(mapping, pgoff.wrapping_add(before), (*mapping).gfp_mask)
+            shmem_read_folio_gfp(mapping, pgoff.wrapping_add(before), gfp)
         })?;
         // SAFETY: We own the reference that shmem returned.
         match unsafe { self.push(folio, pgoff, count) } {

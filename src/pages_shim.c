@@ -23,6 +23,17 @@ SHIM(bool, pagekit_pages_dirty_without_lock, (struct folio *folio),
      folio_dirty_without_lock(folio))
 SHIM(void, pagekit_pages_get, (struct folio *folio, int refs), folio_ref_add(folio, refs))
 SHIM(void, pagekit_pages_put, (struct folio *folio, int refs), folio_put_refs(folio, refs))
+
+gfp_t pagekit_pages_shmem_gfp(struct address_space *mapping, bool no_reclaim, bool retry_mayfail);
+gfp_t pagekit_pages_shmem_gfp(struct address_space *mapping, bool no_reclaim, bool retry_mayfail)
+{
+	const gfp_t gfp = mapping_gfp_mask(mapping);
+
+	if (no_reclaim)
+		return (gfp & ~__GFP_RECLAIM) | __GFP_NORETRY | __GFP_NOWARN;
+	return retry_mayfail ? gfp | __GFP_RETRY_MAYFAIL | __GFP_NOWARN : gfp;
+}
+
 /* Users see the pages: cpusets hold for them. */
 SHIM(gfp_t, pagekit_pages_gfp, (bool account),
      GFP_USER | __GFP_ZERO | (account ? __GFP_ACCOUNT : 0))

@@ -229,7 +229,12 @@ impl MiscDevice for Node {
                 let memfd = LocalFile::fget(range.memfd)?;
                 let (pgoff, count) = (range.pgoff as usize, range.count as usize);
                 // Mappings of PFNs don't mark what is written: the array does, on drop.
-                Shown::File(PageArray::from_shmem(&memfd, pgoff, count, ShmemFlags::WRITE)?)
+                Shown::File(PageArray::from_shmem(
+                    &memfd,
+                    pgoff,
+                    count,
+                    ShmemFlags::WRITE,
+                )?)
             }
             SHOW_USER => {
                 let range: UserRange = user(size_of::<UserRange>()).read()?;

@@ -15,6 +15,7 @@
 #include <linux/mm.h>
 #include <linux/mount.h>
 #include <linux/namei.h>
+#include <linux/oom.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 #include <linux/set_memory.h>
@@ -245,6 +246,73 @@ __weak unsigned int fixture_set_policy(bool own)
 }
 #endif
 
+/* Memory that a test has taken, in blocks, and how often somebody was to be killed for more. */
+struct fixture_hoard {
+	struct notifier_block oom;
+	struct list_head blocks;
+	unsigned int ooms;
+};
+
+static void fixture_free_hoard(struct fixture_hoard *hoard)
+{
+	struct page *page, *next;
+
+	list_for_each_entry_safe(page, next, &hoard->blocks, lru)
+		__free_pages(page, page_private(page));
+	INIT_LIST_HEAD(&hoard->blocks);
+}
+
+/* Instead, the memory goes back. */
+static int fixture_oom(struct notifier_block *oom, unsigned long unused, void *freed)
+{
+	struct fixture_hoard *hoard = container_of(oom, struct fixture_hoard, oom);
+
+	hoard->ooms++;
+	fixture_free_hoard(hoard);
+	*(unsigned long *)freed = 1;
+	return NOTIFY_OK;
+}
+
+/* Takes all memory that is free, but for movable memory, and what the kernel keeps for bad times. */
+struct fixture_hoard *fixture_take_memory(void);
+__weak struct fixture_hoard *fixture_take_memory(void)
+{
+	const gfp_t gfp = (GFP_USER & ~__GFP_RECLAIM) | __GFP_NORETRY | __GFP_NOWARN;
+	struct fixture_hoard *hoard = kzalloc_obj(*hoard);
+	int order = MAX_PAGE_ORDER;
+
+	if (!hoard)
+		return NULL;
+	INIT_LIST_HEAD(&hoard->blocks);
+	hoard->oom.notifier_call = fixture_oom;
+	register_oom_notifier(&hoard->oom);
+	while (order >= 0) {
+		struct page *page = alloc_pages(gfp, order);
+
+		if (page) {
+			set_page_private(page, order);
+			list_add(&page->lru, &hoard->blocks);
+		} else {
+			order--;
+		}
+	}
+	return hoard;
+}
+
+/* Gives it back. Returns how often that was done already, lest somebody be killed. */
+unsigned int fixture_give_memory(struct fixture_hoard *hoard);
+__weak unsigned int fixture_give_memory(struct fixture_hoard *hoard)
+{
+	unsigned int ooms;
+
+	unregister_oom_notifier(&hoard->oom);
+	fixture_free_hoard(hoard);
+	ooms = hoard->ooms;
+	kfree(hoard);
+	return ooms;
+}
+
+SHIM(void, fixture_keep, (struct file *file), mapping_set_unevictable(file->f_mapping))
 SHIM(bool, fixture_has_swap, (void), get_nr_swap_pages() > 0)
 SHIM(bool, fixture_has_movable, (void),
      managed_zone(&NODE_DATA(numa_mem_id())->node_zones[ZONE_MOVABLE]))

@@ -32,6 +32,9 @@ extern "C" {
     fn fixture_reclaim(file: *mut bindings::file, index: c_ulong);
     fn fixture_drain();
     fn fixture_kill(kill: bool);
+    fn fixture_take_memory() -> *mut c_void;
+    fn fixture_give_memory(hoard: *mut c_void) -> c_uint;
+    fn fixture_keep(file: *mut bindings::file);
     #[cfg(CONFIG_NUMA)]
     fn fixture_set_policy(own: bool) -> c_uint;
     fn fixture_free_pages() -> c_ulong;
@@ -202,6 +205,13 @@ impl TestFile {
     pub(crate) fn mixed(self) -> Result<Self> {
         self.with_folios([(0, 512), (512, 16), (544, 16)])?
             .filled(MIXED)
+    }
+
+    /// Pages of it are not reclaimed.
+    pub(crate) fn kept(self) -> Self {
+        // SAFETY: The file is open.
+        unsafe { fixture_keep(self.0) };
+        self
     }
 
     /// From now on, pages come from movable memory while there is some: boot with movablecore=.
@@ -579,6 +589,19 @@ pub(crate) fn dying<T>(f: impl FnOnce() -> T) -> T {
 pub(crate) fn set_dying(dying: bool) {
     // SAFETY: This thread is the test's.
     unsafe { fixture_kill(dying) };
+}
+
+/// Runs `f` while no memory is free, but for movable memory. Also returns how often the OOM killer
+/// was called: instead of that, all becomes free again.
+pub(crate) fn starved<T>(f: impl FnOnce() -> T) -> Result<(T, c_uint)> {
+    // SAFETY: It needs nothing but a context that may sleep.
+    let hoard = unsafe { fixture_take_memory() };
+    if hoard.is_null() {
+        return Err(ENOMEM);
+    }
+    let result = f();
+    // SAFETY: It was taken just now.
+    Ok((result, unsafe { fixture_give_memory(hoard) }))
 }
 
 /// Runs `f` with a memory policy of this thread's own. Also returns how often it was asked where to
