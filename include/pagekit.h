@@ -11,6 +11,30 @@
 #include <linux/mm.h>
 #include <linux/types.h>
 
+/**
+ * enum pagekit_flags - what functions are told
+ * @PAGEKIT_ACCOUNT: charge the pages to the memory cgroup of the caller
+ * @PAGEKIT_LARGE: try for large folios, the largest first
+ * @PAGEKIT_NO_RECLAIM: fill holes with memory that is free, and reclaim none
+ * @PAGEKIT_RETRY_MAYFAIL: reclaim as hard as may be, but have nobody killed for it
+ * @PAGEKIT_WRITE: pin for writing: private pages are copied first
+ * @PAGEKIT_DIRTY: the pages were written to, by a device or through a mapping: they
+ *	must be saved before they are dropped
+ * @PAGEKIT_ACCESSED: the pages were used: reclaim should look elsewhere first
+ *
+ * Each function says which it takes. With others it returns -EINVAL, or, if it
+ * returns nothing, does as if they were not there.
+ */
+enum pagekit_flags {
+	PAGEKIT_ACCOUNT = 1,
+	PAGEKIT_LARGE = 2,
+	PAGEKIT_NO_RECLAIM = 4,
+	PAGEKIT_RETRY_MAYFAIL = 8,
+	PAGEKIT_WRITE = 16,
+	PAGEKIT_DIRTY = 32,
+	PAGEKIT_ACCESSED = 64,
+};
+
 /* --- Held pages: select PAGEKIT_PAGES_C --- */
 
 /**
@@ -18,6 +42,7 @@
  * @file: shmem file, which the caller has open
  * @pgoff: page offset in the file
  * @count: number of pages
+ * @flags: 0, PAGEKIT_NO_RECLAIM or PAGEKIT_RETRY_MAYFAIL
  *
  * As drm_gem_get_pages(), for a part of any shmem file. Holes and swapped-out
  * pages are filled, pages that were allocated but never written are zeroed.
@@ -31,48 +56,64 @@
  * shmem file takes. No lock is held on return.
  *
  * Return: The array, or ERR_PTR(): -EINVAL if @file is not a shmem file, @count
- * is 0 or the range reaches past the end of the file; -EIO after a hardware
- * memory error, or if a page can't be read from swap; -EINTR if a fatal signal
- * is pending; -ENOMEM; -ENOSPC. On any error no reference is left.
+ * is 0, the range reaches past the end of the file, or for other flags; -EIO
+ * after a hardware memory error, or if a page can't be read from swap; -EINTR if
+ * a fatal signal is pending; -ENOMEM; -ENOSPC. On any error no reference is left.
+ * What was filled until then stays in the file: the next call finds it.
  */
-struct page **pagekit_get_pages(struct file *file, pgoff_t pgoff, unsigned long count);
+struct page **pagekit_get_pages(struct file *file, pgoff_t pgoff, unsigned long count,
+				unsigned int flags);
 
 /**
  * pagekit_alloc_pages() - allocate an array of zeroed pages
  * @count: number of pages
- * @account: charge the pages to the memory cgroup of the caller
- * @large: try for large folios, the largest first
+ * @flags: PAGEKIT_ACCOUNT, PAGEKIT_LARGE, both or 0
  *
- * As system_heap_allocate(). In a large folio each page has a reference.
+ * As system_heap_allocate(). In a large folio each page has a reference. Where
+ * the pages lie is for the cpuset and the memory policy of the caller to say.
  *
  * Lifetime: As for pagekit_get_pages().
  *
  * Context: Process context, may sleep.
  *
- * Return: The array, or ERR_PTR(): -EINVAL if @count is 0; -EINTR if a fatal
- * signal is pending; -ENOMEM. On any error no page is left.
+ * Return: The array, or ERR_PTR(): -EINVAL if @count is 0, or for other flags;
+ * -EINTR if a fatal signal is pending; -ENOMEM. On any error no page is left.
  */
-struct page **pagekit_alloc_pages(unsigned long count, bool account, bool large);
+struct page **pagekit_alloc_pages(unsigned long count, unsigned int flags);
 
 /**
  * pagekit_put_pages() - release an array of pages, and the pages
- * @pages: what pagekit_get_pages() or pagekit_alloc_pages() has returned, unchanged
+ * @pages: what pagekit_get_pages() or pagekit_alloc_pages() has returned, unchanged,
+ *	or NULL
  * @count: the number of pages that it was made with
- * @dirty: the pages were written to: they must be saved before they are dropped
- * @accessed: the pages were used: reclaim should look elsewhere first
+ * @flags: PAGEKIT_DIRTY, PAGEKIT_ACCESSED, both or 0
  *
  * As drm_gem_put_pages(). The array is freed.
  *
- * Context: Process context, may sleep. Takes folio locks to mark pages dirty.
+ * Context: Process context, may sleep. Takes no folio lock, and may be called by a
+ * shrinker.
  */
-void pagekit_put_pages(struct page **pages, unsigned long count, bool dirty, bool accessed);
+void pagekit_put_pages(struct page **pages, unsigned long count, unsigned int flags);
 
 /* --- Pinned pages: select PAGEKIT_PIN_C --- */
 
 /**
+ * struct pagekit_pins - an array of pinned pages
+ * @pages: from kvmalloc_array() or the like, with room for all that will be pinned.
+ *	The driver allocates and frees it.
+ * @count: how many are pinned. 0 at first, and kept by the functions below.
+ * @unordered: private, and false at first: whether pages of large folios may be in
+ *	another order than in memory. Unpinning is quicker if they aren't.
+ */
+struct pagekit_pins {
+	struct page **pages;
+	unsigned long count;
+	bool unordered;
+};
+
+/**
  * pagekit_pin_memfd() - pin pages of a memfd
- * @pages: array from kvmalloc_array() or the like, with room for @count more
- * @pinned: how many entries of it are pinned already
+ * @pins: array with room for @count more
  * @memfd: shmem or hugetlbfs file, which the caller has open
  * @pgoff: page offset in the file
  * @count: number of pages
@@ -86,24 +127,22 @@ void pagekit_put_pages(struct page **pages, unsigned long count, bool dirty, boo
  *
  * Context: Process context, may sleep. Takes folio locks, and what filling the
  * file takes. The caller may hold the inode lock shared, to keep seals as they
- * are. Others must stay away from @pages.
+ * are. Others must stay away from @pins.
  *
- * Return: 0, with @pinned + @count entries pinned; -EINVAL if it is no such
- * file, @count is 0 or the range reaches past the end of the file; -EIO after a
- * hardware memory error, or if a page can't be read from swap; -EINTR if a fatal
- * signal is pending; -ENOMEM; others as from memfd_pin_folios(). On any error the
- * first @pinned are as they were, and no other is pinned.
+ * Return: 0, with @count more entries pinned; -EINVAL if it is no such file, @count
+ * is 0 or the range reaches past the end of the file; -EIO after a hardware memory
+ * error, or if a page can't be read from swap; -EINTR if a fatal signal is pending;
+ * -ENOMEM; others as from memfd_pin_folios(). On any error @pins is as it was.
  */
-int pagekit_pin_memfd(struct page **pages, unsigned long pinned, struct file *memfd,
-		      pgoff_t pgoff, unsigned long count);
+int pagekit_pin_memfd(struct pagekit_pins *pins, struct file *memfd, pgoff_t pgoff,
+		      unsigned long count);
 
 /**
  * pagekit_pin_user() - pin memory of the current process
- * @pages: array from kvmalloc_array() or the like, with room for @count more
- * @pinned: how many entries of it are pinned already
+ * @pins: array with room for @count more
  * @addr: user address, page aligned
  * @count: number of pages
- * @write: pin for writing: private pages are copied first
+ * @flags: PAGEKIT_WRITE or 0
  *
  * As pin_user_pages_fast() with FOLL_LONGTERM, for all pages or none.
  * RLIMIT_MEMLOCK is the driver's to respect.
@@ -111,29 +150,31 @@ int pagekit_pin_memfd(struct page **pages, unsigned long pinned, struct file *me
  * Lifetime: As for pagekit_pin_memfd().
  *
  * Context: Process context, may sleep. Takes the mmap lock for reading. Others
- * must stay away from @pages.
+ * must stay away from @pins.
  *
- * Return: 0, with @pinned + @count entries pinned; -EINVAL if @addr is not page
- * aligned, @count is 0 or the range wraps around; -EFAULT if it is not mapped,
- * not user memory, with @write not to be written to or of a file on disk, or
- * there is no process; -EINTR if a fatal signal is pending; -ENOMEM; others as
- * from pin_user_pages_fast(). On any error the first @pinned are as they were,
- * and no other is pinned.
+ * Return: 0, with @count more entries pinned; -EINVAL if @addr is not page aligned,
+ * @count is 0, the range wraps around, or for other flags; -EFAULT if it is not
+ * mapped, not user memory, with PAGEKIT_WRITE not to be written to or of a file on
+ * disk, has a hardware memory error, or there is no process; -EINTR if a fatal
+ * signal is pending; -ENOMEM; others as from pin_user_pages_fast(). On any error
+ * @pins is as it was.
  */
-int pagekit_pin_user(struct page **pages, unsigned long pinned, unsigned long addr,
-		     unsigned long count, bool write);
+int pagekit_pin_user(struct pagekit_pins *pins, unsigned long addr, unsigned long count,
+		     unsigned int flags);
 
 /**
  * pagekit_unpin() - unpin all pages of an array
- * @pages: array whose entries pagekit_pin_memfd() and pagekit_pin_user() have pinned, or NULL
- * @count: how many there are
- * @dirty: the pages may have been written to, by a device or through a mapping
+ * @pins: the array, or NULL
+ * @flags: PAGEKIT_DIRTY, PAGEKIT_ACCESSED, both or 0
  *
- * As unpin_user_pages_dirty_lock(). The array stays the caller's, to be freed.
+ * As unpin_user_pages_dirty_lock(). The array is empty then, and the driver's to be
+ * filled again or freed.
  *
- * Context: Process context, may sleep. Takes folio locks to mark pages dirty.
+ * Context: Process context, may sleep. A shrinker may call it for pages of memfds. Not
+ * for memory of processes: if that is of a file on disk, marking it dirty takes folio
+ * locks, which whoever allocates may hold.
  */
-void pagekit_unpin(struct page **pages, unsigned long count, bool dirty);
+void pagekit_unpin(struct pagekit_pins *pins, unsigned int flags);
 
 /* --- Mappings: select PAGEKIT_VMA_C --- */
 

@@ -32,8 +32,7 @@ module_param(size_limit_mb, int, 0644);
 MODULE_PARM_DESC(size_limit_mb, "Max size of a dmabuf, in megabytes. Default is INT_MAX.");
 
 struct cdmabuf {
-	struct page **pages;
-	unsigned long count;
+	struct pagekit_pins pins;
 };
 
 /* --- What devices see --- */
@@ -54,8 +53,8 @@ static struct sg_table *cdmabuf_map(struct dma_buf_attachment *at, enum dma_data
 	mapping = kzalloc_obj(*mapping, GFP_KERNEL_ACCOUNT);
 	if (!mapping)
 		return ERR_PTR(-ENOMEM);
-	ret = sg_alloc_table_from_pages_segment(&mapping->table, buf->pages, buf->count, 0,
-						buf->count << PAGE_SHIFT,
+	ret = sg_alloc_table_from_pages_segment(&mapping->table, buf->pins.pages, buf->pins.count, 0,
+						buf->pins.count << PAGE_SHIFT,
 						min_t(size_t, dma_get_max_seg_size(at->dev),
 						      dma_max_mapping_size(at->dev)),
 						GFP_KERNEL_ACCOUNT);
@@ -138,14 +137,14 @@ static vm_fault_t cdmabuf_fault(struct vm_fault *vmf)
 {
 	struct cdmabuf *buf = vmf->vma->vm_private_data;
 
-	return pagekit_fault_pfns(vmf, buf->pages, buf->count, 0);
+	return pagekit_fault_pfns(vmf, buf->pins.pages, buf->pins.count, 0);
 }
 
 static vm_fault_t cdmabuf_huge_fault(struct vm_fault *vmf, unsigned int order)
 {
 	struct cdmabuf *buf = vmf->vma->vm_private_data;
 
-	return pagekit_huge_fault_pfns(vmf, order, buf->pages, buf->count, 0);
+	return pagekit_huge_fault_pfns(vmf, order, buf->pins.pages, buf->pins.count, 0);
 }
 
 static const struct vm_operations_struct cdmabuf_vm_ops = {
@@ -159,13 +158,13 @@ static int cdmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 
 	vma->vm_ops = &cdmabuf_vm_ops;
 	vma->vm_private_data = buf;
-	return pagekit_setup_pfns(vma, buf->count, 0, 0);
+	return pagekit_setup_pfns(vma, buf->pins.count, 0, 0);
 }
 
 static int cdmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct cdmabuf *buf = dmabuf->priv;
-	void *vaddr = vm_map_ram(buf->pages, buf->count, NUMA_NO_NODE);
+	void *vaddr = vm_map_ram(buf->pins.pages, buf->pins.count, NUMA_NO_NODE);
 
 	if (!vaddr)
 		return -ENOMEM;
@@ -177,15 +176,15 @@ static void cdmabuf_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct cdmabuf *buf = dmabuf->priv;
 
-	vm_unmap_ram(map->vaddr, buf->count);
+	vm_unmap_ram(map->vaddr, buf->pins.count);
 }
 
 /* --- Buffers --- */
 
 static void cdmabuf_free(struct cdmabuf *buf)
 {
-	pagekit_unpin(buf->pages, buf->count, true);
-	kvfree(buf->pages);
+	pagekit_unpin(&buf->pins, PAGEKIT_DIRTY);
+	kvfree(buf->pins.pages);
 	kfree(buf);
 }
 
@@ -224,7 +223,6 @@ static int check_seals(struct file *file)
 
 static int pin_item(struct cdmabuf *buf, const struct udmabuf_create_item *item)
 {
-	unsigned long count = item->size >> PAGE_SHIFT;
 	struct file *memfd = fget(item->memfd);
 	int ret;
 
@@ -233,12 +231,10 @@ static int pin_item(struct cdmabuf *buf, const struct udmabuf_create_item *item)
 	inode_lock_shared(file_inode(memfd));
 	ret = check_seals(memfd);
 	if (!ret)
-		ret = pagekit_pin_memfd(buf->pages, buf->count, memfd,
-					item->offset >> PAGE_SHIFT, count);
+		ret = pagekit_pin_memfd(&buf->pins, memfd, item->offset >> PAGE_SHIFT,
+					item->size >> PAGE_SHIFT);
 	inode_unlock_shared(file_inode(memfd));
 	fput(memfd);
-	if (!ret)
-		buf->count += count;
 	return ret;
 }
 
@@ -263,8 +259,9 @@ static int create(u32 flags, const struct udmabuf_create_item *items, u32 n)
 	buf = kzalloc_obj(*buf, GFP_KERNEL_ACCOUNT);
 	if (!buf)
 		return -ENOMEM;
-	buf->pages = kvmalloc_array(count, sizeof(*buf->pages), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
-	ret = buf->pages ? 0 : -ENOMEM;
+	buf->pins.pages = kvmalloc_array(count, sizeof(*buf->pins.pages),
+					 GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	ret = buf->pins.pages ? 0 : -ENOMEM;
 	for (i = 0; i < n && !ret; i++)
 		ret = pin_item(buf, &items[i]);
 	if (ret)

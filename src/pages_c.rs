@@ -16,27 +16,24 @@ unsafe extern "C" fn pagekit_get_pages(
     file: *mut bindings::file,
     pgoff: c_ulong,
     count: c_ulong,
+    flags: c_uint,
 ) -> *mut *mut bindings::page {
-    // SAFETY: The caller has the file open.
-    into_c(PageArray::from_shmem(
-        unsafe { LocalFile::from_raw_file(file) },
-        pgoff,
-        count,
-        ShmemFlags::empty(),
-    ))
+    // SAFETY: The caller has the file open for the time of the call.
+    let file = unsafe { LocalFile::from_raw_file(file) };
+    // What they are marked with C says when it puts them.
+    let flags = ShmemFlags::from_bits(flags).filter(|flags| !flags.contains(ShmemFlags::WRITE));
+    into_c(
+        flags
+            .ok_or(EINVAL)
+            .and_then(|flags| PageArray::from_shmem(file, pgoff, count, flags)),
+    )
 }
 
 /// [`PageArray::alloc`].
 #[no_mangle]
-extern "C" fn pagekit_alloc_pages(
-    count: c_ulong,
-    account: bool,
-    large: bool,
-) -> *mut *mut bindings::page {
-    let mut flags = AllocFlags::empty();
-    flags.set(AllocFlags::ACCOUNT, account);
-    flags.set(AllocFlags::LARGE, large);
-    into_c(PageArray::alloc(count, flags))
+extern "C" fn pagekit_alloc_pages(count: c_ulong, flags: c_uint) -> *mut *mut bindings::page {
+    let flags = AllocFlags::from_bits(flags).ok_or(EINVAL);
+    into_c(flags.and_then(|flags| PageArray::alloc(count, flags)))
 }
 
 /// [`PageArray::put`].
@@ -44,18 +41,19 @@ extern "C" fn pagekit_alloc_pages(
 unsafe extern "C" fn pagekit_put_pages(
     pages: *mut *mut bindings::page,
     count: c_ulong,
-    dirty: bool,
-    accessed: bool,
+    flags: c_uint,
 ) {
-    let marks = Marks::from_bits_retain(u32::from(dirty) * 32 | u32::from(accessed) * 64);
-    // SAFETY: The caller gives back what `into_c` has returned, with room for `count` at least.
+    if pages.is_null() {
+        return;
+    }
+    // SAFETY: The caller gives back what `into_c` has returned, `count` pages in memory of the
+    // kernel's allocator with room for them, and doesn't use it any more.
     let pages = unsafe { PageVec::from_raw_parts(pages, count, count) };
     // INVARIANT: The entries and their references are those of the array that `into_c` was given.
-    PageArray {
+    drop(PageArray {
         pages,
-        marks: Marks::empty(),
-    }
-    .put(marks);
+        marks: Marks::from_bits_retain(flags),
+    });
 }
 
 /// Leaves the entries, their memory and their references to the caller, or C's `ERR_PTR()`.

@@ -73,10 +73,10 @@ extern "C" {
 
 /// How pages are pinned.
 #[derive(Copy, Clone, PartialEq, Eq)]
-pub struct PinFlags(u8);
+pub struct PinFlags(u32);
 
 bitflags::bitflags! {
-    impl PinFlags: u8 {
+    impl PinFlags: u32 {
         /// The pages may be written through the array, by a device or a mapping, C's
         /// `FOLL_WRITE`: they are marked [`Marks::DIRTY`] when the array is dropped, so that what
         /// was written survives reclaim.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-# What a Rust source has for C, as prototypes and exports. The compiler of C holds the
-# prototypes against those of pagekit.h: they must agree.
+# What a Rust source has for C, as prototypes and exports, and structures. The compiler of C
+# holds them against those of pagekit.h: they must agree.
 
 BEGIN {
 	print "#include <pagekit.h>"
@@ -15,10 +15,22 @@ BEGIN {
 function in_c(type,    stars) {
 	while (sub(/^\*mut /, "", type))
 		stars = stars "*"
-	if (!(type in c) && sub(/^bindings::/, "", type))
+	if (!(type in c) && (sub(/^bindings::/, "", type) || type ~ /^pagekit_/))
 		return "struct " type " " stars
 	return (type in c ? c[type] : type) (stars ? " " : "") stars
 }
+
+/^struct [a-z_]+ \{$/ { structure = $2; size = "0" }
+/^    [a-z]+: .*,$/ && structure {
+	split($0, field, / *: |,/)
+	sub(/ +/, "", field[1])
+	type = in_c(field[2])
+	member = "struct " structure ", " field[1]
+	print "static_assert(offsetof(" member ") == ALIGN(" size ", sizeof(" type ")));"
+	print "static_assert(__same_type(typeof_member(" member "), " type "));"
+	size = "offsetofend(" member ")"
+}
+/^}$/ { structure = "" }
 
 /^(pub )?(unsafe )?extern "C" fn / { text = "" }
 { text = text " " $0 }

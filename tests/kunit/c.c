@@ -47,7 +47,7 @@ static int refs(struct page *page)
 static void pages_get_and_put(struct kunit *test)
 {
 	struct file *file = filled(test, 8);
-	struct page **pages = pagekit_get_pages(file, 2, 4);
+	struct page **pages = pagekit_get_pages(file, 2, 4, 0);
 	struct page *page;
 	int held;
 
@@ -58,24 +58,31 @@ static void pages_get_and_put(struct kunit *test)
 	page = pages[3];
 	held = refs(page);
 	fixture_clear_dirty(page);
-	pagekit_put_pages(pages, 4, false, true);
+	pagekit_put_pages(pages, 4, PAGEKIT_ACCESSED);
 	KUNIT_EXPECT_EQ(test, refs(page), held - 1);
 	KUNIT_EXPECT_FALSE(test, fixture_dirty(page));
 	KUNIT_EXPECT_TRUE(test, fixture_referenced(page));
 
-	pages = pagekit_get_pages(file, 5, 1);
+	pages = pagekit_get_pages(file, 5, 1, PAGEKIT_NO_RECLAIM);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, pages);
-	pagekit_put_pages(pages, 1, true, false);
+	pagekit_put_pages(pages, 1, PAGEKIT_DIRTY);
 	KUNIT_EXPECT_TRUE(test, fixture_dirty(page));
 	KUNIT_EXPECT_EQ(test, refs(page), held - 1);
 
-	KUNIT_EXPECT_EQ(test, PTR_ERR(pagekit_get_pages(file, 6, 3)), -EINVAL);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(pagekit_get_pages(file, 6, 3, 0)), -EINVAL);
+	/* Those of other functions, and one of none. */
+	KUNIT_EXPECT_EQ(test, PTR_ERR(pagekit_get_pages(file, 5, 1, PAGEKIT_WRITE)), -EINVAL);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(pagekit_get_pages(file, 5, 1, PAGEKIT_LARGE)), -EINVAL);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(pagekit_get_pages(file, 5, 1, BIT(31))), -EINVAL);
+	KUNIT_EXPECT_EQ(test, refs(page), held - 1);
+	pagekit_put_pages(NULL, 0, 0);
+	pagekit_put_pages(NULL, 1, PAGEKIT_DIRTY);
 	fput(file);
 }
 
 static void pages_alloc(struct kunit *test)
 {
-	struct page **pages = pagekit_alloc_pages(700, true, false);
+	struct page **pages = pagekit_alloc_pages(700, PAGEKIT_ACCOUNT);
 	struct page *page;
 
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, pages);
@@ -85,42 +92,92 @@ static void pages_alloc(struct kunit *test)
 	}
 	page = pages[699];
 	get_page(page);
-	pagekit_put_pages(pages, 700, false, false);
+	pagekit_put_pages(pages, 700, 0);
 	KUNIT_EXPECT_EQ(test, fixture_refs(page), 1);
 	put_page(page);
 
-	pages = pagekit_alloc_pages(700, false, true);
+	pages = pagekit_alloc_pages(700, PAGEKIT_LARGE);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, pages);
 	KUNIT_EXPECT_GT(test, fixture_nr(pages[0]), 1);
-	pagekit_put_pages(pages, 700, false, false);
+	pagekit_put_pages(pages, 700, 0);
 
-	KUNIT_EXPECT_EQ(test, PTR_ERR(pagekit_alloc_pages(0, false, false)), -EINVAL);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(pagekit_alloc_pages(0, 0)), -EINVAL);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(pagekit_alloc_pages(1, PAGEKIT_NO_RECLAIM)), -EINVAL);
+}
+
+static struct pagekit_pins room(struct kunit *test, unsigned long count)
+{
+	struct pagekit_pins pins = { .pages = kvmalloc_array(count, sizeof(*pins.pages), GFP_KERNEL) };
+
+	KUNIT_ASSERT_NOT_NULL(test, pins.pages);
+	return pins;
 }
 
 static void pin_memfd(struct kunit *test)
 {
 	struct file *file = filled(test, 8);
-	struct page **pages = kvmalloc_array(5, sizeof(*pages), GFP_KERNEL);
+	struct pagekit_pins pins = room(test, 5), none = {};
 
-	KUNIT_ASSERT_NOT_NULL(test, pages);
 	for (int dirty = 0; dirty < 2; dirty++) {
-		KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(pages, 0, file, 4, 3), 0);
-		KUNIT_EXPECT_EQ(test, pagekit_pin_memfd(pages, 3, file, 7, 2), -EINVAL);
-		KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(pages, 3, file, 0, 2), 0);
+		KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(&pins, file, 4, 3), 0);
+		KUNIT_EXPECT_EQ(test, pagekit_pin_memfd(&pins, file, 7, 2), -EINVAL);
+		KUNIT_EXPECT_EQ(test, pins.count, 3);
+		KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(&pins, file, 0, 2), 0);
+		KUNIT_ASSERT_EQ(test, pins.count, 5);
 		for (int i = 0; i < 5; i++) {
-			KUNIT_EXPECT_EQ(test, first_byte(pages[i]), i < 3 ? i + 5 : i - 2);
-			KUNIT_EXPECT_TRUE(test, fixture_maybe_pinned(pages[i]));
-			fixture_clear_dirty(pages[i]);
+			KUNIT_EXPECT_EQ(test, first_byte(pins.pages[i]), i < 3 ? i + 5 : i - 2);
+			KUNIT_EXPECT_TRUE(test, fixture_maybe_pinned(pins.pages[i]));
+			fixture_clear_dirty(pins.pages[i]);
 		}
-		pagekit_unpin(pages, 5, dirty);
+		pagekit_unpin(&pins, dirty ? PAGEKIT_DIRTY : 0);
+		KUNIT_EXPECT_EQ(test, pins.count, 0);
 		/* The file still has them. */
 		for (int i = 0; i < 5; i++) {
-			KUNIT_EXPECT_FALSE(test, fixture_maybe_pinned(pages[i]));
-			KUNIT_EXPECT_EQ(test, fixture_dirty(pages[i]), dirty);
+			KUNIT_EXPECT_FALSE(test, fixture_maybe_pinned(pins.pages[i]));
+			KUNIT_EXPECT_EQ(test, fixture_dirty(pins.pages[i]), dirty);
 		}
 	}
-	kvfree(pages);
-	pagekit_unpin(NULL, 0, true);
+	kvfree(pins.pages);
+	pagekit_unpin(NULL, PAGEKIT_DIRTY);
+	pagekit_unpin(&none, PAGEKIT_DIRTY);
+	fput(file);
+}
+
+/* That pages are in order is kept from call to call: what is unpinned at once depends on it. */
+static void pin_order(struct kunit *test)
+{
+	const unsigned long nr = PMD_SIZE / PAGE_SIZE;
+	struct file *file = fixture_hugetlb(2 * PMD_SIZE);
+	struct pagekit_pins pins = room(test, 2 * nr);
+	struct page *page;
+	int held;
+
+	if (IS_ERR(file) || vfs_fallocate(file, 0, 0, 2 * PMD_SIZE))
+		kunit_skip(test, "no huge pages: boot with hugepages=");
+	/* What was pinned once can be, also while it is held. */
+	KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(&pins, file, 0, 2 * nr), 0);
+	pagekit_unpin(&pins, 0);
+	page = fixture_find(file, 0);
+	held = fixture_refs(page);
+
+	KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(&pins, file, 0, nr + 1), 0);
+	KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(&pins, file, nr + 1, nr - 1), 0);
+	KUNIT_EXPECT_FALSE(test, pins.unordered);
+	KUNIT_EXPECT_EQ(test, fixture_refs(page), held + nr);
+	pagekit_unpin(&pins, 0);
+	KUNIT_EXPECT_EQ(test, fixture_refs(page), held);
+
+	/* One of the other folio where the third of this one should be. */
+	KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(&pins, file, 0, 2), 0);
+	KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(&pins, file, nr, 1), 0);
+	KUNIT_ASSERT_EQ(test, pagekit_pin_memfd(&pins, file, 3, 5), 0);
+	KUNIT_EXPECT_TRUE(test, pins.unordered);
+	pagekit_unpin(&pins, 0);
+	KUNIT_EXPECT_EQ(test, fixture_refs(page), held);
+	KUNIT_EXPECT_FALSE(test, pins.unordered);
+
+	fixture_put(page);
+	kvfree(pins.pages);
 	fput(file);
 }
 
@@ -141,27 +198,30 @@ static void pin_user(struct kunit *test)
 	unsigned long addr = map(test, NULL, 0, 4, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS);
 	unsigned long fixed = map(test, NULL, 0, 1, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS);
-	struct page **pages = kvmalloc_array(4, sizeof(*pages), GFP_KERNEL);
+	struct pagekit_pins pins = room(test, 4);
+	struct page *pages[3];
 
-	KUNIT_ASSERT_NOT_NULL(test, pages);
-	KUNIT_ASSERT_EQ(test, pagekit_pin_user(pages, 0, addr + PAGE_SIZE, 3, true), 0);
-	KUNIT_EXPECT_EQ(test, pagekit_pin_user(pages, 3, addr + 1, 1, true), -EINVAL);
-	KUNIT_EXPECT_EQ(test, pagekit_pin_user(pages, 3, fixed, 1, true), -EFAULT);
-	KUNIT_ASSERT_EQ(test, pagekit_pin_user(pages, 3, fixed, 1, false), 0);
+	KUNIT_EXPECT_EQ(test, pagekit_pin_user(&pins, addr, 1, PAGEKIT_DIRTY), -EINVAL);
+	KUNIT_ASSERT_EQ(test, pagekit_pin_user(&pins, addr + PAGE_SIZE, 3, PAGEKIT_WRITE), 0);
+	KUNIT_EXPECT_EQ(test, pagekit_pin_user(&pins, addr + 1, 1, PAGEKIT_WRITE), -EINVAL);
+	KUNIT_EXPECT_EQ(test, pagekit_pin_user(&pins, fixed, 1, PAGEKIT_WRITE), -EFAULT);
+	KUNIT_ASSERT_EQ(test, pagekit_pin_user(&pins, fixed, 1, 0), 0);
+	KUNIT_ASSERT_EQ(test, pins.count, 4);
 	for (int i = 0; i < 3; i++) {
 		u8 __user *byte = (u8 __user *)(addr + (i + 1) * PAGE_SIZE);
 
+		pages[i] = pins.pages[i];
 		KUNIT_EXPECT_EQ(test, put_user(i + 7, byte), 0);
 		KUNIT_EXPECT_EQ(test, first_byte(pages[i]), i + 7);
 		KUNIT_EXPECT_TRUE(test, fixture_maybe_pinned(pages[i]));
 		get_page(pages[i]);
 	}
-	pagekit_unpin(pages, 4, false);
+	pagekit_unpin(&pins, 0);
 	for (int i = 0; i < 3; i++) {
 		KUNIT_EXPECT_FALSE(test, fixture_maybe_pinned(pages[i]));
 		put_page(pages[i]);
 	}
-	kvfree(pages);
+	kvfree(pins.pages);
 }
 
 /* A driver that maps huge pages and a few more, at this page offset. */
@@ -236,7 +296,7 @@ static void vma_maps(struct kunit *test)
 	struct file *file;
 	u8 value;
 
-	object.pages = pagekit_alloc_pages(COUNT, false, true);
+	object.pages = pagekit_alloc_pages(COUNT, PAGEKIT_LARGE);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, object.pages);
 	for (int i = 0; i < COUNT; i++)
 		*(u8 *)page_address(object.pages[i]) = i;
@@ -277,7 +337,7 @@ static void vma_maps(struct kunit *test)
 	refused = vm_mmap(file, 0, PAGE_SIZE, PROT_READ, MAP_SHARED, 0);
 	KUNIT_EXPECT_EQ(test, (long)refused, -EINVAL);
 	__fput_sync(file);
-	pagekit_put_pages(object.pages, COUNT, false, false);
+	pagekit_put_pages(object.pages, COUNT, 0);
 }
 
 /* Whoever has no pages at present passes none. */
@@ -307,6 +367,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(pages_get_and_put),
 	KUNIT_CASE(pages_alloc),
 	KUNIT_CASE(pin_memfd),
+	KUNIT_CASE(pin_order),
 	KUNIT_CASE(pin_user),
 	KUNIT_CASE_PARAM(vma_maps, ways_gen_params),
 	KUNIT_CASE(vma_without_pages),

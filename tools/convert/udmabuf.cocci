@@ -11,6 +11,9 @@
 @@
 @@
  struct udmabuf {
+-	pgoff_t pagecount;
+-	struct page **pages;
++	struct pagekit_pins pins;
  	...
 -	pgoff_t nr_pinned;
 -	struct folio **pinned_folios;
@@ -29,7 +32,7 @@
 expression ubuf;
 @@
 -	unpin_all_folios(ubuf);
-+	pagekit_unpin(ubuf->pages, ubuf->pagecount, true);
++	pagekit_unpin(&ubuf->pins, PAGEKIT_DIRTY);
 
 @@
 expression ubuf, count;
@@ -43,10 +46,7 @@ symbol ret;
 expression ubuf, memfd, start, size, folios;
 @@
 -	ret = udmabuf_pin_folios(ubuf, memfd, start, size, folios);
-+	ret = pagekit_pin_memfd(ubuf->pages, ubuf->pagecount, memfd,
-+				start >> PAGE_SHIFT, size >> PAGE_SHIFT);
-+	if (!ret)
-+		ubuf->pagecount += size >> PAGE_SHIFT;
++	ret = pagekit_pin_memfd(&ubuf->pins, memfd, start >> PAGE_SHIFT, size >> PAGE_SHIFT);
 
 @ lists @
 identifier folios, max;
@@ -89,14 +89,14 @@ identifier vmf;
 +{
 +	struct udmabuf *ubuf = vmf->vma->vm_private_data;
 +
-+	return pagekit_fault_pfns(vmf, ubuf->pages, ubuf->pagecount, 0);
++	return pagekit_fault_pfns(vmf, ubuf->pins.pages, ubuf->pins.count, 0);
 +}
 +
 +static vm_fault_t udmabuf_huge_fault(struct vm_fault *vmf, unsigned int order)
 +{
 +	struct udmabuf *ubuf = vmf->vma->vm_private_data;
 +
-+	return pagekit_huge_fault_pfns(vmf, order, ubuf->pages, ubuf->pagecount, 0);
++	return pagekit_huge_fault_pfns(vmf, order, ubuf->pins.pages, ubuf->pins.count, 0);
 +}
 +
  static vm_fault_t udmabuf_vm_fault(struct vm_fault *vmf) { ... }
@@ -123,5 +123,18 @@ identifier vma, ubuf;
  	vma->vm_private_data = ubuf;
 -	vm_flags_set(...);
 -	return 0;
-+	return pagekit_setup_pfns(vma, ubuf->pagecount, 0, 0);
++	return pagekit_setup_pfns(vma, ubuf->pins.count, 0, 0);
  }
+
+// --- Both: where the array is now ---
+
+@@
+struct udmabuf *ubuf;
+@@
+(
+-	ubuf->pages
++	ubuf->pins.pages
+|
+-	ubuf->pagecount
++	ubuf->pins.count
+)
