@@ -478,10 +478,15 @@ impl PinCount {
         self.0 == 1
     }
 
-    /// Counts one user less. Returns whether it was the last; where there is none, it is not.
+    /// Counts one user less, of those that [`Self::pin`] has counted. Returns whether it was the
+    /// last.
+    ///
+    /// One too many is asserted against where there are debug assertions
+    /// (`CONFIG_RUST_DEBUG_ASSERTIONS`). Elsewhere it counts nothing, and is not the last.
     #[inline]
     pub fn unpin(&mut self) -> bool {
         let users = self.0;
+        debug_assert!(users > 0);
         self.0 = users.saturating_sub(1);
         users == 1
     }
