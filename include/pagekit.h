@@ -46,7 +46,8 @@ enum pagekit_flags {
  *
  * As drm_gem_get_pages(), for a part of any shmem file. Holes and swapped-out
  * pages are filled, pages that were allocated but never written are zeroed.
- * The mapping is not marked unevictable: that is the driver's to do.
+ * The mapping is not marked unevictable: that is the driver's to do. So is asking
+ * whether the file was opened for writing, or its seals forbid that.
  *
  * Lifetime: The array is the caller's, with one reference on each page, until
  * pagekit_put_pages(). The pages stay allocated. Truncation and hole punching
@@ -120,7 +121,8 @@ struct pagekit_pins {
  *
  * As memfd_pin_folios(), but has one entry and one pin for each page. Holes and
  * swapped-out pages are filled, pages that were never written are zeroed.
- * Ranges may overlap.
+ * Ranges may overlap. Whether the file was opened for writing, or its seals
+ * forbid that, is the driver's to ask.
  *
  * Lifetime: The pages stay where they are until pagekit_unpin(). Truncation and
  * hole punching take them out of the file all the same.

@@ -230,6 +230,9 @@ static int pin_item(struct cdmabuf *buf, const struct udmabuf_create_item *item)
 		return -EBADFD;
 	inode_lock_shared(file_inode(memfd));
 	ret = check_seals(memfd);
+	/* Whoever has the buffer may write. */
+	if (!ret && !(memfd->f_mode & FMODE_WRITE))
+		ret = -EACCES;
 	if (!ret)
 		ret = pagekit_pin_memfd(&buf->pins, memfd, item->offset >> PAGE_SHIFT,
 					item->size >> PAGE_SHIFT);

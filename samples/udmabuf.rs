@@ -21,6 +21,10 @@ use core::{
 use kernel::{
     bindings,
     fs::{
+        file::flags::{
+            O_ACCMODE,
+            O_RDONLY, //
+        },
         File,
         LocalFile, //
     },
@@ -217,7 +221,8 @@ fn create(flags: u32, items: &[u8]) -> Result<c_int> {
     }
 }
 
-/// A memfd whose seals are as udmabuf wants them, and stay so while this lives.
+/// A memfd that may be written to, and whose seals are as udmabuf wants them and stay so while this
+/// lives.
 ///
 /// # Invariants
 ///
@@ -237,6 +242,10 @@ impl SealedFile {
         let denied = bindings::F_SEAL_WRITE | bindings::F_SEAL_FUTURE_WRITE;
         if seals & (bindings::F_SEAL_SHRINK | denied) != bindings::F_SEAL_SHRINK {
             return Err(EINVAL);
+        }
+        // Whoever has the buffer may write.
+        if this.0.flags() & O_ACCMODE == O_RDONLY {
+            return Err(EACCES);
         }
         Ok(this)
     }

@@ -135,6 +135,9 @@ impl PageArray {
     /// Resident pages are looked up in batches; holes and swapped-out pages are
     /// filled; pages that were allocated but never written are zeroed.
     ///
+    /// Whether the file was opened for writing, or its seals forbid that, nobody asks here. A
+    /// driver asks before it lets users write to pages of a file of theirs.
+    ///
     /// Context: process context, may sleep. Takes folio locks, and what filling a
     /// shmem file takes. The caller need not hold anything. Pages may leave the
     /// file again at once if somebody punches a hole: who needs them to stay the

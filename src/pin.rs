@@ -133,6 +133,9 @@ impl PinArray {
     /// Holes and swapped-out pages are filled, pages that were never written are zeroed. Ranges
     /// may overlap, within one array and across arrays.
     ///
+    /// Whether the file was opened for writing, or its seals forbid that, nobody asks here, not
+    /// even for [`PinFlags::WRITE`]. A driver asks before it lets users write to the pages.
+    ///
     /// Context: process context, may sleep. Takes folio locks, and what filling the file takes.
     /// The caller may hold the inode lock shared, to keep seals as they are.
     ///
@@ -184,8 +187,9 @@ impl PinArray {
     /// Pins `count` pages of the memory of the current process from `addr` on, behind those that
     /// the array has already.
     ///
-    /// With [`PinFlags::WRITE`] private pages are copied first, so that what is pinned is what the
-    /// process sees, and memory of files on disk is refused.
+    /// With [`PinFlags::WRITE`] the process must be allowed to write to the memory. Private pages
+    /// are copied first, so that what is pinned is what the process sees, and memory of files on
+    /// disk is refused.
     ///
     /// Context: process context, may sleep; takes the mmap lock for reading. `RLIMIT_MEMLOCK` is
     /// the driver's to respect: it also bounds how often a page is pinned.

@@ -182,7 +182,7 @@ for part in $PARTS; do
 	peer)
 		# What mainline's drivers are known to fail must fail.
 		echo "=="
-		tool "$BIN/pagekit-test" --peer --device /dev/udmabuf stale unwritten partly_written dirty
+		tool "$BIN/pagekit-test" --peer --device /dev/udmabuf stale unwritten partly_written dirty read_only_fd
 		tool "$BIN/pagekit-test" --peer --device /dev/dma_heap/system --group heap read_only
 		;;
 	bounced-peer)

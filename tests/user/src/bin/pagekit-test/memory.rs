@@ -3,7 +3,7 @@
 //! hugetlb, and what happens to the file meanwhile.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ pub const CASES: &[Case] = &[
     Case::new("dirty_on_release", dirty_on_release),
     Case::new("punch_hole", punch_hole),
     Case::new("seal_while_shared", seal_while_shared),
+    Case::new("read_only_fd", read_only_fd).smoke(),
     Case::new("folios_64k", |env| folios(env, 64)),
     Case::new("folios_2m", |env| folios(env, 2048)),
     Case::new("folios_64k_pins", |env| folio_pins(env, 64)),
@@ -244,6 +245,25 @@ fn seal_while_shared(env: &Env) -> Result<()> {
     ensure!(result == Err(Errno::BUSY), "F_SEAL_WRITE: {result:?}");
     drop(buf);
     fcntl_add_seals(&memfd, SealFlags::WRITE).context("F_SEAL_WRITE after release")
+}
+
+/// Who may only read a file does not get to write to it by a buffer.
+fn read_only_fd(env: &Env) -> Result<()> {
+    let memfd = written(1, 4)?;
+    let read_only = File::open(format!("/proc/self/fd/{}", memfd.as_raw_fd()))?;
+    let dev = env.open()?;
+    for items in [
+        &[item(&read_only, 0, 4)][..],
+        &[item(&memfd, 0, 4), item(&read_only, 0, 4)],
+    ] {
+        let result = abi::create_list(&dev, 0, items).map(drop);
+        ensure!(
+            result == Err(Errno::ACCESS),
+            "of a file opened read only: {result:?}"
+        );
+    }
+    let buf = env.export(&memfd, 0, 4)?;
+    check_file(&Mapping::shared(&buf, 0, 4 * PAGE)?, 1, 0)
 }
 
 /// Ranges that begin and end anywhere in folios of `size` pages, twice, and in

@@ -18,6 +18,10 @@ const KNOWN_FAILURES: &[(&str, &str)] = &[
     ("udmabuf.unwritten_64k", LOST),
     ("udmabuf.unwritten_2m", LOST),
     ("udmabuf.dirty_on_release", "never marks pages dirty"),
+    (
+        "udmabuf.read_only_fd",
+        "makes writable what was opened read only",
+    ),
     ("udmabuf.folios_64k_pins", FOLIO),
     ("udmabuf.folios_2m_pins", FOLIO),
     ("udmabuf.charged", "charges nobody"),
