@@ -79,7 +79,7 @@ def call(what, *cmd, **options):
                     last.append(line)
                 output = process.stdout and process.stdout.read()
             except BaseException:
-                process.kill()
+                process.terminate()
                 raise
     except OSError as error:
         raise Broken(f"{what} failed: {error}") from error
