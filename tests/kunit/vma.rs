@@ -200,8 +200,14 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
             let page = object.pages()[fault.pgoff - object.base].as_ptr();
             return bindings::vmf_insert_pfn(vma, fault.address, fixture::pfn(page));
         }
-        if object.overtaken {
-            huge_fault_pfns(vmf, 9, object.pages(), object.base);
+        match object.kind {
+            HugePfns if object.overtaken => {
+                huge_fault_pfns(vmf, 9, object.pages(), object.base);
+            }
+            HugePages if object.overtaken => {
+                huge_fault_pages(vmf, 9, object.pages(), object.base);
+            }
+            _ => (),
         }
         match object.kind {
             FaultPages | HugePages => fault_pages(vmf, object.pages(), object.base),
@@ -1184,12 +1190,14 @@ mod tests {
     #[test]
     fn huge_pages_that_came_first_stay() -> Result {
         attach()?;
-        let mut object = Object::large(HugePfns, 512)?;
-        (object.fallback, object.overtaken) = (true, true);
-        let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
-        assert_eq!(map.read(7)?, pattern(7));
-        assert!(is_huge(AT));
-        assert_eq!(map.read(511)?, pattern(511));
+        for kind in [HugePfns, HugePages] {
+            let mut object = Object::large(kind, 512)?;
+            (object.fallback, object.overtaken) = (true, true);
+            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            assert_eq!(map.read(7)?, pattern(7));
+            assert!(is_huge(AT));
+            assert_eq!(map.read(511)?, pattern(511));
+        }
         Ok(())
     }
 
