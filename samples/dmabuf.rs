@@ -553,8 +553,8 @@ pub(crate) unsafe extern "C" fn mmap<T: Pages>(
     buf: *mut bindings::dma_buf,
     vma: *mut bindings::vm_area_struct,
 ) -> c_int {
-    // SAFETY: The core passes a buffer that was exported with a `T`, and a VMA that is being set up
-    // and is never made a mixed mapping.
+    // SAFETY: The core passes a buffer that was exported with a `T`, whose pages may be written to,
+    // and a VMA that is being set up and is never made a mixed mapping.
     from_result(|| unsafe {
         (*vma).vm_ops = const { &vm_ops::<T>() };
         (*vma).vm_private_data = (*buf).priv_;
@@ -578,7 +578,8 @@ pub(crate) const fn vm_ops<T: Pages>() -> bindings::vm_operations_struct {
     /// To be called by the kernel, for a fault in such a VMA.
     unsafe extern "C" fn fault<T: Pages>(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: The kernel passes a fault that is being handled. The VMA holds the file of the
-        // buffer, so that this is released, and its pages go, after the mapping has gone.
+        // buffer, so that this is released, and its pages go, after the mapping has gone. They may
+        // be written to, and are no memory of a process.
         unsafe {
             let vmf = VmFault::from_raw(vmf);
             fault_pfns(vmf, pages::<T>(vmf), 0)
@@ -593,7 +594,8 @@ pub(crate) const fn vm_ops<T: Pages>() -> bindings::vm_operations_struct {
         order: c_uint,
     ) -> bindings::vm_fault_t {
         // SAFETY: The kernel passes a fault that is being handled. The VMA holds the file of the
-        // buffer, so that this is released, and its pages go, after the mapping has gone.
+        // buffer, so that this is released, and its pages go, after the mapping has gone. They may
+        // be written to, and are no memory of a process.
         unsafe {
             let vmf = VmFault::from_raw(vmf);
             huge_fault_pfns(vmf, order, pages::<T>(vmf), 0)

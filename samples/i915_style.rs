@@ -761,7 +761,8 @@ unsafe extern "C" fn mmap(
     vma: *mut bindings::vm_area_struct,
 ) -> c_int {
     // SAFETY: The core passes a buffer of ours, and a VMA that is being set up. It becomes one of
-    // the file, or is never made a mixed mapping.
+    // the file, or is never made a mixed mapping. The file is the driver's own: whoever has the
+    // buffer may write to its pages.
     from_result(|| unsafe {
         let bo = Own::new(buf).bo();
         if bo.has_file_mmap {
@@ -798,7 +799,8 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
             Err(_) => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
         }
     }
-    // SAFETY: Before the pages go, their mappings do, under the lock that is held here.
+    // SAFETY: Before the pages go, their mappings do, under the lock that is held here. Whoever has
+    // the buffer may write to them.
     unsafe { fault_pfns(vmf, backing.pages.as_slice(), 0) }
 }
 

@@ -341,7 +341,8 @@ unsafe extern "C" fn mmap(
     vma: *mut bindings::vm_area_struct,
 ) -> c_int {
     // SAFETY: The core passes a buffer of ours, and a VMA that is being set up and is never made a
-    // mixed mapping. The VMA holds the file of the buffer, so that the pages outlive it.
+    // mixed mapping. The VMA holds the file of the buffer, so that the pages outlive it. They were
+    // pinned for writing.
     from_result(|| unsafe {
         bindings::dma_resv_lock((*buf).resv, null_mut());
         let result = map_pfns(VmaNew::from_raw(vma), bo(buf).pins.pages(), 0);

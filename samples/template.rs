@@ -78,7 +78,8 @@ static OPS: bindings::dma_buf_ops = bindings::dma_buf_ops {
 /// To be called by the dma-buf core, for a buffer that was exported with `OPS`.
 unsafe extern "C" fn mmap(buf: *mut bindings::dma_buf, vma: *mut bindings::vm_area_struct) -> i32 {
     // SAFETY: The core passes a VMA that is being set up and is never made a mixed mapping. It
-    // holds the file of the buffer, so that the pages are released after the mapping has gone.
+    // holds the file of the buffer, so that the pages are released after the mapping has gone. They
+    // are the driver's own: whoever has the buffer may write to them.
     kernel::error::from_result(|| unsafe {
         let pages = dmabuf::data::<PageArray>(buf).pages();
         pagekit_vma::map_pfns(kernel::mm::virt::VmaNew::from_raw(vma), pages, 0)?;

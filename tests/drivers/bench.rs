@@ -163,10 +163,10 @@ impl MiscDevice for Bench {
         let (pages, how) = bench.pages()?;
         match how {
             // SAFETY: The VMA is of this kind only, and holds the file, whose pages are released
-            // with it.
+            // with it and may be written to.
             MAP_PFNS => unsafe { map_pfns(vma, pages, 0) },
             FAULT_PFNS => {
-                // SAFETY: The VMA is of this kind only.
+                // SAFETY: The VMA is of this kind only, and its pages may be written to.
                 unsafe { setup_pfns(vma, pages.len(), 0) }?;
                 // SAFETY: The VMA is being set up. It holds the file, and so `bench`.
                 unsafe {
@@ -200,7 +200,8 @@ unsafe fn pages(vmf: &VmFault) -> &[PageRef<'_>] {
 ///
 /// To be called by the kernel, for a fault in a VMA that `mmap` has set up.
 unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
-    // SAFETY: The kernel passes a fault that is being handled, and the VMA holds the pages.
+    // SAFETY: The kernel passes a fault that is being handled, and the VMA holds the pages, which
+    // may be written to and are no memory of a process.
     unsafe {
         let vmf = VmFault::from_raw(vmf);
         fault_pfns(vmf, pages(vmf), 0)
@@ -214,7 +215,8 @@ unsafe extern "C" fn huge_fault(
     vmf: *mut bindings::vm_fault,
     order: c_uint,
 ) -> bindings::vm_fault_t {
-    // SAFETY: The kernel passes a fault that is being handled, and the VMA holds the pages.
+    // SAFETY: The kernel passes a fault that is being handled, and the VMA holds the pages, which
+    // may be written to and are no memory of a process.
     unsafe {
         let vmf = VmFault::from_raw(vmf);
         huge_fault_pfns(vmf, order, pages(vmf), 0)
