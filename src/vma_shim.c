@@ -30,7 +30,7 @@ static int fill_table(pte_t *pte, unsigned long addr, void *data)
 	shown = pfn_to_page(pte_pfn(first));
 	for (i = 1; i < fill.count; i++)
 		/* Another thread may have been faster. */
-		if (pte_none(ptep_get(pte + i)))
+		if (likely(pte_none(ptep_get(pte + i))))
 			set_pte_at(fill.mm, addr + i * PAGE_SIZE, pte + i,
 				   pte_advance_pfn(first, fill.pages[i] - shown));
 	return 0;
