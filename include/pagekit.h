@@ -21,6 +21,8 @@
  * @PAGEKIT_DIRTY: the pages were written to, by a device or through a mapping: they
  *	must be saved before they are dropped
  * @PAGEKIT_ACCESSED: the pages were used: reclaim should look elsewhere first
+ * @PAGEKIT_READ_ONLY: whoever maps the pages may only read them: they are a file's
+ *	that was opened so, say, or pinned without PAGEKIT_WRITE. Clears VM_MAYWRITE.
  *
  * Each function says which it takes. With others it returns -EINVAL, or, if it
  * returns nothing, does as if they were not there.
@@ -33,6 +35,7 @@ enum pagekit_flags {
 	PAGEKIT_WRITE = 16,
 	PAGEKIT_DIRTY = 32,
 	PAGEKIT_ACCESSED = 64,
+	PAGEKIT_READ_ONLY = 128,
 };
 
 /* --- Held pages: select PAGEKIT_PAGES_C --- */
@@ -194,12 +197,6 @@ void pagekit_unpin(struct pagekit_pins *pins, unsigned int flags);
  * that hands pages out again whatever their counts are must be mapped as PFNs. So
  * must those of CMA areas, which nobody could pin for long: who tries spins.
  */
-
-/*
- * Whoever maps the pages may only read them: they are a file's that was opened so,
- * say, or pinned without FOLL_WRITE. Clears VM_MAYWRITE.
- */
-#define PAGEKIT_READ_ONLY	128
 
 /**
  * pagekit_setup_pfns() - set a VMA up to show PFNs on fault

@@ -26,7 +26,8 @@ use pagekit_view::{
     runs,
     yield_or_eintr,
     PageRef,
-    PageVec, //
+    PageVec,
+    PMD_ORDER, //
 };
 
 pub use pagekit_view::Marks;
@@ -76,8 +77,6 @@ extern "C" {
     ) -> usize;
 }
 
-/// The largest order that [`AllocFlags::LARGE`] tries: a huge page, C's `PMD_ORDER`.
-const LARGE_ORDER: u32 = bindings::PMD_SHIFT - PAGE_SHIFT as u32;
 /// Single pages allocated, or any released, at once: bounds the time between two looks at signals
 /// and others.
 const BULK: usize = 512;
@@ -253,7 +252,7 @@ impl PageArray {
         // SAFETY: It only puts a constant together.
         let gfp = unsafe { pagekit_pages_gfp(flags.contains(AllocFlags::ACCOUNT)) };
         let mut order = if flags.contains(AllocFlags::LARGE) {
-            LARGE_ORDER
+            PMD_ORDER
         } else {
             0
         };
