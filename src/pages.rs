@@ -2,11 +2,10 @@
 
 //! Get the array of pages.
 //!
-//! A [`PageArray`] holds one reference on each page of a shmem file range and
-//! lends them as `&[PageRef<'_>]`. Held is not pinned: the pages stay allocated,
-//! but truncation and hole punching take them out of the file, or zero them where
-//! only a part of a large folio is punched. A driver that lets devices at
-//! user-visible file pages wants `pagekit_pin`.
+//! A [`PageArray`] holds one reference on each page of a shmem file range and lends them as
+//! `&[PageRef<'_>]`. Held is not pinned: the pages stay allocated, but truncation and hole punching
+//! take them out of the file, or zero them where only a part of a large folio is punched. A driver
+//! that lets devices at user-visible file pages wants `pagekit_pin`.
 //!
 //! No lock is held on return. What the kernel takes inside a call is said there.
 
@@ -49,26 +48,19 @@ extern "C" {
     ) -> *mut bindings::folio;
 
     // Static inlines, see pages_shim.c.
-    fn pagekit_pages_page_folio(page: *mut bindings::page) -> *mut bindings::folio;
     fn pagekit_pages_file_size(file: *mut bindings::file) -> bindings::loff_t;
     fn pagekit_pages_rest(page: *mut bindings::page) -> usize;
     fn pagekit_pages_page(folio: *mut bindings::folio, index: usize) -> *mut bindings::page;
     fn pagekit_pages_usable(folio: *mut bindings::folio, index: usize) -> c_long;
-    fn pagekit_pages_take_small(
+    fn pagekit_pages_take_small_prefix(
         folios: *const *mut bindings::folio,
         n: usize,
         pages: *mut PageRef<'_>,
     ) -> usize;
-    fn pagekit_pages_put_small(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
-    fn pagekit_pages_dirty_without_lock(folio: *mut bindings::folio) -> bool;
+    fn pagekit_pages_put_small_prefix(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
+    fn pagekit_pages_dirty_without_lock(page: *mut bindings::page) -> bool;
     fn pagekit_pages_get(folio: *mut bindings::folio, refs: c_int);
-    fn pagekit_pages_put(folio: *mut bindings::folio, refs: c_int);
-    fn pagekit_pages_shmem_gfp(
-        mapping: *mut bindings::address_space,
-        no_reclaim: bool,
-        retry_mayfail: bool,
-    ) -> bindings::gfp_t;
-    fn pagekit_pages_gfp(account: bool) -> bindings::gfp_t;
+    fn pagekit_pages_put(page: *mut bindings::page, refs: c_int);
     fn pagekit_pages_alloc_large(gfp: bindings::gfp_t, order: c_uint) -> *mut bindings::folio;
     fn pagekit_pages_alloc_bulk(
         gfp: bindings::gfp_t,
@@ -77,8 +69,23 @@ extern "C" {
     ) -> usize;
 }
 
-/// Single pages allocated, or any released, at once: bounds the time between two looks at signals
-/// and others.
+/// C's `GFP_USER | __GFP_ZERO`. Users see the pages: cpusets hold for them, also where memory is
+/// short.
+const GFP_USER_ZEROED: bindings::gfp_t =
+    bindings::GFP_KERNEL | 1 << bindings::___GFP_HARDWALL_BIT | bindings::__GFP_ZERO;
+/// C's `__GFP_ACCOUNT`.
+const GFP_ACCOUNT: bindings::gfp_t = 1 << bindings::___GFP_ACCOUNT_BIT;
+/// C's `__GFP_RECLAIM`.
+const GFP_RECLAIM: bindings::gfp_t =
+    1 << bindings::___GFP_DIRECT_RECLAIM_BIT | 1 << bindings::___GFP_KSWAPD_RECLAIM_BIT;
+/// C's `__GFP_NORETRY | __GFP_NOWARN`.
+const GFP_NORETRY: bindings::gfp_t = 1 << bindings::___GFP_NORETRY_BIT | bindings::__GFP_NOWARN;
+/// C's `__GFP_RETRY_MAYFAIL | __GFP_NOWARN`.
+const GFP_RETRY_MAYFAIL: bindings::gfp_t =
+    1 << bindings::___GFP_RETRY_MAYFAIL_BIT | bindings::__GFP_NOWARN;
+
+/// Single pages allocated, or any released, at once. This bounds the time between two looks at
+/// signals and at others who want to run.
 const BULK: usize = 512;
 
 /// How [`PageArray::from_shmem`] gets pages.
@@ -131,21 +138,20 @@ pub struct PageArray {
 impl PageArray {
     /// Gets the `count` pages at page offset `pgoff` of the shmem file `file`.
     ///
-    /// Resident pages are looked up in batches; holes and swapped-out pages are
-    /// filled; pages that were allocated but never written are zeroed.
+    /// Resident pages are looked up in batches, holes and swapped-out pages are filled, and pages
+    /// that were allocated but never written are zeroed.
     ///
     /// Whether the file was opened for writing, or its seals forbid that, nobody asks here. A
     /// driver asks before it lets users write to pages of a file of theirs.
     ///
-    /// Context: process context, may sleep. Takes folio locks, and what filling a
-    /// shmem file takes. The caller need not hold anything. Pages may leave the
-    /// file again at once if somebody punches a hole: who needs them to stay the
-    /// file's keeps such changes out.
+    /// Context: process context, may sleep. Takes folio locks, and what filling a shmem file takes.
+    /// The caller need not hold anything. Not for shrinkers. A hole that is punched takes pages out
+    /// of the file again, even before this returns: a driver whose pages must stay the file's keeps
+    /// others from punching holes.
     ///
     /// # Errors
     ///
-    /// * `EINVAL`: not a shmem file, `count` is 0, or the range reaches past the
-    ///   end of the file.
+    /// * `EINVAL`: not a shmem file, `count` is 0, or the range reaches past the end of the file.
     /// * `EIO`: a page of the range, or of a large folio that reaches into it, has a hardware
     ///   memory error, or can't be read from swap.
     /// * `EINTR`: a fatal signal is pending.
@@ -183,7 +189,7 @@ impl PageArray {
                 pagekit_pages_file_size(file.as_ptr()),
             )
         };
-        // SAFETY: As above.
+        // SAFETY: It is the mapping of an open file.
         if end > size || !unsafe { shmem_mapping(mapping) } {
             return Err(EINVAL);
         }
@@ -193,18 +199,18 @@ impl PageArray {
             // Nothing was written to what is given back on errors.
             marks: Marks::empty(),
         };
-        // SAFETY: `file` keeps the mapping.
-        let gfp = unsafe {
-            pagekit_pages_shmem_gfp(
-                mapping,
-                flags.contains(ShmemFlags::NO_RECLAIM),
-                flags.contains(ShmemFlags::RETRY_MAYFAIL),
-            )
-        };
+        // SAFETY: It is the mapping of an open file.
+        let mut gfp = unsafe { (*mapping).gfp_mask };
+        if flags.contains(ShmemFlags::NO_RECLAIM) {
+            gfp = gfp & !GFP_RECLAIM | GFP_NORETRY;
+        } else if flags.contains(ShmemFlags::RETRY_MAYFAIL) {
+            gfp |= GFP_RETRY_MAYFAIL;
+        }
         let mut batch = bindings::folio_batch::default();
         while array.len() < count {
-            // SAFETY: `mapping` is a shmem mapping, and `file` keeps it. Room was made for `count`.
-            unsafe { array.fill(mapping, gfp, pgoff, count, &mut batch) }?;
+            // SAFETY: `mapping` is a shmem mapping, and `file` keeps it. Room was made for `count`
+            // entries, and fewer are there.
+            unsafe { array.append_found(mapping, gfp, pgoff, count, &mut batch) }?;
             yield_or_eintr()?;
         }
         if flags.contains(ShmemFlags::WRITE) {
@@ -249,8 +255,11 @@ impl PageArray {
             // No file wants to have them saved.
             marks: Marks::empty(),
         };
-        // SAFETY: It only puts a constant together.
-        let gfp = unsafe { pagekit_pages_gfp(flags.contains(AllocFlags::ACCOUNT)) };
+        let gfp = if flags.contains(AllocFlags::ACCOUNT) {
+            GFP_USER_ZEROED | GFP_ACCOUNT
+        } else {
+            GFP_USER_ZEROED
+        };
         let mut order = if flags.contains(AllocFlags::LARGE) {
             PMD_ORDER
         } else {
@@ -259,39 +268,40 @@ impl PageArray {
         while array.len() < count {
             let left = count.wrapping_sub(array.len());
             while order > 0 {
+                let fits = 1usize.wrapping_shl(order) <= left;
                 // Orders that are too large or not to be had are not tried again.
-                // SAFETY: There is room for what is left.
-                if 1 << order <= left && unsafe { array.push_large(order, gfp) } {
+                // SAFETY: There is room for the entries that are left, and the folio has no more.
+                if fits && unsafe { array.append_new_folio(order, gfp) } {
                     break;
                 }
                 order -= 1;
             }
             if order == 0 {
-                // SAFETY: There is room for what is left, and it was zeroed.
-                unsafe { array.push_bulk(left.min(BULK), gfp) }?;
+                // SAFETY: There is room for the entries that are left, and it was zeroed.
+                unsafe { array.append_new_pages(left.min(BULK), gfp) }?;
             }
             yield_or_eintr()?;
         }
         Ok(array)
     }
 
-    /// Appends a folio of `order` if there is one to be had without effort.
+    /// Appends a new folio of `order`, if there is one to be had without effort.
     ///
     /// # Safety
     ///
-    /// There must be room for it.
-    unsafe fn push_large(&mut self, order: u32, gfp: bindings::gfp_t) -> bool {
-        // SAFETY: Plain call.
+    /// There must be room for all of its pages.
+    unsafe fn append_new_folio(&mut self, order: u32, gfp: bindings::gfp_t) -> bool {
+        // SAFETY: It may be called with any mask and order wherever one may sleep.
         let Some(folio) = NonNull::new(unsafe { pagekit_pages_alloc_large(gfp, order) }) else {
             return false;
         };
-        let nr = 1usize << order;
+        let nr = 1usize.wrapping_shl(order);
         // SAFETY: We own the one reference that a new folio has, and add those of the other
         // entries.
-        unsafe { pagekit_pages_get(folio.as_ptr(), nr as c_int - 1) };
-        // SAFETY: The folio has `nr` pages, and a reference for each is ours. The caller promises
-        // that there is room.
-        unsafe { self.append(folio.cast(), nr) };
+        unsafe { pagekit_pages_get(folio.as_ptr(), (nr as c_int).wrapping_sub(1)) };
+        // SAFETY: The folio has `nr` pages with a reference of ours for each, and the caller has
+        // made room for them.
+        unsafe { self.append_run(folio.cast(), nr) };
         true
     }
 
@@ -302,27 +312,28 @@ impl PageArray {
     /// They must be of one folio, up to its last page or the last entry, the array must own a
     /// reference for each, and there must be room.
     #[inline(never)]
-    unsafe fn append(&mut self, first: NonNull<bindings::page>, n: usize) {
-        // SAFETY: The caller promises that they exist and that there is room.
-        // INVARIANT: By the safety requirements of this function.
+    unsafe fn append_run(&mut self, first: NonNull<bindings::page>, n: usize) {
+        // SAFETY: There are `n` pages from `first` on, and room for as many entries: both are
+        // what this function asks for.
+        // INVARIANT: So are the references, and that the pages are of one folio and end with it.
         unsafe {
             PageRef::fill(self.pages.spare(), first, n);
             self.pages.add(n);
         }
     }
 
-    /// Appends at least one and at most `count` single pages.
+    /// Appends at least one and at most `count` new single pages.
     ///
     /// # Safety
     ///
     /// There must be room for them, zeroed.
-    unsafe fn push_bulk(&mut self, count: usize, gfp: bindings::gfp_t) -> Result {
-        // SAFETY: There is room for `count` pointers. The allocator fills in what is null.
+    unsafe fn append_new_pages(&mut self, count: usize, gfp: bindings::gfp_t) -> Result {
+        // SAFETY: There is room for `count` pointers, all null: those the allocator fills in.
         let n = unsafe { pagekit_pages_alloc_bulk(gfp, count, self.pages.spare().cast()) };
         if n == 0 {
             return Err(ENOMEM);
         }
-        // SAFETY: The allocator has filled in the first `n`.
+        // SAFETY: The allocator has filled in the first `n`, at most as many as there is room for.
         // INVARIANT: A new page has one reference, which is ours.
         unsafe { self.pages.add(n) };
         Ok(())
@@ -349,15 +360,16 @@ impl PageArray {
         self.release(marks);
     }
 
-    /// Appends the folios that one batched lookup finds at the next of the `count` pages from file
-    /// page `pgoff` on, or if the first is missing or can't be used as it is, the folio that shmem
-    /// fills, reads or zeroes there.
+    /// Appends what the file has next, of the `count` pages from file page `pgoff` on.
+    ///
+    /// That is what one batched lookup finds there. If the first page is missing, or can't be used
+    /// as it is, it is the folio that shmem fills, reads or zeroes.
     ///
     /// # Safety
     ///
     /// `mapping` must be a shmem mapping that stays valid for the call. There must be room for
-    /// `count` pages in all, and fewer must be there.
-    unsafe fn fill(
+    /// `count` entries in all, and fewer must be there.
+    unsafe fn append_found(
         &mut self,
         mapping: *mut bindings::address_space,
         gfp: bindings::gfp_t,
@@ -370,37 +382,42 @@ impl PageArray {
         let mut next = pgoff.wrapping_add(before);
         let last = pgoff.wrapping_add(count).wrapping_sub(1);
         batch.nr = 0;
-        // SAFETY: The caller promises a valid mapping; the batch is an empty one.
+        // SAFETY: The caller has a valid mapping; the batch is an empty one.
         let found = unsafe { bindings::filemap_get_folios_contig(mapping, &mut next, last, batch) };
         let folios = &batch.folios[..batch.folios.len().min(found as usize)];
         let slots = self.pages.spare();
-        // SAFETY: The lookup took a reference on each for us. No folio is found twice, and each has
-        // a page that is wanted: there is room.
+        // SAFETY: The lookup took a reference on each folio for us. No folio is found twice, and
+        // each has a page of the range that is missing: there is room for as many entries.
         // INVARIANT: A small folio is its first and last page.
         let mut taken = unsafe {
-            let n = pagekit_pages_take_small(folios.as_ptr(), folios.len(), slots);
+            let n = pagekit_pages_take_small_prefix(folios.as_ptr(), folios.len(), slots);
             self.pages.add(n);
             n
         };
-        // SAFETY: As above.
-        while taken < folios.len() && unsafe { self.push(folios[taken], pgoff, count) }.is_ok() {
-            taken += 1;
+        while let Some(&folio) = folios.get(taken) {
+            // SAFETY: The lookup's reference on the folio is ours, too. The caller has made room
+            // for `count` entries.
+            if unsafe { self.append_folio(folio, pgoff, count) }.is_err() {
+                break;
+            }
+            taken = taken.wrapping_add(1);
         }
-        // `push` has put the reference on what it could not take.
+        // `append_folio` has put the reference on what it could not take.
         for &folio in folios.iter().skip(taken.wrapping_add(1)) {
-            // SAFETY: As above. It goes back unused.
-            unsafe { pagekit_pages_put(folio, 1) };
+            // SAFETY: The lookup's reference is ours, and goes back unused.
+            unsafe { pagekit_pages_put(folio.cast(), 1) };
         }
         if taken > 0 {
             return Ok(());
         }
 
-        // SAFETY: The caller promises a valid shmem mapping.
+        // SAFETY: The caller has a valid shmem mapping.
         let folio = from_err_ptr(unsafe {
             shmem_read_folio_gfp(mapping, pgoff.wrapping_add(before), gfp)
         })?;
-        // SAFETY: We own the reference that shmem returned.
-        match unsafe { self.push(folio, pgoff, count) } {
+        // SAFETY: The reference that shmem returned is ours. The caller has made room for `count`
+        // entries.
+        match unsafe { self.append_folio(folio, pgoff, count) } {
             // The file changed meanwhile: the caller comes back.
             Err(e) if e == EAGAIN => Ok(()),
             result => result,
@@ -416,21 +433,27 @@ impl PageArray {
     /// # Safety
     ///
     /// The caller must own a reference on `folio`, which this takes over. There must be room for
-    /// `count` pages in all.
-    unsafe fn push(&mut self, folio: *mut bindings::folio, pgoff: usize, count: usize) -> Result {
+    /// `count` entries in all.
+    unsafe fn append_folio(
+        &mut self,
+        folio: *mut bindings::folio,
+        pgoff: usize,
+        count: usize,
+    ) -> Result {
         let index = pgoff.wrapping_add(self.len());
-        // SAFETY: We own a reference, which keeps the folio and its size, in all of these. There is
-        // room for more of them: a folio has far fewer pages than it may have references.
+        // SAFETY: The reference keeps the folio and its size. More of them can be added: a folio
+        // has far fewer pages than it may have references. There is room for the `n` entries, which
+        // are not more than `count` in all.
         unsafe {
             let usable = pagekit_pages_usable(folio, index);
             if usable <= 0 {
-                pagekit_pages_put(folio, 1);
+                pagekit_pages_put(folio.cast(), 1);
                 to_result(usable as c_int)?;
                 return Err(EAGAIN);
             }
             let n = (usable as usize).min(count.saturating_sub(self.len()));
             pagekit_pages_get(folio, (n as c_int).wrapping_sub(1));
-            self.append(NonNull::new_unchecked(pagekit_pages_page(folio, index)), n);
+            self.append_run(NonNull::new_unchecked(pagekit_pages_page(folio, index)), n);
         }
         Ok(())
     }
@@ -438,7 +461,7 @@ impl PageArray {
     /// Whether the entries follow each other as the type invariants say.
     fn is_ordered(&self) -> bool {
         let mut pairs = self.pages().windows(2);
-        // SAFETY: There is a reference on each page.
+        // SAFETY: By the type invariants there is a reference on each page.
         let rest = |page: &PageRef<'_>| unsafe { pagekit_pages_rest(page.as_ptr()) };
         pairs.all(|pair| rest(&pair[0]) == 1 || runs(pair).count() == 1)
     }
@@ -452,25 +475,25 @@ impl PageArray {
         while let Some(first) = rest.first() {
             let mut n = 0;
             if !marks.contains(Marks::ACCESSED) {
+                let most = rest.len().min(BULK);
                 // SAFETY: By the type invariants we own a reference for each entry. `truncate`
                 // below forgets those that are put.
-                n = unsafe { pagekit_pages_put_small(rest.as_ptr(), rest.len().min(BULK), dirty) };
+                n = unsafe { pagekit_pages_put_small_prefix(rest.as_ptr(), most, dirty) };
             }
             if n == 0 {
                 let page = first.as_ptr();
-                // SAFETY: As above. By the type invariants the next `n` entries are pages of this
-                // folio. This may sleep.
+                // SAFETY: By the type invariants we own a reference for each entry, and the next
+                // `n` are pages of this folio. `truncate` below forgets them.
                 unsafe {
                     n = pagekit_pages_rest(page).min(rest.len());
-                    let folio = pagekit_pages_page_folio(page);
                     if dirty {
                         // If it needs the lock it is a fresh page, which needs no mark.
-                        pagekit_pages_dirty_without_lock(folio);
+                        pagekit_pages_dirty_without_lock(page);
                     }
                     if marks.contains(Marks::ACCESSED) {
-                        bindings::folio_mark_accessed(folio);
+                        bindings::mark_page_accessed(page);
                     }
-                    pagekit_pages_put(folio, n as c_int);
+                    pagekit_pages_put(page, n as c_int);
                 }
             }
             // Releasing goes on whoever is killed.
@@ -488,7 +511,7 @@ impl Drop for PageArray {
     fn drop(&mut self) {
         self.release(self.marks);
         // Here, so that it isn't in each driver.
-        // SAFETY: Nobody uses it any more.
+        // SAFETY: The array is being dropped: nobody uses it afterwards.
         unsafe { self.pages.free() };
     }
 }

@@ -2,16 +2,14 @@
 
 //! Pin and unpin.
 //!
-//! A [`PinArray`] pins ranges of memfds (shmem or hugetlb) or user memory and
-//! lends their pages as `&[PageRef<'_>]`, one pin per entry. Pinned means: the page stays where it
-//! is, for as long as it takes (`FOLL_LONGTERM`), so that a device may use it. It
-//! was moved out of CMA and movable memory first; that fails if somebody else
-//! holds on to it there.
+//! A [`PinArray`] pins ranges of memfds (shmem or hugetlb) or user memory and lends their pages as
+//! `&[PageRef<'_>]`, one pin per entry. Pinned means: the page stays where it is, for as long as it
+//! takes (`FOLL_LONGTERM`), so that a device may use it. It was moved out of CMA and movable memory
+//! first; that fails if somebody else holds on to it there.
 //!
-//! A pin does not keep a page in its file. Truncation and hole punching take it
-//! out, and the array keeps it; a part of a large folio that is pinned stays, and
-//! is zeroed. `F_SEAL_SHRINK` keeps truncation away; hole punching must be lived
-//! with by whoever wants the file to stay writable.
+//! A pin does not keep a page in its file. Truncation and hole punching take it out, and the array
+//! keeps it; a part of a large folio that is pinned stays, and is zeroed. `F_SEAL_SHRINK` keeps
+//! truncation away. No seal keeps holes from being punched in a file that stays writable.
 //!
 //! Accounting (`RLIMIT_MEMLOCK`) is the driver's. No lock is held on return.
 
@@ -61,11 +59,10 @@ extern "C" {
     fn pagekit_pin_index(folio: *mut bindings::folio) -> usize;
     fn pagekit_pin_usable(folio: *mut bindings::folio, index: usize) -> c_long;
     fn pagekit_pin_rest(page: *mut bindings::page) -> usize;
-    fn pagekit_pin_take_small(folios: *const *mut bindings::folio, n: usize) -> usize;
-    fn pagekit_pin_put_small(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
+    fn pagekit_pin_take_small_prefix(folios: *const *mut bindings::folio, n: usize) -> usize;
+    fn pagekit_pin_put_small_prefix(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
     fn pagekit_pin_put(folio: *mut bindings::folio);
-    fn pagekit_pin_page_folio(page: *mut bindings::page) -> *mut bindings::folio;
-    fn pagekit_pin_dirty_without_lock(folio: *mut bindings::folio) -> bool;
+    fn pagekit_pin_dirty_without_lock(page: *mut bindings::page) -> bool;
 
     // Only where there are debug assertions.
     fn pagekit_pin_is_pinned(page: *mut bindings::page) -> bool;
@@ -84,7 +81,8 @@ bitflags::bitflags! {
     }
 }
 
-/// Pages pinned or unpinned at once: bounds the time between two looks at signals and others.
+/// Pages pinned or unpinned at once. This bounds the time between two looks at signals and at
+/// others who want to run.
 const CHUNK: usize = 1 << 12;
 
 /// Pinned pages.
@@ -169,13 +167,13 @@ impl PinArray {
     pub fn pin_memfd(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
         let (_, end) = range::file_bytes(pgoff, count, PAGE_SHIFT as u32).ok_or(EINVAL)?;
         let before = self.pages().len();
-        // SAFETY: The file is open.
+        // SAFETY: The file is open, and so has an inode.
         let size = unsafe { pagekit_pin_file_size(file.as_ptr()) };
         // The end of the file is checked before the first page of it is filled.
         if count > self.pages.room() || end > size {
             return Err(EINVAL);
         }
-        // SAFETY: There is room.
+        // SAFETY: There is room for `count` more entries.
         let result = unsafe { self.pin_chunks(file, pgoff, count) };
         if result.is_err() {
             // Nobody was lent these, so nothing was written to them through this array.
@@ -224,14 +222,14 @@ impl PinArray {
             .checked_mul(PAGE_SIZE)
             .and_then(|len| addr.checked_add(len))
             .is_none();
-        // SAFETY: It looks at the current task.
+        // SAFETY: It has no requirements: it looks at the current task.
         if !unsafe { pagekit_pin_has_mm() } {
             return Err(EFAULT);
         }
         if count == 0 || wraps || addr % PAGE_SIZE != 0 || count > self.pages.room() {
             return Err(EINVAL);
         }
-        // SAFETY: There is room.
+        // SAFETY: There is room for `count` more entries.
         let result = unsafe { self.pin_user_chunks(addr, count) };
         if result.is_err() {
             self.unpin_from(before, Marks::empty());
@@ -243,7 +241,7 @@ impl PinArray {
     ///
     /// # Safety
     ///
-    /// There must be room.
+    /// There must be room for `count` more entries.
     unsafe fn pin_user_chunks(&mut self, addr: usize, count: usize) -> Result {
         let mut flags = bindings::FOLL_LONGTERM;
         if self.flags.contains(PinFlags::WRITE) {
@@ -253,7 +251,7 @@ impl PinArray {
         while done < count {
             // Nothing wraps: the range has been checked.
             let n = CHUNK.min(count.wrapping_sub(done));
-            // SAFETY: There is room for `n` pointers, which fits a `c_int`.
+            // SAFETY: There is room for `n` pointers, which fits a `c_int`: it is at most `CHUNK`.
             let got = unsafe {
                 bindings::pin_user_pages_fast(
                     addr.wrapping_add(done << PAGE_SHIFT),
@@ -268,7 +266,7 @@ impl PinArray {
                 to_result(got)?;
                 return Err(EFAULT);
             }
-            // SAFETY: The kernel has filled in this many.
+            // SAFETY: The kernel has filled in this many, of the `n` that there is room for.
             // INVARIANT: It has pinned each once. Processes order their memory as they like.
             unsafe { self.pages.add(got as usize) };
             self.ordered = false;
@@ -283,13 +281,13 @@ impl PinArray {
     ///
     /// # Safety
     ///
-    /// There must be room.
+    /// There must be room for `count` more entries.
     unsafe fn pin_chunks(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
         let mut done = 0;
         while done < count {
             // Nothing wraps: the range is one that a file may have.
             let n = CHUNK.min(count.wrapping_sub(done));
-            // SAFETY: There is room for what is left.
+            // SAFETY: There is room for the pages that are left, of which these are at most `CHUNK`.
             match unsafe { self.pin_chunk(file, pgoff.wrapping_add(done), n) } {
                 Ok(()) => done = done.wrapping_add(n),
                 // The file changed under us: look again.
@@ -305,7 +303,7 @@ impl PinArray {
     ///
     /// # Safety
     ///
-    /// There must be room, and no more than [`CHUNK`].
+    /// There must be room for `count` more entries, and it must be at most [`CHUNK`].
     unsafe fn pin_chunk(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
         // The folios are pinned straight into the page array, and spread out in it below: the
         // pointer to an order-0 folio is the pointer to its page.
@@ -325,18 +323,18 @@ impl PinArray {
             )
         };
         to_result(nr as c_int)?;
-        // SAFETY: There is room for `count` pointers. The kernel filled in `nr` folios and pinned
-        // each once for this call.
+        // SAFETY: There is room for `count` pointers from `slots` on. The kernel filled in `nr`
+        // folios there and pinned each once for this call.
         unsafe { spread(file, pgoff, count, slots, nr as usize) }?;
 
         if let Some(last) = self.pages().last() {
             let last = last.as_ptr();
             // INVARIANT: What came before may have ended within a folio that goes on elsewhere.
-            // SAFETY: The page is pinned. `spread` has filled in the entry behind it.
+            // SAFETY: The last page is pinned. `spread` has filled in the entry behind it.
             self.ordered &=
                 unsafe { pagekit_pin_rest(last) == 1 || (*slots).as_ptr() == last.wrapping_add(1) };
         }
-        // SAFETY: `spread` filled in the next `count` entries.
+        // SAFETY: `spread` filled in the next `count` entries, for which there was room.
         // INVARIANT: It made sure of one pin for each, and of their order.
         unsafe { self.pages.add(count) };
         Ok(())
@@ -345,9 +343,9 @@ impl PinArray {
     /// Whether the entries are as the type invariants say, as far as pages tell.
     fn is_sound(&self) -> bool {
         let mut pairs = self.pages().windows(2);
-        // SAFETY: The pages exist.
+        // SAFETY: By the type invariants there is a pin on each page, which keeps it and its folio.
         let pinned = |page: &PageRef<'_>| unsafe { pagekit_pin_is_pinned(page.as_ptr()) };
-        // SAFETY: As above.
+        // SAFETY: By the type invariants there is a pin on each page, which keeps it and its folio.
         let rest = |page: &PageRef<'_>| unsafe { pagekit_pin_rest(page.as_ptr()) };
         self.pages().iter().all(pinned)
             && (!self.ordered || pairs.all(|pair| rest(&pair[0]) == 1 || runs(pair).count() == 1))
@@ -387,13 +385,14 @@ impl PinArray {
         while let Some(first) = rest.first() {
             let mut n = 0;
             if !accessed {
-                // SAFETY: By the type invariants we own a pin for each entry, `truncate` below
+                let most = rest.len().min(CHUNK);
+                // SAFETY: By the type invariants we own a pin for each entry. `truncate` below
                 // forgets those that end here.
-                n = unsafe { pagekit_pin_put_small(rest.as_ptr(), rest.len().min(CHUNK), dirty) };
+                n = unsafe { pagekit_pin_put_small_prefix(rest.as_ptr(), most, dirty) };
             }
             if n == 0 {
                 let page = first.as_ptr();
-                // SAFETY: The page is pinned.
+                // SAFETY: By the type invariants we own a pin on the page, which keeps its folio.
                 n = unsafe { pagekit_pin_rest(page) }.min(rest.len());
                 if !self.ordered {
                     let mut run = 1;
@@ -406,13 +405,13 @@ impl PinArray {
                     }
                     n = run;
                 }
-                // SAFETY: The next `n` entries are contiguous pages of one folio, and we own a pin
-                // for each of them.
+                // SAFETY: The next `n` entries are contiguous pages of one folio: that was looked
+                // at, or the type invariants say so. We own a pin for each. `truncate` below
+                // forgets them.
                 unsafe {
-                    let folio = pagekit_pin_page_folio(page);
-                    let lock = dirty && !pagekit_pin_dirty_without_lock(folio);
+                    let lock = dirty && !pagekit_pin_dirty_without_lock(page);
                     if accessed {
-                        bindings::folio_mark_accessed(folio);
+                        bindings::mark_page_accessed(page);
                     }
                     bindings::unpin_user_page_range_dirty_lock(page, n, lock);
                 }
@@ -439,7 +438,7 @@ impl Drop for PinArray {
             },
         );
         // Here, so that it isn't in each driver.
-        // SAFETY: Nobody uses it any more.
+        // SAFETY: The array is being dropped: nobody uses it afterwards.
         unsafe { self.pages.free() };
     }
 }
@@ -514,16 +513,18 @@ unsafe fn spread(
 ) -> Result {
     // A small folio is its only page. Larger ones are spread out.
     let folios = slots.cast();
-    // SAFETY: There are `nr` pinned folios.
-    if nr == count && unsafe { pagekit_pin_take_small(folios, nr) } == nr {
+    // SAFETY: The first `nr` slots are pinned folios: this function asks for that.
+    if nr == count && unsafe { pagekit_pin_take_small_prefix(folios, nr) } == nr {
         // As many as there are pages are all.
         return Ok(());
     }
     let (mut left, mut end) = (nr, count);
-    // SAFETY: As the caller promises.
+    // SAFETY: There is room for `count` pages, and the first `nr` slots are folios that were pinned
+    // for this range: this function asks for both.
     let result = unsafe { spread_each(file, pgoff, folios, &mut left, &mut end) };
     if result.is_err() {
-        // SAFETY: The entries from `end` on have one pin each, the folios left too.
+        // SAFETY: `spread_each` has left one pin on each page from `end` on, and on each of the
+        // folios that are left.
         unsafe {
             bindings::unpin_user_pages(slots.add(end).cast(), count.wrapping_sub(end));
             bindings::unpin_folios(folios, left);
@@ -536,8 +537,9 @@ unsafe fn spread(
 ///
 /// # Safety
 ///
-/// As for [`spread`], with `left` folios and `end` pages. On error there is a pin for each of the
-/// folios that are left, and for each slot between `end` as it is then and as it was.
+/// `slots` must have room for `end` pointers; its first `left` must be what `memfd_pin_folios()`
+/// has pinned for these pages. On error there is a pin for each of the folios that are left, and
+/// for each slot between `end` as it is then and as it was.
 unsafe fn spread_each(
     file: &LocalFile,
     pgoff: usize,
@@ -549,16 +551,16 @@ unsafe fn spread_each(
     // Backwards: a folio has at least one page, so that none is overwritten before its turn.
     while *left > 0 {
         // SAFETY: This slot has not been overwritten: there are at least `left` before `end`. The
-        // folio is pinned, so it keeps its place and size, in all of these.
+        // folio is pinned, which keeps its place in the file and its size.
         let (folio, first) = unsafe {
             let folio = *slots.add(*left - 1);
             (folio, pagekit_pin_index(folio))
         };
         let start = first.max(pgoff);
-        // SAFETY: As above.
+        // SAFETY: The folio is pinned.
         let mut usable = unsafe { pagekit_pin_usable(folio, start) };
         if usable == 0 {
-            // SAFETY: As above.
+            // SAFETY: The folio is pinned.
             usable = unsafe {
                 make_uptodate(file, start, folio)?;
                 pagekit_pin_usable(folio, start)
@@ -571,7 +573,8 @@ unsafe fn spread_each(
         );
         // Folios may have been replaced by larger or smaller ones between two lookups. Only the
         // last may have more pages than are wanted.
-        if n == 0 || n > usable || n < usable && *end < all || n > end.saturating_sub(*left - 1) {
+        let cut = n < usable && *end < all;
+        if n == 0 || n > usable || cut || n > end.saturating_sub(*left - 1) {
             return Err(EAGAIN);
         }
         // SAFETY: The folio is pinned, and has `n` pages from that one on. These slots lie behind
@@ -582,7 +585,7 @@ unsafe fn spread_each(
             }
             (*left, *end) = (*left - 1, *end - n);
             let page = folio.cast::<bindings::page>().add(start - first);
-            fill(slots.add(*end).cast(), NonNull::new_unchecked(page), n);
+            write_run(slots.add(*end).cast(), NonNull::new_unchecked(page), n);
         }
     }
     if *end == 0 {
@@ -596,10 +599,12 @@ unsafe fn spread_each(
 ///
 /// # Safety
 ///
-/// As for [`PageRef::fill`].
+/// There must be room for `n` entries from `slots` on, and a pin on each of the `n` pages from
+/// `first` on.
 #[inline(never)]
-unsafe fn fill(slots: *mut PageRef<'_>, first: NonNull<bindings::page>, n: usize) {
-    // SAFETY: As the caller promises.
+unsafe fn write_run(slots: *mut PageRef<'_>, first: NonNull<bindings::page>, n: usize) {
+    // SAFETY: There is room for the entries, and the pages are pinned, which makes each what a
+    // `PageRef` asks for: this function asks for both.
     unsafe { PageRef::fill(slots, first, n) }
 }
 
@@ -611,12 +616,12 @@ unsafe fn fill(slots: *mut PageRef<'_>, first: NonNull<bindings::page>, n: usize
 unsafe fn make_uptodate(file: &LocalFile, index: usize, folio: *mut bindings::folio) -> Result {
     // SAFETY: An open file has a mapping, and keeps it.
     let mapping = unsafe { (*file.as_ptr()).f_mapping };
-    // SAFETY: As above.
+    // SAFETY: It is the mapping of an open file.
     if !unsafe { shmem_mapping(mapping) } {
         // hugetlbfs has no such folios.
         return Err(EIO);
     }
-    // SAFETY: As above; it is a shmem mapping.
+    // SAFETY: It is the shmem mapping of an open file.
     let found = from_err_ptr(unsafe { shmem_read_folio_gfp(mapping, index, (*mapping).gfp_mask) })?;
     // SAFETY: We own the reference that shmem returned. The pin keeps `folio`.
     unsafe { pagekit_pin_put(found) };

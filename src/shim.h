@@ -22,8 +22,8 @@ static_assert(PMD_ORDER == PAGE_SHIFT - (IS_ENABLED(CONFIG_S390) ? 4 : 3));
 	}
 
 /*
- * Users may repeat what takes references and pins, of which one on a small folio is 1024
- * references. Beyond half of what fits there are no further ones from here.
+ * Users may repeat what takes references and pins, and a pin on a small folio is 1024 references.
+ * A folio that has half of all references that fit gets none from here any more.
  */
 static inline bool folio_overused(struct folio *folio)
 {
@@ -31,9 +31,9 @@ static inline bool folio_overused(struct folio *folio)
 }
 
 /*
- * How many pages a folio has from page index of its file on. 0 if it was never written,
- * and so not zeroed. -EAGAIN if it doesn't have that page, -EIO after a memory error,
- * -ENOMEM if it is overused.
+ * How many pages a folio has from page index of its file on. 0 if it was never written, and so not
+ * zeroed. -EAGAIN if it doesn't have that page. -EIO after a memory error, as
+ * shmem_read_mapping_page_gfp() says. -ENOMEM if it is overused.
  */
 static inline long folio_usable(struct folio *folio, pgoff_t index)
 {
@@ -55,13 +55,13 @@ static inline unsigned long folio_rest(struct folio *folio, struct page *page)
 }
 
 /*
- * Most arrays are of small folios, and a call for each would cost more than what is
- * done to it, as would a test for each flag. So these go through those at the start.
+ * Most arrays are of small folios. A call for each would cost more than what is done to it, and so
+ * would a test for each flag. So two loops go through the small folios that an array begins with.
  */
 
-/* Copies the small folios that can be used as they are to pages. Returns how many. */
-static inline unsigned long take_small(struct folio *const *folios, unsigned long n,
-				       struct page **pages)
+/* Copies those that can be used as they are to pages. Returns how many. */
+static inline unsigned long take_small_prefix(struct folio *const *folios, unsigned long n,
+					      struct page **pages)
 {
 	const unsigned long good = BIT(PG_uptodate), bad = BIT(PG_head) | __PG_HWPOISON;
 	unsigned long i;
@@ -95,26 +95,19 @@ static inline bool folio_dirty_without_lock(struct folio *folio)
 	return true;
 }
 
-/*
- * Calls put with the small folios, and marks them dirty first if told. Stops at one that needs its
- * lock for that. Returns how many.
- */
-static __always_inline unsigned long put_small(struct page *const *pages, unsigned long n,
-					       bool dirty, void (*put)(struct folio *))
+/* Calls put with those that are dirty, or with all if they need not be. Returns how many. */
+static __always_inline unsigned long put_small_prefix(struct page *const *pages, unsigned long n,
+						      bool dirty, void (*put)(struct folio *))
 {
 	const unsigned long good = dirty ? BIT(PG_dirty) : 0;
 	unsigned long i;
 
 	for (i = 0; i < n; i++) {
-		struct folio *folio = (struct folio *)pages[i];
-		unsigned long flags = READ_ONCE(pages[i]->flags.f);
+		struct page *page = pages[i];
 
-		if (PageTail(pages[i]))
+		if (PageTail(page) || (READ_ONCE(page->flags.f) & (BIT(PG_head) | good)) != good)
 			break;
-		if ((flags & (BIT(PG_head) | good)) != good &&
-		    ((flags & BIT(PG_head)) || !folio_dirty_without_lock(folio)))
-			break;
-		put(folio);
+		put((struct folio *)page);
 	}
 	return i;
 }
