@@ -5,7 +5,7 @@
 //! A [`PinArray`] pins ranges of memfds (shmem or hugetlb) or user memory and lends their pages as
 //! `&[PageRef<'_>]`, one pin per entry. Pinned means: the page stays where it is, for as long as it
 //! takes (`FOLL_LONGTERM`), so that a device may use it. It was moved out of CMA and movable memory
-//! first; that fails if somebody else holds on to it there.
+//! first; that fails if somebody else holds on to it there, after a few tries.
 //!
 //! A pin does not keep a page in its file. Truncation and hole punching take it out, and the array
 //! keeps it; a part of a large folio that is pinned stays, and is zeroed. `F_SEAL_SHRINK` keeps
@@ -85,6 +85,9 @@ bitflags::bitflags! {
 /// others who want to run.
 const CHUNK: usize = 1 << 12;
 
+/// How often pages that could not be moved out of movable memory are tried again.
+const TRIES: u32 = 5;
+
 /// Pinned pages.
 ///
 /// Unpinned on drop, or by [`PinArray::put`]. Both may sleep. A shrinker may call them for arrays
@@ -134,6 +137,9 @@ impl PinArray {
     /// Whether the file was opened for writing, or its seals forbid that, nobody asks here, not
     /// even for [`PinFlags::WRITE`]. A driver asks before it lets users write to the pages.
     ///
+    /// If somebody else holds pages in movable memory, and pins them at the same time perhaps, this
+    /// tries again a few times, with some milliseconds in between.
+    ///
     /// Context: process context, may sleep. Takes folio locks, and what filling the file takes.
     /// The caller may hold the inode lock shared, to keep seals as they are.
     ///
@@ -144,7 +150,8 @@ impl PinArray {
     /// * `EIO`: a page of the range, or of a large folio that reaches into it, has a hardware
     ///   memory error, or can't be read from swap.
     /// * `EINTR`: a fatal signal is pending.
-    /// * `ENOMEM`: also if a page is pinned too many times already.
+    /// * `ENOMEM`: also if a page is pinned too many times already, or can't be moved out of CMA or
+    ///   movable memory because somebody else holds it.
     /// * Others, as from `memfd_pin_folios()`.
     ///
     /// On any error the array is as it was.
@@ -173,13 +180,12 @@ impl PinArray {
         if count > self.pages.room() || end > size {
             return Err(EINVAL);
         }
+        let mut tries = TRIES;
         // SAFETY: There is room for `count` more entries.
-        let result = unsafe { self.pin_chunks(file, pgoff, count) };
-        if result.is_err() {
-            // Nobody was lent these, so nothing was written to them through this array.
-            self.unpin_from(before, Marks::empty());
+        while let Err(error) = unsafe { self.pin_chunks(file, pgoff, count) } {
+            self.undo(before, error, &mut tries)?;
         }
-        result
+        Ok(())
     }
 
     /// Pins `count` pages of the memory of the current process from `addr` on, behind those that
@@ -187,7 +193,8 @@ impl PinArray {
     ///
     /// With [`PinFlags::WRITE`] the process must be allowed to write to the memory. Private pages
     /// are copied first, so that what is pinned is what the process sees, and memory of files on
-    /// disk is refused.
+    /// disk is refused. Pages that somebody else holds in movable memory are tried again as by
+    /// [`Self::pin_memfd`].
     ///
     /// Context: process context, may sleep; takes the mmap lock for reading. `RLIMIT_MEMLOCK` is
     /// the driver's to respect: it also bounds how often a page is pinned.
@@ -229,12 +236,32 @@ impl PinArray {
         if count == 0 || wraps || addr % PAGE_SIZE != 0 || count > self.pages.room() {
             return Err(EINVAL);
         }
+        let mut tries = TRIES;
         // SAFETY: There is room for `count` more entries.
-        let result = unsafe { self.pin_user_chunks(addr, count) };
-        if result.is_err() {
-            self.unpin_from(before, Marks::empty());
+        while let Err(error) = unsafe { self.pin_user_chunks(addr, count) } {
+            self.undo(before, error, &mut tries)?;
         }
-        result
+        Ok(())
+    }
+
+    /// Unpins what was pinned from entry `before` on, until `error` came. Returns that, unless it
+    /// is to be tried again.
+    ///
+    /// Two that pin a movable page at once both hold it, and so each keeps the other from moving
+    /// it. The kernel drains batches of new pages then, and waits for that with all pins held: who
+    /// tries again at once meets the other one time after time. Without pins for a tick, one of
+    /// them gets on.
+    #[inline(never)]
+    fn undo(&mut self, before: usize, error: Error, tries: &mut u32) -> Result {
+        // Nobody was lent these, so nothing was written to them through this array.
+        self.unpin_from(before, Marks::empty());
+        if error != ENOMEM || *tries == 0 {
+            return Err(error);
+        }
+        *tries = tries.wrapping_sub(1);
+        // SAFETY: Whoever pins may sleep. A fatal signal ends it.
+        unsafe { bindings::schedule_timeout_killable(1) };
+        yield_or_eintr()
     }
 
     /// As [`Self::pin_user`], but leaves what it has pinned on error.

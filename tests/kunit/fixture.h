@@ -179,6 +179,51 @@ static int fixture_churn_thread(void *data)
 	return 0;
 }
 
+/* A thread that pins all pages of a file and lets go of them, over and over, once it is told to go. */
+struct fixture_rival {
+	struct file *file;
+	bool ready, go;
+};
+
+static int fixture_rival_thread(void *data)
+{
+	struct fixture_rival *rival = data;
+	loff_t size = i_size_read(file_inode(rival->file));
+	unsigned int max = size >> PAGE_SHIFT;
+	struct folio **folios = kvmalloc_array(max, sizeof(*folios), GFP_KERNEL);
+	pgoff_t offset;
+
+	smp_store_release(&rival->ready, true);
+	while (!smp_load_acquire(&rival->go))
+		cpu_relax();
+	while (!kthread_should_stop()) {
+		long n = folios ? memfd_pin_folios(rival->file, 0, size - 1, folios, max, &offset) : 0;
+
+		if (n > 0)
+			unpin_folios(folios, n);
+		cond_resched();
+	}
+	kvfree(folios);
+	return 0;
+}
+
+/* Starts it. Both pin for the first time from here on. */
+struct task_struct *fixture_rival(struct fixture_rival *rival);
+__weak struct task_struct *fixture_rival(struct fixture_rival *rival)
+{
+	struct task_struct *thread = kthread_create(fixture_rival_thread, rival, "pagekit-rival");
+
+	if (!IS_ERR(thread)) {
+		/* On another CPU than the test, if there is one. */
+		kthread_bind(thread, cpumask_next_wrap(raw_smp_processor_id(), cpu_online_mask));
+		wake_up_process(thread);
+		while (!smp_load_acquire(&rival->ready))
+			cond_resched();
+		smp_store_release(&rival->go, true);
+	}
+	return thread;
+}
+
 /* The memory of a page has an error, or has none after all. */
 void fixture_poison(struct page *page, bool bad);
 __weak void fixture_poison(struct page *page, bool bad)
@@ -223,8 +268,8 @@ __weak void fixture_drain(void)
 
 #ifdef CONFIG_NUMA
 /*
- * This thread has a memory policy of its own, which goes by turns and counts them, or has none after
- * all. Returns for how many allocations it was asked where.
+ * This thread has a memory policy of its own, which goes by turns and counts them, or has none
+ * after all. Returns for how many allocations it was asked where.
  */
 unsigned int fixture_set_policy(bool own);
 __weak unsigned int fixture_set_policy(bool own)
@@ -273,7 +318,7 @@ static int fixture_oom(struct notifier_block *oom, unsigned long unused, void *f
 	return NOTIFY_OK;
 }
 
-/* Takes all memory that is free, but for movable memory, and what the kernel keeps for bad times. */
+/* Takes all memory that is free, but for what is movable, or kept for bad times. */
 struct fixture_hoard *fixture_take_memory(void);
 __weak struct fixture_hoard *fixture_take_memory(void)
 {

@@ -28,6 +28,7 @@ extern "C" {
     fn fixture_hugetlb(size: bindings::loff_t) -> *mut bindings::file;
     fn fixture_disk() -> *mut bindings::file;
     fn fixture_churn(file: *mut bindings::file) -> *mut bindings::task_struct;
+    fn fixture_rival(rival: *mut Rival) -> *mut bindings::task_struct;
     fn fixture_set_movable(file: *mut bindings::file, movable: bool);
     fn fixture_reclaim(file: *mut bindings::file, index: c_ulong);
     fn fixture_drain();
@@ -344,6 +345,21 @@ impl TestFile {
         Ok(result)
     }
 
+    /// Runs `f` while somebody else pins and unpins all pages of the file, over and over.
+    pub(crate) fn contested<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
+        let mut rival = Rival {
+            file: self.0,
+            ready: false,
+            go: false,
+        };
+        // SAFETY: The file is open and the structure stays until the thread has ended.
+        let thread = from_err_ptr(unsafe { fixture_rival(&mut rival) })?;
+        let result = f();
+        // SAFETY: It has not been stopped yet.
+        unsafe { bindings::kthread_stop(thread) };
+        Ok(result)
+    }
+
     /// What the page cache has at `index`, with a reference that is given back.
     pub(crate) fn find(&self, index: usize) -> Option<Found> {
         // SAFETY: The file is open.
@@ -393,6 +409,13 @@ impl TestFile {
         // SAFETY: The file is open.
         unsafe { fixture_reclaim(self.0, index) };
     }
+}
+
+#[repr(C)]
+struct Rival {
+    file: *mut bindings::file,
+    ready: bool,
+    go: bool,
 }
 
 /// What a test leaves as it was, of a folio of a file.

@@ -1032,6 +1032,32 @@ mod tests {
     }
 
     #[test]
+    fn two_may_pin_movable_pages_at_once() -> Result {
+        needs_movable();
+        // Without another try, a tenth is refused.
+        for _ in 0..100 {
+            let file = TestFile::shmem(MANY)?.movable().filled(MANY)?;
+            assert!(file.contested(|| pinned(&file, 0, MANY).is_ok())?);
+            assert!(file.is_unused(MANY)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn two_may_pin_movable_memory_at_once() -> Result {
+        needs_movable();
+        for _ in 0..100 {
+            let file = TestFile::shmem(MANY)?.movable().filled(MANY)?;
+            let start = user_memory(Some(&file), MANY, RW)?;
+            put_pattern(start, MANY)?;
+            assert!(file.contested(|| pinned_user(start, MANY).is_ok())?);
+            unmap_user(start, MANY);
+            assert!(file.is_unused(MANY)?);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn what_is_held_in_movable_memory_is_not_pinned() -> Result {
         needs_movable();
         let file = TestFile::shmem(8)?.movable().filled(8)?;
@@ -1069,15 +1095,16 @@ mod tests {
     #[test]
     fn pin_count_tells_the_first_and_the_last() -> Result {
         let mut count = PinCount::default();
-        assert!(!count.unpin());
         assert!(count.pin());
         assert!(!count.pin());
         assert!(!count.pin());
         assert!(!count.unpin());
         assert!(!count.unpin());
         assert!(count.unpin());
-        // One too many does not disturb the next.
-        assert!(!count.unpin());
+        // One too many does not disturb the next. Debug kernels would stop here.
+        if !cfg!(debug_assertions) {
+            assert!(!count.unpin());
+        }
         assert!(count.pin());
         assert!(count.unpin());
         Ok(())
