@@ -513,18 +513,19 @@ mod tests {
     #[test]
     fn holes_are_filled_as_the_driver_wants() -> Result {
         needs_swap();
-        // More than reclaim keeps free by itself.
-        const PAGES: usize = 4096;
-        let idle = TestFile::pattern(PAGES)?;
-        let (file, kept) = (TestFile::shmem(PAGES)?, TestFile::shmem(16 * PAGES)?.kept());
+        // What can be reclaimed, and much more than that.
+        const FEW: usize = 4096;
+        const PAGES: usize = 16 * FEW;
+        let idle = TestFile::pattern(FEW)?;
+        let (file, kept) = (TestFile::shmem(FEW)?, TestFile::shmem(PAGES)?.kept());
         let get =
             |file: &TestFile, pages, flags| PageArray::from_shmem(file.file(), 0, pages, flags);
 
         let (results, kills) = starved(|| {
             let results = [
-                get(&file, PAGES, ShmemFlags::NO_RECLAIM),
-                get(&file, PAGES / 2, ShmemFlags::RETRY_MAYFAIL),
-                get(&kept, 16 * PAGES, ShmemFlags::RETRY_MAYFAIL),
+                get(&kept, PAGES, ShmemFlags::NO_RECLAIM),
+                get(&file, FEW / 2, ShmemFlags::RETRY_MAYFAIL),
+                get(&kept, PAGES, ShmemFlags::RETRY_MAYFAIL),
             ];
             results.map(Result::err)
         })?;
@@ -532,7 +533,7 @@ mod tests {
         assert_eq!(results[0], Some(ENOMEM));
         assert_eq!(results[1], None);
         assert_eq!(results[2], Some(ENOMEM));
-        let (result, kills) = starved(|| get(&kept, 16 * PAGES, ShmemFlags::empty()).err())?;
+        let (result, kills) = starved(|| get(&kept, PAGES, ShmemFlags::empty()).err())?;
         assert_eq!(result, None);
         assert!(kills > 0);
         drop(idle);
