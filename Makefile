@@ -49,6 +49,8 @@ modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug]
 	$(MAKE) --no-print-directory -C "$$KDIR" M=$(CURDIR) MO=$(OUT) $${LLVM:+LLVM=$$LLVM} \
 		BITFLAGS="$$BITFLAGS" "CFLAGS_.module-common.o=$(VERSION_FLAGS)" \
 		$(foreach s,$(SYMBOLS),CONFIG_$s=$(CONFIG_$s)) modules
+	@# What was built before and is no more would be loaded, too.
+	@cd $(OUT) && for ko in *.ko; do grep -qx "$${ko%.ko}.o" modules.order || rm -f "$$ko"; done
 
 .PHONY: modules_install
 modules_install: ## install built helpers, and what drivers need [SAMPLES="udmabuf ..." | INSTALL_MOD_PATH=]
