@@ -119,7 +119,7 @@ def judge(cases, where, parts, *, suites=None, without=()) -> list[Case]:
         due = sum(listed[suite, part] for part in parts_of[suite]) - sum(suite_of(name) == suite for name in gone)
         if len(came[suite]) != due:
             key = suite, parts_of[suite][0] if parts_of[suite] else parts.split()[0]
-            lost = sorted({*contents().get(key, ())} - came[suite] - gone)
+            lost = sorted({*contents().get(key, ())} - came[suite] - gone) if came[suite] else []
             number = listed.get(key, 0) + len(came[suite]) - due
             wrong.append(Case(where, f"{suite}.count", False, f"{len(came[suite])} cases, not {due}"
                               + (f", without {', '.join(lost)}" if lost else "")
