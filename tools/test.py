@@ -280,7 +280,7 @@ def soak(options) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the tests.")
     parser.set_defaults(level="test", run=test, parts=[])
-    commands = parser.add_subparsers(dest="level")
+    commands = parser.add_subparsers()
     for level, function, text in (("test", test, "all tests on the base kernel, and the quick ones on the debug kernel"),
                                   ("full", test, "all tests on both kernels, but what has passed before"),
                                   ("only", test_only, "some suites and cases"),
