@@ -59,6 +59,11 @@ def guarded(main) -> int:
         return 141
 
 
+def read_list(path) -> list[str]:
+    """The lines of a list in tests/lists."""
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
 def run(*cmd, check=False, **options):
     """Run a command. What it writes is in the result."""
     result = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, **options)

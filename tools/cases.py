@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from fnmatch import fnmatchcase
 
-from tools.build import BIN, LISTS, TESTS, TOP, Broken, build_user, run
+from tools.build import BIN, LISTS, TESTS, TOP, Broken, build_user, read_list, run
 from tools.tap import Case
 
 COUNTS = LISTS / "cases.txt"
@@ -84,10 +84,6 @@ def choose(words) -> tuple[list[str], list[str]]:
 
 
 # --- What must be ----------------------------------------------------------------------
-
-
-def read_list(path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
 
 
 def counts() -> dict[tuple[str, str], int]:

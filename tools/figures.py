@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """What the helpers weigh, by kernel and compiler: tests/lists/size.txt."""
 
-from tools.build import LISTS
+from tools.build import LISTS, read_list
 
 FIGURES = LISTS / "size.txt"
 
 
 def read_figures() -> dict[str, dict[str, int]]:
-    lines = [line.rpartition(": ") for line in FIGURES.read_text().splitlines() if line and not line.startswith("#")]
+    lines = [line.rpartition(": ") for line in read_list(FIGURES)]
     return {key: {name: int(text) for name, text in (word.split("=") for word in row.split())} for key, _, row in lines}
 
 

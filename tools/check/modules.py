@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 
-from tools.build import HELPERS, LISTS, TOP, compiler, depends, plain_helpers, release, run, text_of
+from tools.build import HELPERS, LISTS, TOP, compiler, depends, plain_helpers, read_list, release, run, text_of
 from tools.figures import read_figures
 from tools.tap import case
 
@@ -17,14 +17,13 @@ IN_RUST = re.compile("pagekit_(page_array|pin_array|vma)_")
 
 def depends_cases(modules):
     listed = set()
-    for line in (LISTS / "depends.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            module, wanted = (part.strip() for part in line.split(":"))
-            listed.add(module)
-            path = modules / f"{module}.ko"
-            got = depends(path) if path.exists() else ["(not built)"]
-            same = set(got) == set(filter(None, wanted.split(",")))
-            yield case(f"depends.{module}", "" if same else f"depends on {','.join(got) or 'nothing'}")
+    for line in read_list(LISTS / "depends.txt"):
+        module, wanted = (part.strip() for part in line.split(":"))
+        listed.add(module)
+        path = modules / f"{module}.ko"
+        got = depends(path) if path.exists() else ["(not built)"]
+        same = set(got) == set(filter(None, wanted.split(",")))
+        yield case(f"depends.{module}", "" if same else f"depends on {','.join(got) or 'nothing'}")
     for path in sorted(modules.glob("*.ko")):
         if path.stem not in listed:
             yield case(f"depends.{path.stem}", "not in tests/lists/depends.txt")

@@ -18,8 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tools import guest
-from tools.build import LISTS, OUT, TOP, Broken, build_compat, call, guarded, run, set_up
-from tools.tap import read_list
+from tools.build import LISTS, OUT, TOP, Broken, build_compat, call, guarded, read_list, run, set_up
 
 MODULES = OUT / "modules-coverage"
 UNREACHED = LISTS / "unreached.txt"

@@ -21,9 +21,8 @@ from collections import Counter
 from dataclasses import asdict
 
 from tools import guest, vm
-from tools.build import HELPERS, LISTS, OUT, TOOLS, TOP, Broken, build_compat, depends, guarded, kbuild, run, set_up
+from tools.build import HELPERS, LISTS, OUT, TOOLS, TOP, Broken, build_compat, depends, guarded, kbuild, read_list, run, set_up
 from tools.mutate import rules
-from tools.tap import read_list
 
 WORK = OUT / "mutate"
 TREE = WORK / "tree"
