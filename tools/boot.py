@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Boot a built kernel in a virtual machine and run any script there: see vm.py."""
+"""Boot a built kernel in a virtual machine and run any script there: see lib/vm.py."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
-from tools.build import guarded
-from tools.vm import SLOWER, run
+from tools.lib.build import guarded
+from tools.lib.vm import SLOWER, run
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools import guest
-from tools.build import OUT, Broken, guarded, set_up
+from tools.lib import guest
+from tools.lib.build import OUT, Broken, guarded, set_up
 
 # The file lives in the guest's memory once; the rest is room for the guest.
 MAX_MIB = 1024

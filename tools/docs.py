@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools.build import HELPERS, OUT, TOP, Broken, build_htmldocs, call, guarded, modules_dir, set_up
+from tools.lib.build import HELPERS, OUT, TOP, Broken, build_htmldocs, call, guarded, modules_dir, set_up
 
 LINK = re.compile(r'<a [^>]*?href="([^"#?]+)')
 

@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from tools import guest
-from tools.build import Broken, guarded, install, install_driver, set_up
+from tools.lib import guest
+from tools.lib.build import Broken, guarded, install, install_driver, set_up
 
 
 def main() -> int:

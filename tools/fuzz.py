@@ -7,10 +7,10 @@ import re
 import shutil
 import sys
 
-from tools import guest
-from tools.build import OUT, guarded
-from tools.cases import judge
-from tools.tap import print_failed
+from tools.lib import guest
+from tools.lib.build import OUT, guarded
+from tools.lib.cases import judge
+from tools.lib.tap import print_failed
 
 
 def replay(seed) -> str:

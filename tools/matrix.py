@@ -6,10 +6,10 @@ import json
 import shutil
 import sys
 
-from tools import guest
-from tools.build import OUT, guarded
-from tools.cases import judge
-from tools.tap import summary
+from tools.lib import guest
+from tools.lib.build import OUT, guarded
+from tools.lib.cases import judge
+from tools.lib.tap import summary
 
 # What an importer does, and in which order.
 STEPS = ("create", "attach", "map", "unmap", "close")

@@ -17,12 +17,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tools import build, guest
 from tools.bench import gate
-from tools.build import BIN, OUT, TOP, Broken, guarded, load_order, modules_dir, set_up
-from tools.cases import choose, judge, part_of, suite_of
 from tools.check import docs, lists, modules, template, types
-from tools.tap import TAP, Case, print_failed, report, setup_case, summary
+from tools.convert import convert
+from tools.lib import build, guest
+from tools.lib.build import BIN, OUT, TOP, Broken, guarded, load_order, modules_dir, set_up
+from tools.lib.cases import choose, judge, part_of, suite_of
+from tools.lib.tap import TAP, Case, print_failed, report, setup_case, summary
 
 # What runs where: by level, the parts of guest/test.sh in each boot. What is long is in many, so that it
 # can be run again in parts. In the first and the last nothing boots.
@@ -66,6 +67,8 @@ class Ran:
 def boot(where, parts, **options) -> Ran:
     started = time.monotonic()
     built, env = guest.prepare(where, parts)
+    if "converted" in parts:
+        env["CONVERTED"] = convert.build(guest.config_of(where), built)
     took = {"build": time.monotonic() - started}
     # What this boot has leaked, kmemleak says at its end.
     extra = " leaks" if where == "debug" else ""

@@ -7,7 +7,7 @@ import sys
 
 from tools.bench import gate, results
 from tools.bench.measure import measure
-from tools.build import OUT, TOP, Broken, draw, guarded
+from tools.lib.build import OUT, TOP, Broken, draw, guarded
 
 DOCUMENT = TOP / "Documentation/performance.rst"
 MARK = ".. What make bench says. \"python3 -m tools.bench --update\" puts it here.\n\n::\n\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from matplotlib.ticker import NullLocator
 
-from tools import chart
 from tools.bench import results
+from tools.lib import chart
 
 THICK = 0.4  # of a bar, of which a case has two
 STYLES = {"4k": "-", "2m": "--"}

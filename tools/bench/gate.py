@@ -5,8 +5,8 @@ import json
 
 from tools.bench.measure import measure
 from tools.bench.results import headlines
-from tools.build import LISTS
-from tools.tap import Case
+from tools.lib.build import LISTS
+from tools.lib.tap import Case
 
 FIGURES = LISTS / "bench.json"
 # A case that is that much worse than its figure fails.

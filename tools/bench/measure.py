@@ -5,10 +5,10 @@ import json
 import os
 from pathlib import Path
 
-from tools import guest
 from tools.bench.results import CASES, OURS, best_peer
-from tools.build import HEAP, Broken, set_up
 from tools.convert import convert
+from tools.lib import guest
+from tools.lib.build import HEAP, Broken, set_up
 
 # The largest objects have 4 GiB.
 MEMORY = "6500M"

@@ -4,10 +4,10 @@
 import subprocess
 import sys
 
-from tools.build import Broken, guarded, modules_dir, set_up
 from tools.check import docs, lint, lists, modules, template, types
 from tools.intree import check as intree
-from tools.tap import report, setup_case
+from tools.lib.build import Broken, guarded, modules_dir, set_up
+from tools.lib.tap import report, setup_case
 
 
 def main() -> int:

@@ -3,8 +3,8 @@
 
 import re
 
-from tools.build import TESTS, TOP
-from tools.tap import case
+from tools.lib.build import TESTS, TOP
+from tools.lib.tap import case
 
 
 def lines_of(code) -> set[str]:

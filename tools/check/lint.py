@@ -4,8 +4,8 @@
 import re
 import shutil
 
-from tools.build import TESTS, TOOLS, TOP, build_htmldocs, run, setup_tool
-from tools.tap import case
+from tools.lib.build import TESTS, TOOLS, TOP, build_htmldocs, run, setup_tool
+from tools.lib.tap import case
 
 SPDX = re.compile(r'SPDX-License-Identifier(: |": ")GPL-2\.0')
 

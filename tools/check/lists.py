@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """What tests/lists says of cases is what sources and programs have: one that is lost is noticed."""
 
-from tools.cases import SMOKE, contents, counts, part_of
-from tools.tap import case
+from tools.lib.cases import SMOKE, contents, counts, part_of
+from tools.lib.tap import case
 
 
 def cases():

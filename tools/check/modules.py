@@ -5,9 +5,9 @@ import itertools
 import os
 import re
 
-from tools.build import HELPERS, LISTS, TOP, compiler, depends, plain_helpers, read_list, release, run, text_of
-from tools.figures import read_figures
-from tools.tap import case
+from tools.lib.build import HELPERS, LISTS, TOP, compiler, depends, plain_helpers, read_list, release, run, text_of
+from tools.lib.figures import read_figures
+from tools.lib.tap import case
 
 HEADER = TOP / "include/pagekit.h"
 GROWTH = 1.05

@@ -5,8 +5,8 @@ import os
 import re
 import shutil
 
-from tools.build import TOP, run
-from tools.tap import case
+from tools.lib.build import TOP, run
+from tools.lib.tap import case
 
 # What make new-driver refuses, with a word of what it says.
 NAMES = {

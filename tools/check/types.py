@@ -5,8 +5,8 @@ import os
 import re
 import shlex
 
-from tools.build import TESTS, TOP, run
-from tools.tap import case
+from tools.lib.build import TESTS, TOP, run
+from tools.lib.tap import case
 
 
 def compile_cases(modules, built):

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from tools.build import TOOLS, TOP, Broken, kbuild, modules_dir, run, source_of
+from tools.lib.build import TOOLS, TOP, Broken, kbuild, modules_dir, run, source_of
 
 SOURCE = "drivers/dma-buf/udmabuf.c"
 BEFORE, AFTER = "udmabuf_before", "udmabuf_converted"

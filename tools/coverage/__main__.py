@@ -17,8 +17,8 @@ from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
-from tools import guest
-from tools.build import LISTS, OUT, TOP, Broken, build_compat, call, guarded, read_list, run, set_up
+from tools.lib import guest
+from tools.lib.build import LISTS, OUT, TOP, Broken, build_compat, call, guarded, read_list, run, set_up
 
 MODULES = OUT / "modules-coverage"
 UNREACHED = LISTS / "unreached.txt"

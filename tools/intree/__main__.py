@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from tools.build import TOOLS, guarded
 from tools.intree import place
+from tools.lib.build import TOOLS, guarded
 
 
 def fetched() -> Path:

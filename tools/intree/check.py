@@ -11,9 +11,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tools.build import TOP, Broken, run
 from tools.intree import place
-from tools.tap import case
+from tools.lib.build import TOP, Broken, run
+from tools.lib.tap import case
 
 # checkpatch --strict must have nothing else to say. The imported crate is left out, as the
 # tree does with its own. Documentation/intree.rst has the reason for each.

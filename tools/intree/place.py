@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.build import OUT, TOOLS, TOP, Broken
+from tools.lib.build import OUT, TOOLS, TOP, Broken
 
 OURS = TOOLS / "intree"
 PATCHES = OUT / "patches"

@@ -13,12 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools import guest, vm
-from tools.build import HELPERS, TOP, build_compat, call, guarded, set_up
-from tools.build import OUT as TOP_OUT
-from tools.cases import counts, judge
 from tools.intree import place
-from tools.tap import Case, case, report
+from tools.lib import guest, vm
+from tools.lib.build import HELPERS, TOP, build_compat, call, guarded, set_up
+from tools.lib.build import OUT as TOP_OUT
+from tools.lib.cases import counts, judge
+from tools.lib.tap import Case, case, report
 
 OUT = TOP_OUT / "intree"
 # What is there before any user space: no swap, no disk.

@@ -20,8 +20,8 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 
-from tools import guest, vm
-from tools.build import HELPERS, LISTS, OUT, TOOLS, TOP, Broken, build_compat, depends, guarded, kbuild, read_list, run, set_up
+from tools.lib import guest, vm
+from tools.lib.build import HELPERS, LISTS, OUT, TOOLS, TOP, Broken, build_compat, depends, guarded, kbuild, read_list, run, set_up
 from tools.mutate import rules
 
 WORK = OUT / "mutate"

@@ -15,8 +15,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools import guest
-from tools.build import (
+from tools.convert import convert
+from tools.lib import guest
+from tools.lib.build import (
     HELPERS,
     OUT,
     TOP,
@@ -34,8 +35,7 @@ from tools.build import (
     source_of,
     text_of,
 )
-from tools.convert import convert
-from tools.figures import write_figures
+from tools.lib.figures import write_figures
 from tools.size import survey
 from tools.size.copies import WORK, build_copies, samples
 from tools.size.count import bytes_of, lines_of, sections

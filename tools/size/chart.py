@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from tools import chart
+from tools.lib import chart
 from tools.size.results import DRIVERS, totals
 
 PANELS = {"text": "Text", "loaded": "Loaded size, in whole pages"}

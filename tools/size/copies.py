@@ -8,7 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from tools.build import HELPERS, OUT, TOP, depends, kbuild
+from tools.lib.build import HELPERS, OUT, TOP, depends, kbuild
 
 WORK = OUT / "size"
 # As Kbuild has it.

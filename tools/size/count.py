@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-from tools.build import run
+from tools.lib.build import run
 
 
 def sections(file) -> dict[str, int]:

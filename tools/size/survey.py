@@ -4,7 +4,7 @@
 import re
 import shutil
 
-from tools.build import OUT, TOP
+from tools.lib.build import OUT, TOP
 from tools.size.count import lines_of
 
 SURVEY = TOP / "Documentation/survey.rst"

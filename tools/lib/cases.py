@@ -9,8 +9,8 @@ import re
 from collections import defaultdict
 from fnmatch import fnmatchcase
 
-from tools.build import BIN, LISTS, TESTS, TOP, Broken, build_user, read_list, run
-from tools.tap import Case
+from tools.lib.build import BIN, LISTS, TESTS, TOP, Broken, build_user, read_list, run
+from tools.lib.tap import Case
 
 COUNTS = LISTS / "cases.txt"
 # The parts of guest/test.sh with only the quick ones of the cases of others.

@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
-TOOLS = Path(__file__).resolve().parent
+TOOLS = Path(__file__).resolve().parents[1]
 TOP = TOOLS.parent
 TESTS = TOP / "tests"
 LISTS = TESTS / "lists"

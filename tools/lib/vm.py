@@ -26,7 +26,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.build import OUT, Broken
+from tools.lib.build import OUT, Broken
 
 # Time limits are given for hardware acceleration; emulation is that much slower.
 SLOWER = {"kvm": 1, "tcg": 8, "icount": 16}

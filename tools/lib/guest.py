@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from tools import vm
-from tools.build import BIN, HEAP, TESTS, build_compat, build_selftests, load_order, modules_dir, new_driver, set_up
-from tools.cases import counts
-from tools.convert import convert
-from tools.tap import Case, parse_tap
+from tools.lib import vm
+from tools.lib.build import BIN, HEAP, TESTS, build_compat, build_selftests, load_order, modules_dir, new_driver, set_up
+from tools.lib.cases import counts
+from tools.lib.tap import Case, parse_tap
 
 # A kernel may have KUnit switched off: suites load, run nothing and say ok.
 KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
@@ -86,8 +85,6 @@ def prepare(where, parts) -> tuple[dict, dict]:
         build_selftests(Path(built["KDIR"]))
     if "template" in parts:
         env |= new_driver(config, built)
-    if "converted" in parts:
-        env |= {"CONVERTED": convert.build(config, built)}
     return built, env
 
 

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 
-from tools.build import OUT
+from tools.lib.build import OUT
 
 # KUnit indents its cases by four, and parameters of a case deeper.
 TAP = re.compile(r"(?: {4})?(not )?ok\b(?: (\d+))?(?: -)? +(.*?)(?: *# ?(.*))?$")

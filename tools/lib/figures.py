@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What the helpers weigh, by kernel and compiler: tests/lists/size.txt."""
 
-from tools.build import LISTS, read_list
+from tools.lib.build import LISTS, read_list
 
 FIGURES = LISTS / "size.txt"
 
