@@ -10,5 +10,6 @@ pub mod mapping;
 pub mod process;
 pub mod style;
 pub mod test_importer;
+pub mod uring;
 
 pub const PAGE: usize = 4096;

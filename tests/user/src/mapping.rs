@@ -151,8 +151,12 @@ impl Mapping {
     }
 
     pub fn advise(&self, advice: Advice) -> io::Result<()> {
+        self.advise_part(0, self.len, advice)
+    }
+
+    pub fn advise_part(&self, offset: usize, len: usize, advice: Advice) -> io::Result<()> {
         // SAFETY: within our mapping, to which nobody has references.
-        unsafe { mm::madvise(self.addr.cast(), self.len, advice) }
+        unsafe { mm::madvise(self.range(offset, len).cast(), len, advice) }
     }
 
     /// Two mappings, of the first `offset` bytes and the rest. The kernel is not told.

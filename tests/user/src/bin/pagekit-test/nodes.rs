@@ -2,6 +2,7 @@
 //! The kinds of mappings, at the test nodes of `tests/drivers/node.rs`: the same cases for all, with what
 //! each kind allows.
 
+pub mod advice;
 pub mod failures;
 pub mod file;
 pub mod gup;

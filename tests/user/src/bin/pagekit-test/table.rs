@@ -182,6 +182,7 @@ pub const GROUPS: &[Group] = &[
 const PFNS: Tables = &[
     nodes::CASES,
     nodes::gup::CASES,
+    nodes::advice::CASES,
     nodes::file::CASES,
     nodes::file::PFN_CASES,
     isolation::NODE,
@@ -189,6 +190,7 @@ const PFNS: Tables = &[
 const HUGE_PFNS: Tables = &[
     nodes::CASES,
     nodes::gup::CASES,
+    nodes::advice::CASES,
     nodes::file::CASES,
     nodes::file::PFN_CASES,
     nodes::huge::CASES,
@@ -197,12 +199,14 @@ const HUGE_PFNS: Tables = &[
 const REFERENCED: Tables = &[
     nodes::CASES,
     nodes::gup::CASES,
+    nodes::advice::CASES,
     nodes::file::CASES,
     isolation::NODE,
 ];
 const HUGE_REFERENCED: Tables = &[
     nodes::CASES,
     nodes::gup::CASES,
+    nodes::advice::CASES,
     nodes::file::CASES,
     nodes::huge::CASES,
     isolation::NODE,

@@ -9,11 +9,13 @@ use std::os::fd::AsRawFd;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::mapping::{last_errno, Mapping};
 use pagekit_user::process::Child;
+use pagekit_user::uring::Ring;
 use pagekit_user::PAGE;
+use rustix::event::Timespec;
 use rustix::io::{self, Errno};
 
 use super::{new, old, put, see, Node, PAGES};
-use crate::env::Env;
+use crate::env::{Content, Env};
 use crate::groups::Case;
 use crate::mappings::{direct, direct_disk, process_vm};
 use crate::memory::HUGE_PAGES;
@@ -23,6 +25,8 @@ pub const CASES: &[Case] = &[
     Case::new("process_vm", other_process),
     Case::new("ptrace", ptrace),
     Case::new("splice", splice).smoke(),
+    Case::new("io_uring", io_uring).smoke(),
+    Case::new("futex", futex).smoke(),
 ];
 
 /// A call that looks for the page behind an address: works, or doesn't find any.
@@ -150,6 +154,88 @@ fn splice(env: &Env) -> Result<()> {
         let mut bytes = [0; PAGE];
         File::from(from).read_exact(&mut bytes)?;
         new(7).check(&bytes)?;
+    }
+    Ok(())
+}
+
+/// Buffers that were registered stay when mapping and file are gone. Those of PFNs can't be.
+fn io_uring(env: &Env) -> Result<()> {
+    let (ring, node) = (Ring::new()?, Node::open(env)?);
+    let map = node.map(HUGE_PAGES, 16)?;
+    let place = map.at(7 * PAGE);
+    map.write(7 * PAGE, &new(7).bytes());
+    let result = ring.register(&map).map(|()| PAGE);
+    gup(&node, "IORING_REGISTER_BUFFERS", result)?;
+    if node.kind.gup {
+        drop((map, node));
+        // What was free would be zeroed now.
+        let _others = [Node::open(env)?, Node::open(env)?];
+        let (from, to) = rustix::pipe::pipe()?;
+        let see = |want: Content| -> Result<()> {
+            ensure!(ring.write(&to, place) == Ok(PAGE), "write");
+            let mut bytes = [0; PAGE];
+            File::from(from.try_clone()?).read_exact(&mut bytes)?;
+            want.check(&bytes)
+        };
+        see(new(7))?;
+        io::write(&to, &new(8).bytes())?;
+        ensure!(ring.read(&from, place) == Ok(PAGE), "read");
+        see(new(8))?;
+        ring.unregister()?;
+    }
+    Ok(())
+}
+
+/// Words of a mapping are futexes between threads, touched before or not. Between processes they
+/// would be those of a file, which has no such page.
+fn futex(env: &Env) -> Result<()> {
+    /// C: `FUTEX_OP(FUTEX_OP_ADD, 5, FUTEX_OP_CMP_EQ, 0)`.
+    const ADD: u32 = 1 << 28 | 5 << 12;
+    const PRIVATE: i32 = libc::FUTEX_PRIVATE_FLAG;
+    let wake_op = |place: *mut u8, how: i32| -> io::Result<i64> {
+        let (op, one) = (libc::FUTEX_WAKE_OP | how, 1usize);
+        // SAFETY: words of a mapping that nobody has references to.
+        match unsafe { libc::syscall(libc::SYS_futex, place, op, 1, one, place, ADD) } {
+            n @ 0.. => Ok(n),
+            _ => Err(last_errno()),
+        }
+    };
+    let wait = |place: *mut u8, how: i32, value: u32| -> Errno {
+        let (op, now) = (libc::FUTEX_WAIT | how, Timespec::default());
+        // SAFETY: the kernel only reads the word and the time.
+        match unsafe { libc::syscall(libc::SYS_futex, place, op, value, &raw const now) } {
+            0 => Errno::from_raw_os_error(0),
+            _ => last_errno(),
+        }
+    };
+    let node = Node::open(env)?;
+    for touched in [false, true] {
+        let map = node.map(0, PAGES)?;
+        if touched {
+            map.touch();
+        }
+        // In two blocks, so that both are the first access.
+        for (page, wakes) in [(5, true), (HUGE_PAGES + 5, false)] {
+            let (place, word) = (map.at(page * PAGE), old(page).word());
+            for how in [0, PRIVATE] {
+                let want = match how {
+                    0 => (Err(Errno::FAULT), [Errno::FAULT; 2]),
+                    _ => (Ok(0), [Errno::TIMEDOUT, Errno::AGAIN]),
+                };
+                if wakes {
+                    let result = wake_op(place, how);
+                    ensure!(result == want.0, "FUTEX_WAKE_OP, {how}: {result:?}");
+                } else {
+                    let results = [word, !word].map(|word| wait(place, how, word as u32));
+                    ensure!(results == want.1, "FUTEX_WAIT, {how}: {results:?}");
+                }
+            }
+            let word = word + if wakes { 5 } else { 0 };
+            let mut bytes = [0; 8];
+            node.map(page, 1)?.read(0, &mut bytes);
+            ensure!(u64::from_ne_bytes(bytes) == word, "{bytes:x?}");
+            put(&map, page, old(page));
+        }
     }
     Ok(())
 }
