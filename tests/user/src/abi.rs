@@ -11,6 +11,9 @@ use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use rustix::io;
 use rustix::ioctl::{self, opcode, IoctlOutput, Opcode};
 
+use crate::mapping::Mapping;
+use crate::PAGE;
+
 /// C: `UDMABUF_FLAGS_CLOEXEC`.
 pub const UDMABUF_FLAGS_CLOEXEC: u32 = 1;
 
@@ -97,6 +100,13 @@ pub struct FileRange {
 
 /// C: `SHOW_FILE` of `tests/drivers/node.rs`.
 pub const SHOW_FILE: Opcode = opcode::write::<FileRange>(b'P', 3);
+
+/// The argument of `SHOW_USER`.
+#[repr(C)]
+struct UserRange {
+    address: u64,
+    count: u64,
+}
 
 /// An ioctl with an arbitrary argument, so that tests can pass wrong ones.
 struct Raw {
@@ -200,6 +210,17 @@ pub fn show_file(node: impl AsFd, memfd: impl AsFd, pgoff: usize, count: usize) 
     };
     // SAFETY: the kernel only reads `range`.
     unsafe { ioctl(node, SHOW_FILE, (&raw const range).cast()) }.map(drop)
+}
+
+/// C: `SHOW_USER` of `tests/drivers/node.rs`: pages of this process, for reading.
+pub fn show_user(node: impl AsFd, memory: &Mapping) -> io::Result<()> {
+    let range = UserRange {
+        address: memory.at(0) as u64,
+        count: (memory.len() / PAGE) as u64,
+    };
+    let show_user = opcode::write::<UserRange>(b'P', 4);
+    // SAFETY: the kernel only reads `range`.
+    unsafe { ioctl(node, show_user, (&raw const range).cast()) }.map(drop)
 }
 
 /// `BENCH_MAKE`.

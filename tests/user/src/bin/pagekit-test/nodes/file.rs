@@ -2,14 +2,16 @@
 //! Pages of a file, and what becomes of them under a mapping.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi;
 use pagekit_user::kernel::ZramSwap;
-use pagekit_user::mapping::Mapping;
+use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::PAGE;
 use rustix::fs::{fallocate, FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 use super::{ends_with, new, old, put, see, see_all, touch, Node};
 use crate::env::{fill, read_page, written, Content, Env};
@@ -28,6 +30,7 @@ pub const PFN_CASES: &[Case] = &[
     Case::new("punch_hole_part", punch_part),
     Case::new("swap", swap),
     Case::new("swap_after_write", swap_after_write),
+    Case::new("pinned_read_only", pinned_read_only).smoke(),
 ];
 
 /// PFNs of a file's pages can be mapped, references to them can't.
@@ -153,4 +156,25 @@ fn swap_after_write(env: &Env) -> Result<()> {
     drop((map, node));
     evict(&memfd, COUNT)?;
     (0..COUNT).try_for_each(|page| new(page).check(&read_page(&memfd, page)?))
+}
+
+/// Pages that were pinned by who could read them only can't be written to through the node.
+fn pinned_read_only(env: &Env) -> Result<()> {
+    const COUNT: usize = 8;
+    const RW_LATER: MprotectFlags = MprotectFlags::READ.union(MprotectFlags::WRITE);
+    let memfd = written(1, COUNT)?;
+    let file = File::open(format!("/proc/self/fd/{}", memfd.as_raw_fd()))?;
+    let own = Mapping::new(&file, 0, COUNT * PAGE, ProtFlags::READ, MapFlags::SHARED)?;
+    let node = Node::open(env)?;
+    abi::show_user(&node.file, &own).context("SHOW_USER")?;
+    for flags in [MapFlags::SHARED, MapFlags::PRIVATE] {
+        let result = node.map_with(0, COUNT, RW, flags).map(drop);
+        ensure!(result == Err(Errno::ACCESS), "writable: {result:?}");
+        let map = node.map_with(0, COUNT, ProtFlags::READ, flags)?;
+        see_all(&map, 0)?;
+        let result = map.protect(PAGE, PAGE, RW_LATER);
+        ensure!(result == Err(Errno::ACCESS), "mprotect: {result:?}");
+        ends_with(libc::SIGSEGV, || put(&map, 1, new(1)))?;
+    }
+    (0..COUNT).try_for_each(|page| old(page).check(&read_page(&memfd, page)?))
 }
