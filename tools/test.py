@@ -32,6 +32,7 @@ BOOTS = {
         "host": ["host"],
         "base": ["kunit user inputs selftest template matrix fuzz"],
         "swiotlb": ["bounce"],
+        "numa": ["numa"],
         "debug": ["kunit smoke failures-smoke matrix races"],
     },
     "full": {
@@ -40,6 +41,7 @@ BOOTS = {
         "swiotlb": ["bounce"],
         "nocgroup": ["kunit matrix"],
         "cma": ["cma"],
+        "numa": ["numa"],
         "debug": ["kunit", "user", "inputs", "failures", "selftest converted template matrix", "races", "fuzz"],
         "bench": ["bench"],
     },
@@ -248,9 +250,10 @@ def test_only(options) -> int:
     """Some cases, in one boot."""
     names, words = choose(" ".join(options.names).split())
     parts = list(dict.fromkeys(map(part_of, names)))
-    if "cma" in parts and len(parts) > 1:
-        raise Broken("cases of cma run in a boot of their own")
-    where = "cma" if parts == ["cma"] else options.kernel or ("debug" if {"failures", "races"} & {*parts} else "base")
+    own = next((part for part in parts if part in guest.BOOTS), None)
+    if own and len(parts) > 1:
+        raise Broken(f"cases of {own} run in a boot of their own")
+    where = own or options.kernel or ("debug" if {"failures", "races"} & {*parts} else "base")
     parts = " ".join(parts)
     built, env = guest.prepare(where, parts)
     order = None

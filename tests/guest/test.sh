@@ -91,7 +91,7 @@ kunit() {
 cases() {
 	case $1 in inputs) chosen "inputs.$2" ;; *) chosen "$2" ;; esac || return 0
 	case $1 in
-	user | failures | cma) which_cases= ;;
+	user | failures | cma | numa) which_cases= ;;
 	smoke | failures-smoke) which_cases=--smoke ;;
 	bounce) which_cases="device heap.charge heap.charge_limit" ;;
 	inputs) which_cases="--inputs $OUT/inputs" ;;
@@ -118,6 +118,8 @@ matrix() {
 	[ ! -e /sys/kernel/debug/dma-api ] || without=mainline-udmabuf
 	tool "$BIN/pagekit-matrix" "$OUT/matrix.json" $without
 }
+
+numa() { cases numa numa /dev/dma_heap/pagekit; }
 
 races() {
 	chosen races
@@ -247,7 +249,7 @@ for part in $PARTS; do
 		echo "== selftest-heaps"
 		selftest_heaps || broken "no heap for the selftest"
 		;;
-	matrix | races | fuzz)
+	numa | matrix | races | fuzz)
 		again=
 		for module in $MODULES; do
 			loaded "$module" && continue

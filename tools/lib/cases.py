@@ -25,7 +25,7 @@ def suite_of(name) -> str:
 def part_of(name) -> str:
     """The part that runs the whole suite."""
     kind = name.split(".")[0]
-    return kind if kind in ("failures", "inputs", "races", "cma") else "kunit" if kind.startswith("pagekit_") else "user"
+    return kind if kind in ("failures", "inputs", "races", "cma", "numa") else "kunit" if kind.startswith("pagekit_") else "user"
 
 
 # --- What sources and programs say ---------------------------------------------------

@@ -22,20 +22,23 @@ KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
 MOVABLE = "movablecore=25%"
 # The base kernel, booted otherwise: all DMA goes through bounce buffers, so that a missing sync
 # shows, and heaps charge their buffers; or there are no memory cgroups to charge to; or there is a CMA
-# area, which movable pages come from first as it is most of what is free.
+# area, which movable pages come from first as it is most of what is free; or there are two NUMA nodes.
 BOOTS = {
     # Linux 7.2 knows no more than force.
     "swiotlb": ("swiotlb=force", "swiotlb=force,track_hiwater", "dma_heap.mem_accounting=1"),
     "nocgroup": ("cgroup_disable=memory",),
     "cma": ("cma=1024M@512M",),
+    "numa": (),
 }
+# The memory of each node there. The first is filled up: the less it has, the sooner.
+NODES = ("512M", "1536M")
 # What scripts have in common.
 LIB = TESTS / "guest/lib.sh"
 # What the core says whenever an exporter can't map a buffer for the kernel, which is one of the
 # things that fail on purpose.
 VMAP_WARNING = r"WARNING: .* dma_buf_vmap\+"
 # Seconds for hardware acceleration (vm.py scales them), by kernel and how it is booted.
-TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "debug": 100}
+TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "numa": 30, "debug": 100}
 # On the debug kernel, of what takes longest there.
 LONG = ("user", "failures")
 LONG_TIMEOUT = 300
@@ -102,7 +105,8 @@ def test(where, built, parts, env, *, seconds=1, fuzz=QUICK_FUZZ, timeout=None, 
         timeout += counts()["races", "races"] * (seconds + RACE_OVERHEAD)
     if "fuzz" in parts:
         timeout += FUZZ_ROOM
-    options = {"name": where, "memory": "6500M" if "selftest" in parts else "2G"} | options
+    options = {"name": where, "memory": "6500M" if "selftest" in parts else "2G",
+               "nodes": NODES if "numa" in parts else ()} | options
     result = run(config_of(where), built, "test",
                  env | {"PARTS": parts, "HEAP": " ".join(heap), "RACE_SECONDS": seconds, "FUZZ": fuzz}, modules, order,
                  timeout=timeout, append=append,

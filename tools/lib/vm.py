@@ -88,11 +88,12 @@ class Result:
 
 
 def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=60, icount=False,
-        append=(), env=None, accel=None, virtme_run=None, echo=True, expected=None) -> Result:
+        append=(), env=None, accel=None, virtme_run=None, echo=True, expected=None, nodes=()) -> Result:
     """Boot the kernel built in kdir and run the sh script in it. beside: files that it
     reads. timeout: seconds for the script with hardware acceleration. icount: one CPU
     and a clock that counts guest instructions, for figures that repeat. expected: a
-    pattern of what the kernel may report."""
+    pattern of what the kernel may report. nodes: the memory of each NUMA node. The CPUs are on the
+    first."""
     kdir, script, out = Path(kdir).resolve(), Path(script), OUT / name
     virtme_run = virtme_run or find_virtme_run()
     accel = "icount" if icount else accel or probe(kdir, virtme_run)
@@ -113,6 +114,8 @@ def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=
     cmd = [virtme_run, "--kdir", kdir, "--mods", "none", "--force-9p", "--rwdir", OUT,
            "--memory", memory, "--cpus", cpus, "--name", "pagekit", "--show-boot-console",
            "--script-sh", f"exec sh {shlex.quote(str(out / 'wrapper.sh'))}"]
+    for node, size in enumerate(nodes):
+        cmd += ["--numa", size if node else f"{size},cpus=0-{cpus - 1}"]
     for option in ("ignore_loglevel", "printk.time=1", "log_buf_len=4M", "oops=panic", "nokaslr", *append):
         cmd += ["--kopt", option]
     if accel != "kvm":

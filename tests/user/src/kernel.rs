@@ -257,6 +257,13 @@ impl Cgroup {
     pub fn limit(&self, bytes: u64) -> Result<()> {
         write(self.0.join("memory.max"), &bytes.to_string())
     }
+
+    /// Its processes get memory of these NUMA nodes only.
+    pub fn set_nodes(&self, nodes: &str) -> Result<()> {
+        let root = self.0.parent().context("the root group")?;
+        write(root.join("cgroup.subtree_control"), "+cpuset")?;
+        write(self.0.join("cpuset.mems"), nodes)
+    }
 }
 
 impl Drop for Cgroup {

@@ -16,6 +16,7 @@ mod mappings;
 mod memory;
 mod nodes;
 mod nouveau;
+mod numa;
 mod peer;
 mod races;
 mod radeon;

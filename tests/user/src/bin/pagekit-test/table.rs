@@ -7,7 +7,7 @@ use crate::env::of_memfd;
 use crate::groups::{Case, Group, Row};
 use crate::{
     create, device, failures, heap, hostile, i915, inputs, isolation, mappings, memory, nodes,
-    nouveau, races, radeon, sharing, shown, style,
+    nouveau, numa, races, radeon, sharing, shown, style,
 };
 
 /// A new sample adds itself here.
@@ -110,6 +110,12 @@ pub const GROUPS: &[Group] = &[
         name: "cma",
         fill: of_memfd,
         tables: &[hostile::CMA],
+        inputs: &[],
+    },
+    Group {
+        name: "numa",
+        fill: heap::filled,
+        tables: &[numa::CASES],
         inputs: &[],
     },
     Group {
