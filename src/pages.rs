@@ -72,17 +72,17 @@ extern "C" {
 /// C's `GFP_USER | __GFP_ZERO`. Users see the pages: cpusets hold for them, also where memory is
 /// short.
 const GFP_USER_ZEROED: bindings::gfp_t =
-    bindings::GFP_KERNEL | 1 << bindings::___GFP_HARDWALL_BIT | bindings::__GFP_ZERO;
+    bindings::GFP_KERNEL | (1 << bindings::___GFP_HARDWALL_BIT) | bindings::__GFP_ZERO;
 /// C's `__GFP_ACCOUNT`.
 const GFP_ACCOUNT: bindings::gfp_t = 1 << bindings::___GFP_ACCOUNT_BIT;
 /// C's `__GFP_RECLAIM`.
 const GFP_RECLAIM: bindings::gfp_t =
-    1 << bindings::___GFP_DIRECT_RECLAIM_BIT | 1 << bindings::___GFP_KSWAPD_RECLAIM_BIT;
+    (1 << bindings::___GFP_DIRECT_RECLAIM_BIT) | (1 << bindings::___GFP_KSWAPD_RECLAIM_BIT);
 /// C's `__GFP_NORETRY | __GFP_NOWARN`.
-const GFP_NORETRY: bindings::gfp_t = 1 << bindings::___GFP_NORETRY_BIT | bindings::__GFP_NOWARN;
+const GFP_NORETRY: bindings::gfp_t = (1 << bindings::___GFP_NORETRY_BIT) | bindings::__GFP_NOWARN;
 /// C's `__GFP_RETRY_MAYFAIL | __GFP_NOWARN`.
 const GFP_RETRY_MAYFAIL: bindings::gfp_t =
-    1 << bindings::___GFP_RETRY_MAYFAIL_BIT | bindings::__GFP_NOWARN;
+    (1 << bindings::___GFP_RETRY_MAYFAIL_BIT) | bindings::__GFP_NOWARN;
 
 /// Single pages allocated, or any released, at once. This bounds the time between two looks at
 /// signals and at others who want to run.
@@ -92,6 +92,7 @@ const BULK: usize = 512;
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub struct ShmemFlags(u32);
 
+// The values are those of pagekit.h.
 bitflags::bitflags! {
     impl ShmemFlags: u32 {
         /// The pages may be written through the array, by a device or a mapping: they are marked
@@ -110,6 +111,7 @@ bitflags::bitflags! {
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub struct AllocFlags(u32);
 
+// The values are those of pagekit.h.
 bitflags::bitflags! {
     impl AllocFlags: u32 {
         /// Charge the pages to the memory cgroup of the caller, C's `__GFP_ACCOUNT`.
@@ -202,7 +204,7 @@ impl PageArray {
         // SAFETY: It is the mapping of an open file.
         let mut gfp = unsafe { (*mapping).gfp_mask };
         if flags.contains(ShmemFlags::NO_RECLAIM) {
-            gfp = gfp & !GFP_RECLAIM | GFP_NORETRY;
+            gfp = (gfp & !GFP_RECLAIM) | GFP_NORETRY;
         } else if flags.contains(ShmemFlags::RETRY_MAYFAIL) {
             gfp |= GFP_RETRY_MAYFAIL;
         }

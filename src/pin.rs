@@ -72,6 +72,7 @@ extern "C" {
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub struct PinFlags(u32);
 
+// The value is that of pagekit.h.
 bitflags::bitflags! {
     impl PinFlags: u32 {
         /// The pages may be written through the array, by a device or a mapping, C's
@@ -141,7 +142,7 @@ impl PinArray {
     /// tries again a few times, with some milliseconds in between.
     ///
     /// Context: process context, may sleep. Takes folio locks, and what filling the file takes.
-    /// The caller may hold the inode lock shared, to keep seals as they are.
+    /// The caller may hold the inode lock shared, to keep seals as they are. Not for shrinkers.
     ///
     /// # Errors
     ///
@@ -196,15 +197,15 @@ impl PinArray {
     /// disk is refused. Pages that somebody else holds in movable memory are tried again as by
     /// [`Self::pin_memfd`].
     ///
-    /// Context: process context, may sleep; takes the mmap lock for reading. `RLIMIT_MEMLOCK` is
-    /// the driver's to respect: it also bounds how often a page is pinned.
+    /// Context: process context, may sleep; takes the mmap lock for reading. Not for shrinkers.
+    /// `RLIMIT_MEMLOCK` is the driver's to respect: it also bounds how often a page is pinned.
     ///
     /// # Errors
     ///
     /// * `EINVAL`: `addr` is not page aligned, `count` is 0, the range wraps around, or there is no
     ///   room for it in the array.
-    /// * `EFAULT`: not user memory, not mapped, not writable but [`PinFlags::WRITE`], or there is
-    ///   no process: this is a kernel thread.
+    /// * `EFAULT`: not user memory, not mapped, not writable but [`PinFlags::WRITE`], with a
+    ///   hardware memory error, or there is no process: this is a kernel thread.
     /// * `EINTR`: a fatal signal is pending.
     /// * `ENOMEM` and others, as from `pin_user_pages_fast()`.
     ///
@@ -314,7 +315,7 @@ impl PinArray {
         while done < count {
             // Nothing wraps: the range is one that a file may have.
             let n = CHUNK.min(count.wrapping_sub(done));
-            // SAFETY: There is room for the pages that are left, of which these are at most `CHUNK`.
+            // SAFETY: There is room for the pages that are left, and these are at most `CHUNK`.
             match unsafe { self.pin_chunk(file, pgoff.wrapping_add(done), n) } {
                 Ok(()) => done = done.wrapping_add(n),
                 // The file changed under us: look again.
@@ -332,7 +333,7 @@ impl PinArray {
     ///
     /// There must be room for `count` more entries, and it must be at most [`CHUNK`].
     unsafe fn pin_chunk(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
-        // The folios are pinned straight into the page array, and spread out in it below: the
+        // The folios are pinned straight into the page array, and expanded in it below: the
         // pointer to an order-0 folio is the pointer to its page.
         let slots = self.pages.spare();
         let mut offset = 0;
@@ -352,16 +353,16 @@ impl PinArray {
         to_result(nr as c_int)?;
         // SAFETY: There is room for `count` pointers from `slots` on. The kernel filled in `nr`
         // folios there and pinned each once for this call.
-        unsafe { spread(file, pgoff, count, slots, nr as usize) }?;
+        unsafe { expand(file, pgoff, count, slots, nr as usize) }?;
 
         if let Some(last) = self.pages().last() {
             let last = last.as_ptr();
             // INVARIANT: What came before may have ended within a folio that goes on elsewhere.
-            // SAFETY: The last page is pinned. `spread` has filled in the entry behind it.
+            // SAFETY: The last page is pinned. `expand` has filled in the entry behind it.
             self.ordered &=
                 unsafe { pagekit_pin_rest(last) == 1 || (*slots).as_ptr() == last.wrapping_add(1) };
         }
-        // SAFETY: `spread` filled in the next `count` entries, for which there was room.
+        // SAFETY: `expand` filled in the next `count` entries, for which there was room.
         // INVARIANT: It made sure of one pin for each, and of their order.
         unsafe { self.pages.add(count) };
         Ok(())
@@ -531,14 +532,14 @@ impl PinCount {
 ///
 /// `slots` must have room for `count` pointers; its first `nr` must be what `memfd_pin_folios()`
 /// has pinned for this range.
-unsafe fn spread(
+unsafe fn expand(
     file: &LocalFile,
     pgoff: usize,
     count: usize,
     slots: *mut PageRef<'static>,
     nr: usize,
 ) -> Result {
-    // A small folio is its only page. Larger ones are spread out.
+    // A small folio is its only page. Larger ones are expanded.
     let folios = slots.cast();
     // SAFETY: The first `nr` slots are pinned folios: this function asks for that.
     if nr == count && unsafe { pagekit_pin_take_small_prefix(folios, nr) } == nr {
@@ -548,10 +549,10 @@ unsafe fn spread(
     let (mut left, mut end) = (nr, count);
     // SAFETY: There is room for `count` pages, and the first `nr` slots are folios that were pinned
     // for this range: this function asks for both.
-    let result = unsafe { spread_each(file, pgoff, folios, &mut left, &mut end) };
+    let result = unsafe { expand_backwards(file, pgoff, folios, &mut left, &mut end) };
     if result.is_err() {
-        // SAFETY: `spread_each` has left one pin on each page from `end` on, and on each of the
-        // folios that are left.
+        // SAFETY: `expand_backwards` has left one pin on each page from `end` on, and on each of
+        // the folios that are left.
         unsafe {
             bindings::unpin_user_pages(slots.add(end).cast(), count.wrapping_sub(end));
             bindings::unpin_folios(folios, left);
@@ -560,14 +561,14 @@ unsafe fn spread(
     result
 }
 
-/// Spreads the last of `left` folios over the slots before `end`, and so on until none is left.
+/// Expands the last of `left` folios into the slots before `end`, and so on until none is left.
 ///
 /// # Safety
 ///
 /// `slots` must have room for `end` pointers; its first `left` must be what `memfd_pin_folios()`
 /// has pinned for these pages. On error there is a pin for each of the folios that are left, and
 /// for each slot between `end` as it is then and as it was.
-unsafe fn spread_each(
+unsafe fn expand_backwards(
     file: &LocalFile,
     pgoff: usize,
     slots: *mut *mut bindings::folio,
