@@ -21,6 +21,7 @@
 #include <linux/set_memory.h>
 #include <linux/sched/task.h>
 #include <linux/shmem_fs.h>
+#include <linux/shrinker.h>
 #include <linux/swap.h>
 #include <linux/vmstat.h>
 
@@ -179,7 +180,7 @@ static int fixture_churn_thread(void *data)
 	return 0;
 }
 
-/* A thread that pins all pages of a file and lets go of them, over and over, once it is told to go. */
+/* A thread that pins all pages of a file and lets go of them, over and over, once it is told. */
 struct fixture_rival {
 	struct file *file;
 	bool ready, go;
@@ -291,11 +292,14 @@ __weak unsigned int fixture_set_policy(bool own)
 }
 #endif
 
-/* Memory that a test has taken, in blocks, and how often somebody was to be killed for more. */
+/* Memory that a test has taken, in blocks, and what the kernel did to get more. */
 struct fixture_hoard {
 	struct notifier_block oom;
 	struct list_head blocks;
-	unsigned int ooms;
+	struct shrinker *shrinker;
+	struct task_struct *task;
+	/* How often somebody was to be killed, and how often the test's own thread reclaimed. */
+	unsigned int kills, reclaims;
 };
 
 static void fixture_free_hoard(struct fixture_hoard *hoard)
@@ -312,13 +316,29 @@ static int fixture_oom(struct notifier_block *oom, unsigned long unused, void *f
 {
 	struct fixture_hoard *hoard = container_of(oom, struct fixture_hoard, oom);
 
-	hoard->ooms++;
+	hoard->kills++;
 	fixture_free_hoard(hoard);
 	*(unsigned long *)freed = 1;
 	return NOTIFY_OK;
 }
 
-/* Takes all memory that is free, but for what is movable, or kept for bad times. */
+static unsigned long fixture_count(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	struct fixture_hoard *hoard = shrinker->private_data;
+
+	hoard->reclaims += current == hoard->task;
+	return SHRINK_EMPTY;
+}
+
+static unsigned long fixture_scan(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	return SHRINK_STOP;
+}
+
+/*
+ * Takes all memory that is free, but for what is movable, or kept for bad times, and four
+ * megabytes, for arrays of pages and the like.
+ */
 struct fixture_hoard *fixture_take_memory(void);
 __weak struct fixture_hoard *fixture_take_memory(void)
 {
@@ -328,6 +348,16 @@ __weak struct fixture_hoard *fixture_take_memory(void)
 
 	if (!hoard)
 		return NULL;
+	hoard->shrinker = shrinker_alloc(0, "pagekit-kunit");
+	if (!hoard->shrinker) {
+		kfree(hoard);
+		return NULL;
+	}
+	hoard->task = current;
+	hoard->shrinker->count_objects = fixture_count;
+	hoard->shrinker->scan_objects = fixture_scan;
+	hoard->shrinker->private_data = hoard;
+	shrinker_register(hoard->shrinker);
 	INIT_LIST_HEAD(&hoard->blocks);
 	hoard->oom.notifier_call = fixture_oom;
 	register_oom_notifier(&hoard->oom);
@@ -341,20 +371,26 @@ __weak struct fixture_hoard *fixture_take_memory(void)
 			order--;
 		}
 	}
+	if (!list_empty(&hoard->blocks)) {
+		struct page *first = list_last_entry(&hoard->blocks, struct page, lru);
+
+		list_del(&first->lru);
+		__free_pages(first, page_private(first));
+	}
 	return hoard;
 }
 
-/* Gives it back. Returns how often that was done already, lest somebody be killed. */
-unsigned int fixture_give_memory(struct fixture_hoard *hoard);
-__weak unsigned int fixture_give_memory(struct fixture_hoard *hoard)
+/* Gives it back, if that was not done already lest somebody be killed. */
+void fixture_give_memory(struct fixture_hoard *hoard, unsigned int *kills, unsigned int *reclaims);
+__weak void fixture_give_memory(struct fixture_hoard *hoard, unsigned int *kills,
+				unsigned int *reclaims)
 {
-	unsigned int ooms;
-
 	unregister_oom_notifier(&hoard->oom);
+	shrinker_free(hoard->shrinker);
 	fixture_free_hoard(hoard);
-	ooms = hoard->ooms;
+	*kills = hoard->kills;
+	*reclaims = hoard->reclaims;
 	kfree(hoard);
-	return ooms;
 }
 
 SHIM(void, fixture_keep, (struct file *file), mapping_set_unevictable(file->f_mapping))

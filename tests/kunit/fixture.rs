@@ -34,7 +34,7 @@ extern "C" {
     fn fixture_drain();
     fn fixture_kill(kill: bool);
     fn fixture_take_memory() -> *mut c_void;
-    fn fixture_give_memory(hoard: *mut c_void) -> c_uint;
+    fn fixture_give_memory(hoard: *mut c_void, kills: *mut c_uint, reclaims: *mut c_uint);
     fn fixture_keep(file: *mut bindings::file);
     #[cfg(CONFIG_NUMA)]
     fn fixture_set_policy(own: bool) -> c_uint;
@@ -614,17 +614,31 @@ pub(crate) fn set_dying(dying: bool) {
     unsafe { fixture_kill(dying) };
 }
 
-/// Runs `f` while no memory is free, but for movable memory. Also returns how often the OOM killer
-/// was called: instead of that, all becomes free again.
-pub(crate) fn starved<T>(f: impl FnOnce() -> T) -> Result<(T, c_uint)> {
+/// Runs `f` while no memory is free, but for movable memory.
+pub(crate) fn starved<T>(f: impl FnOnce() -> T) -> Result<Starved<T>> {
     // SAFETY: It needs nothing but a context that may sleep.
     let hoard = unsafe { fixture_take_memory() };
     if hoard.is_null() {
         return Err(ENOMEM);
     }
     let result = f();
+    let (mut kills, mut reclaims) = (0, 0);
     // SAFETY: It was taken just now.
-    Ok((result, unsafe { fixture_give_memory(hoard) }))
+    unsafe { fixture_give_memory(hoard, &mut kills, &mut reclaims) };
+    Ok(Starved {
+        result,
+        kills,
+        reclaims,
+    })
+}
+
+/// What was done while no memory was free.
+pub(crate) struct Starved<T> {
+    pub(crate) result: T,
+    /// How often the OOM killer was called: instead of that, all memory became free again.
+    pub(crate) kills: c_uint,
+    /// How often this thread reclaimed memory.
+    pub(crate) reclaims: c_uint,
 }
 
 /// Runs `f` with a memory policy of this thread's own. Also returns how often it was asked where to
