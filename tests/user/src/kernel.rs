@@ -127,13 +127,13 @@ pub fn event(name: &str) -> Result<i64> {
     field(&read("/proc/vmstat")?, name).with_context(|| format!("no {name} in vmstat"))
 }
 
-/// How many page faults `access` takes.
+/// How many page faults this thread takes in `access`.
 pub fn faults(access: impl FnOnce()) -> i64 {
     let count = || {
         // SAFETY: a plain struct, and a call that fills it in.
         unsafe {
             let mut usage = std::mem::zeroed();
-            libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+            libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
             usage.ru_minflt
         }
     };

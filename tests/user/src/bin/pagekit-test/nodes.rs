@@ -196,14 +196,17 @@ fn offsets(env: &Env) -> Result<()> {
 /// One fault for what a page table reaches, or a huge page, and none for writing after reading.
 fn faults(env: &Env) -> Result<()> {
     let node = Node::open(env)?;
-    let map = node.map(0, PAGES)?;
-    let reading = kernel::faults(|| {
+    let read = |map: &Mapping| {
         // Not from the start on: what lies before is mapped, too.
         for page in [5, HUGE_PAGES + 5, PAGES - 5] {
-            touch(&map, page);
+            touch(map, page);
         }
         map.touch();
-    });
+    };
+    // The program itself is mapped by faults.
+    read(&node.map(0, PAGES)?);
+    let map = node.map(0, PAGES)?;
+    let reading = kernel::faults(|| read(&map));
     let writing = kernel::faults(|| (0..PAGES).for_each(|page| put(&map, page, new(page))));
     let want = if node.kind.eager { 0 } else { 3 };
     ensure!(

@@ -48,7 +48,7 @@ dontneed: "MADV_DONTNEED" => INVAL, "vma.rs: PFNMAP", |a| *a = Advice::LinuxDont
 pub const FILE: &[&[Row]] = &[rows! { "SHOW_FILE", show;
 show_null: "null" => FAULT, "node.rs ioctl(): read()", |s| s.null = true;
 show_unknown: "an unknown number" => NOTTY, "node.rs ioctl(): cmd",
-        |s| s.cmd = opcode::write::<FileRange>(b'P', 4);
+        |s| s.cmd = opcode::write::<FileRange>(b'P', 9);
 show_size: "an argument of 4 bytes" => NOTTY, "node.rs ioctl(): cmd, its size",
         |s| s.cmd = opcode::write::<u32>(b'P', 3);
 show_no_fd: "file descriptor -1" => BADF, "node.rs ioctl(): fget()", |s| s.number = Some(!0);
