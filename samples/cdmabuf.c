@@ -53,7 +53,8 @@ static struct sg_table *cdmabuf_map(struct dma_buf_attachment *at, enum dma_data
 	mapping = kzalloc_obj(*mapping, GFP_KERNEL_ACCOUNT);
 	if (!mapping)
 		return ERR_PTR(-ENOMEM);
-	ret = sg_alloc_table_from_pages_segment(&mapping->table, buf->pins.pages, buf->pins.count, 0,
+	ret = sg_alloc_table_from_pages_segment(&mapping->table, buf->pins.pages,
+						buf->pins.count, 0,
 						buf->pins.count << PAGE_SHIFT,
 						min_t(size_t, dma_get_max_seg_size(at->dev),
 						      dma_max_mapping_size(at->dev)),

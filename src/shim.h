@@ -8,7 +8,7 @@
 #include <linux/sched/signal.h>
 
 /* What view.rs takes it to be. */
-static_assert(PMD_ORDER == PAGE_SHIFT - (IS_ENABLED(CONFIG_S390) ? 4 : 3));
+static_assert((IS_ENABLED(CONFIG_S390) ? 4 : 3) == PAGE_SHIFT - PMD_ORDER);
 
 /*
  * A function for Rust to call that is one C expression. Weak, as all functions are that a

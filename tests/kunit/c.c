@@ -107,7 +107,9 @@ static void pages_alloc(struct kunit *test)
 
 static struct pagekit_pins room(struct kunit *test, unsigned long count)
 {
-	struct pagekit_pins pins = { .pages = kvmalloc_array(count, sizeof(*pins.pages), GFP_KERNEL) };
+	struct pagekit_pins pins = {
+		.pages = kvmalloc_array(count, sizeof(*pins.pages), GFP_KERNEL),
+	};
 
 	KUNIT_ASSERT_NOT_NULL(test, pins.pages);
 	return pins;

@@ -65,7 +65,7 @@ static inline pmd_t fixture_pmd(unsigned long addr)
 	return pud_none(*pud) ? __pmd(0) : *pmd_offset(pud, addr);
 }
 
-/* The cache mode that addr is mapped with. Page 0 of nothing has one, too: look what is there first. */
+/* The cache mode that addr is mapped with. Where nothing is mapped there is one, too: look first. */
 unsigned long fixture_cache_mode(unsigned long addr);
 __weak unsigned long fixture_cache_mode(unsigned long addr)
 {
@@ -193,13 +193,16 @@ static int fixture_rival_thread(void *data)
 	unsigned int max = size >> PAGE_SHIFT;
 	struct folio **folios = kvmalloc_array(max, sizeof(*folios), GFP_KERNEL);
 	pgoff_t offset;
+	long n = 0;
 
+	/* What was allocated is there: pairs with fixture_rival(). */
 	smp_store_release(&rival->ready, true);
+	/* The same. */
 	while (!smp_load_acquire(&rival->go))
 		cpu_relax();
 	while (!kthread_should_stop()) {
-		long n = folios ? memfd_pin_folios(rival->file, 0, size - 1, folios, max, &offset) : 0;
-
+		if (folios)
+			n = memfd_pin_folios(rival->file, 0, size - 1, folios, max, &offset);
 		if (n > 0)
 			unpin_folios(folios, n);
 		cond_resched();
@@ -218,8 +221,10 @@ __weak struct task_struct *fixture_rival(struct fixture_rival *rival)
 		/* On another CPU than the test, if there is one. */
 		kthread_bind(thread, cpumask_next_wrap(raw_smp_processor_id(), cpu_online_mask));
 		wake_up_process(thread);
+		/* Pairs with the thread. */
 		while (!smp_load_acquire(&rival->ready))
 			cond_resched();
+		/* The same. */
 		smp_store_release(&rival->go, true);
 	}
 	return thread;
@@ -276,7 +281,9 @@ unsigned int fixture_set_policy(bool own);
 __weak unsigned int fixture_set_policy(bool own)
 {
 	static struct mempolicy policy = {
-		.refcnt = ATOMIC_INIT(1), .mode = MPOL_WEIGHTED_INTERLEAVE, .home_node = NUMA_NO_NODE,
+		.refcnt = ATOMIC_INIT(1),
+		.mode = MPOL_WEIGHTED_INTERLEAVE,
+		.home_node = NUMA_NO_NODE,
 	};
 	unsigned int asked = U8_MAX - current->il_weight;
 
