@@ -60,7 +60,7 @@ mod imp {
 
     // SAFETY: They are constant.
     unsafe impl Send for Operations {}
-    // SAFETY: As above.
+    // SAFETY: They are constant, so that all threads only read them.
     unsafe impl Sync for Operations {}
 
     /// The operations of the misc device of this module, with an owner, which 7.2 leaves out.

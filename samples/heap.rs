@@ -73,7 +73,7 @@ struct Heap;
 
 impl kernel::Module for Heap {
     fn init(module: &'static ThisModule) -> Result<Self> {
-        // SAFETY: Plain call.
+        // SAFETY: It takes nothing, and adds a heap whose operations are constant.
         to_result(unsafe { pagekit_heap_add() })?;
         // SAFETY: The module is being loaded. The heap has pointers to it from here on.
         unsafe { bindings::__module_get(module.as_ptr()) };
@@ -105,7 +105,7 @@ fn allocate(len: usize, fd_flags: u32) -> Result<*mut bindings::dma_buf> {
         return Err(EINVAL);
     }
     // What can't be had is refused before other processes are killed for it.
-    // SAFETY: Plain call.
+    // SAFETY: It reads a counter.
     if count > unsafe { pagekit_heap_ram_pages() } {
         return Err(ENOMEM);
     }
@@ -255,7 +255,7 @@ unsafe fn sync(
     dir: bindings::dma_data_direction,
     whom: dmabuf::For,
 ) -> c_int {
-    // SAFETY: As the caller promises.
+    // SAFETY: `buf` is a buffer of ours, and those have a `Buffer`.
     let buffer = unsafe { dmabuf::data::<Buffer>(buf) };
     let mut mappings = buffer.mappings.lock();
     let mut next = &mut *mappings;

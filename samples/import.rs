@@ -49,7 +49,7 @@ pub(crate) struct Buf(NonNull<bindings::dma_buf>);
 
 // SAFETY: Buffers are reference counted and used by any thread.
 unsafe impl Send for Buf {}
-// SAFETY: As above; what a buffer is made of is looked at under its locks only.
+// SAFETY: What a buffer is made of is looked at under its own locks only, by any thread.
 unsafe impl Sync for Buf {}
 
 impl Buf {
@@ -118,7 +118,7 @@ impl Buf {
 ///
 /// `buf` must stay for `'a`.
 pub(crate) unsafe fn reserve<'a>(buf: *mut bindings::dma_buf) -> Reserved<'a> {
-    // SAFETY: As the caller promises.
+    // SAFETY: `buf` stays, and with it its reservation lock.
     unsafe { bindings::dma_resv_lock((*buf).resv, null_mut()) };
     // INVARIANT: It was locked just now: without a context that can't fail.
     Reserved(buf, PhantomData, NotThreadSafe)
@@ -132,7 +132,7 @@ pub(crate) unsafe fn reserve<'a>(buf: *mut bindings::dma_buf) -> Reserved<'a> {
 pub(crate) unsafe fn reserve_interruptible<'a>(
     buf: *mut bindings::dma_buf,
 ) -> Result<Reserved<'a>> {
-    // SAFETY: As the caller promises.
+    // SAFETY: `buf` stays, and with it its reservation lock.
     to_result(unsafe { pagekit_import_lock_interruptible((*buf).resv) })?;
     // INVARIANT: It was locked just now.
     Ok(Reserved(buf, PhantomData, NotThreadSafe))
@@ -144,7 +144,7 @@ pub(crate) unsafe fn reserve_interruptible<'a>(
 ///
 /// `buf` must stay for `'a`.
 pub(crate) unsafe fn try_reserve<'a>(buf: *mut bindings::dma_buf) -> Option<Reserved<'a>> {
-    // SAFETY: As the caller promises.
+    // SAFETY: `buf` stays, and with it its reservation lock.
     unsafe { pagekit_import_trylock((*buf).resv) }
         // INVARIANT: It was locked just now.
         .then(|| Reserved(buf, PhantomData, NotThreadSafe))
@@ -245,7 +245,7 @@ impl<'a> Attachment<'a> {
     ) -> Result<*mut bindings::sg_table> {
         // SAFETY: This owns a reference on the buffer.
         unsafe { dmabuf::assert_held(self.buf.as_ptr()) };
-        // SAFETY: It is attached. As the caller promises.
+        // SAFETY: The buffer is attached and reserved, and is unmapped before it is detached.
         let table = from_err_ptr(unsafe { bindings::dma_buf_map_attachment(self.as_ptr(), dir) })?;
         // SAFETY: This owns a reference on the buffer.
         let left = unsafe {
@@ -298,7 +298,7 @@ pub(crate) struct Device(NonNull<bindings::faux_device>);
 
 // SAFETY: Devices may be used, and destroyed, by any thread.
 unsafe impl Send for Device {}
-// SAFETY: As above.
+// SAFETY: The driver core has locks of its own for what threads do with a device.
 unsafe impl Sync for Device {}
 
 impl Device {

@@ -232,7 +232,7 @@ unsafe fn bo<'a>(buf: *mut bindings::dma_buf) -> &'a mut Bo {
 ///
 /// It must be a buffer that was exported with `OPS`.
 unsafe fn info(reserved: &Reserved<'_>) -> Info {
-    // SAFETY: As the caller promises, and it is reserved.
+    // SAFETY: It was exported with `OPS`, and so has a `Bo`, which is ours while it is reserved.
     unsafe {
         let bo = bo(reserved.as_ptr());
         Info {
@@ -385,7 +385,7 @@ unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
         bo(buf).device
     };
     device.objects.lock().remove(buf);
-    // SAFETY: As above, for the last time. Who looks at the list is done with it. This unpins.
+    // SAFETY: The core passes a buffer of ours, for the last time, and it is in no list any more.
     let mut bo = unsafe { dmabuf::release::<UnsafeCell<Bo>>(buf) };
     let bo = bo.get_mut();
     if let Some(map) = bo.vmap {
@@ -405,7 +405,7 @@ struct Import {
 
 // SAFETY: The mapping is only used under the reservation lock, by any thread.
 unsafe impl Send for Import {}
-// SAFETY: As above.
+// SAFETY: Nothing in it is used without the reservation lock, which one thread has at a time.
 unsafe impl Sync for Import {}
 
 /// How the device has a foreign buffer mapped. Cells, because exporters may also call back while
@@ -488,7 +488,7 @@ impl Mapping {
         // SAFETY: It is attached to a buffer.
         unsafe { dmabuf::assert_held(attachment.buf().as_ptr()) };
         if let Some(dir) = self.wanted.get().filter(|_| self.table.get().is_null()) {
-            // SAFETY: As the caller promises. `Import` unmaps it before it detaches.
+            // SAFETY: The buffer is reserved. `Import` unmaps the attachment before it detaches.
             self.table.set(unsafe { attachment.map(dir) }?);
         }
         Ok(())

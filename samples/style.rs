@@ -122,7 +122,7 @@ impl Create {
         // Objects are in memory as a whole or not at all. What can't be had is refused before other
         // processes are killed for it, and before a fault that can't succeed is tried for ever.
         // So is what the kernel makes no array of.
-        // SAFETY: Plain call.
+        // SAFETY: It reads a counter.
         let ram = unsafe { pagekit_style_ram_pages() };
         if pages > ram.min(i32::MAX as usize / size_of::<usize>()) {
             return Err(ENOMEM);
@@ -177,10 +177,10 @@ impl Access {
         // SAFETY: There is a reference on the buffer, and its reservation lock is not held.
         to_result(unsafe { bindings::dma_buf_begin_cpu_access(buf.as_ptr(), dir) })?;
         let mut map = bindings::iosys_map::default();
-        // SAFETY: As above.
+        // SAFETY: There is a reference on the buffer, and its reservation lock is not held.
         to_result(unsafe { bindings::dma_buf_vmap_unlocked(buf.as_ptr(), &mut map) }).inspect_err(
             |_| {
-                // SAFETY: As above. It has begun.
+                // SAFETY: There is a reference on the buffer, and the access to it has begun.
                 unsafe { bindings::dma_buf_end_cpu_access(buf.as_ptr(), dir) };
             },
         )?;
@@ -292,7 +292,8 @@ impl Info {
     /// It must be a buffer whose attachments are mapped by `dmabuf::map`.
     pub(crate) unsafe fn of_object(reserved: &Reserved<'_>) -> Self {
         let buf = reserved.as_ptr();
-        // SAFETY: As the caller promises. It is reserved. Its size never changes.
+        // SAFETY: Its attachments are mapped by `dmabuf::map`, and it is reserved. Its size never
+        // changes.
         let ((attachments, mappings), size) = unsafe { (dmabuf::users(buf), (*buf).size) };
         Self {
             size: size as u64,
@@ -530,7 +531,7 @@ impl<O, F> Object<O, F> {
 
 /// `shmem_file_setup()`: a file of a driver's own, for the pages of an object.
 pub(crate) fn shmem(size: usize) -> Result<ARef<File>> {
-    // SAFETY: Plain call.
+    // SAFETY: Any size will do: those that are too large are refused.
     let file = from_err_ptr(unsafe { pagekit_style_shmem(bindings::loff_t::try_from(size)?) })?;
     // SAFETY: The new file's reference is ours, and nobody has a file descriptor for it. It is no
     // error, and the kernel returns no null.

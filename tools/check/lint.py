@@ -7,6 +7,8 @@ import shutil
 from tools.lib.build import TESTS, TOOLS, TOP, build_htmldocs, run, setup_tool
 from tools.lib.tap import case
 
+# What such a comment says nothing with.
+REFERS = re.compile(r"// SAFETY: (?:As above|As the caller promises|By the safety requirements|Plain call).*")
 SPDX = re.compile(r'SPDX-License-Identifier(: |": ")GPL-2\.0')
 
 
@@ -30,6 +32,9 @@ def source_cases():
     bare = [f"{path.relative_to(TOP)}: {found}" for path in sources
             for found in re.findall(r"#!?\[allow\([^\]]*\]", path.read_text()) if "reason" not in found]
     yield case("lint.allow", "no reason: " + ", ".join(bare) if bare else "")
+    refers = [f"{path.relative_to(TOP)}: {found}" for folder in ("src", "samples") for path in (TOP / folder).glob("*.rs")
+              for found in REFERS.findall(path.read_text())]
+    yield case("lint.safety", " | ".join(refers))
     yield case("lint.htmldocs", build_htmldocs(TOP / "out/htmldocs"))
     # The last two go into a kernel tree as they are.
     without = ("COPYING", ".gitignore", "tools/intree/MAINTAINERS", "tools/intree/bitflags.md")
