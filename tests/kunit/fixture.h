@@ -65,7 +65,7 @@ static inline pmd_t fixture_pmd(unsigned long addr)
 	return pud_none(*pud) ? __pmd(0) : *pmd_offset(pud, addr);
 }
 
-/* The cache mode that addr is mapped with. Where nothing is mapped there is one, too: look first. */
+/* The cache mode that addr is mapped with. Of nothing there is one, too: look first. */
 unsigned long fixture_cache_mode(unsigned long addr);
 __weak unsigned long fixture_cache_mode(unsigned long addr)
 {
