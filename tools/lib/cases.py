@@ -114,10 +114,10 @@ def judge(cases, where, parts, *, suites=None, without=()) -> list[Case]:
     for suite in {**parts_of, **came}:
         due = sum(listed[suite, part] for part in parts_of[suite]) - sum(suite_of(name) == suite for name in gone)
         if len(came[suite]) != due:
-            key = suite, parts_of[suite][0] if parts_of[suite] else parts.split()[0]
-            lost = sorted({*contents().get(key, ())} - came[suite] - gone) if came[suite] else []
-            number = listed.get(key, 0) + len(came[suite]) - due
-            wrong.append(Case(where, f"{suite}.count", False, f"{len(came[suite])} cases, not {due}"
-                              + (f", without {', '.join(lost)}" if lost else "")
-                              + f"; if that is right, write {key[1]}={number} in tests/lists/cases.txt"))
+            part = (parts_of[suite] or parts.split())[0]
+            lost = sorted({*contents().get((suite, part), ())} - came[suite] - gone)
+            wrong.append(Case(where, f"{suite}.count", False, f"{len(came[suite])} cases, not {due}" + (
+                "" if not came[suite] else (f", without {', '.join(lost)}" if lost else "") +
+                f"; if that is right, write {part}={listed.get((suite, part), 0) + len(came[suite]) - due} "
+                "in tests/lists/cases.txt")))
     return cases + wrong
