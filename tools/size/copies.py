@@ -105,7 +105,9 @@ def item(lines, at) -> range:
     first = last = at
     while re.match(indent + r"(///|//|#\[)", lines[first - 1]):
         first -= 1
-    while not re.match(indent + r"(\S.*)?[;}]$", lines[last]):
+    # A constant's value may begin on a line of its own.
+    end = r".*;$" if lines[at].endswith("=") else indent + r"(\S.*)?[;}]$"
+    while not re.match(end, lines[last]):
         last += 1
     return range(first, last + 1)
 
