@@ -99,7 +99,7 @@ fn skip(why: &CStr) -> Error {
 
 /// For tests whose pages are swapped out.
 pub(crate) fn needs_swap() {
-    // SAFETY: Plain call.
+    // SAFETY: It needs nothing but a context that may sleep.
     if !unsafe { fixture_has_swap() } {
         skip(c"no swap");
     }
@@ -107,7 +107,7 @@ pub(crate) fn needs_swap() {
 
 /// For tests whose pages are in movable memory first.
 pub(crate) fn needs_movable() {
-    // SAFETY: Plain call.
+    // SAFETY: It needs nothing but a context that may sleep.
     if !unsafe { fixture_has_movable() } {
         skip(c"no movable memory: boot with movablecore=");
     }
@@ -157,7 +157,7 @@ impl TestFile {
     /// A hugetlb file of `pages` pages, all holes. Skips the test if the administrator has not made
     /// two huge pages.
     pub(crate) fn hugetlb(pages: usize) -> Result<Self> {
-        // SAFETY: Plain call.
+        // SAFETY: It needs nothing but a context that may sleep.
         let file = from_err_ptr(unsafe { fixture_hugetlb((pages * PAGE_SIZE) as i64) }).map(Self);
         file.and_then(|file| {
             file.fallocate(0, pages.min(1024))?;
@@ -170,7 +170,7 @@ impl TestFile {
     /// A disk: a file whose dirty pages must be written back. Skips the test if the administrator
     /// has made none.
     pub(crate) fn disk() -> Result<Self> {
-        // SAFETY: Plain call.
+        // SAFETY: It needs nothing but a context that may sleep.
         from_err_ptr(unsafe { fixture_disk() })
             .map(Self)
             .map_err(|_| skip(c"no disk that nobody uses"))
@@ -439,7 +439,11 @@ impl Folio {
     }
 }
 
-/// A page with a reference of the test's own.
+/// A page.
+///
+/// # Invariants
+///
+/// The page has a reference of the test's own.
 pub(crate) struct Found(*mut bindings::page);
 
 impl Found {
@@ -447,12 +451,12 @@ impl Found {
         self.0
     }
     fn refs(&self) -> c_int {
-        // SAFETY: We hold a reference, here and below.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_refs(self.0) }
     }
     /// Where the folio begins in its file.
     fn first(&self) -> usize {
-        // SAFETY: As above.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_index(self.0) }
     }
     /// The folio, without our reference.
@@ -468,27 +472,27 @@ impl Found {
         is_movable(self.0)
     }
     pub(crate) fn maybe_pinned(&self) -> bool {
-        // SAFETY: As above.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_maybe_pinned(self.0) }
     }
     /// Pins of a large folio, which it counts apart.
     pub(crate) fn pincount(&self) -> c_int {
-        // SAFETY: As above.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_pincount(self.0) }
     }
     /// Says that the memory has an error while `f` runs.
     pub(crate) fn poisoned<T>(&self, f: impl FnOnce() -> T) -> T {
-        // SAFETY: As above.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_poison(self.0, true) };
         let result = f();
-        // SAFETY: As above.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_poison(self.0, false) };
         result
     }
     /// Has half of all the references that a folio can have while `f` runs.
     pub(crate) fn crowded<T>(&self, f: impl FnOnce() -> T) -> T {
         const HALF: c_int = c_int::MAX / 2;
-        // SAFETY: As above, and there is room for them.
+        // SAFETY: By the type invariants, there is a reference on the page. It has room for as many.
         unsafe { fixture_add_refs(self.0, HALF) };
         let result = f();
         // SAFETY: These are our own.
@@ -505,37 +509,39 @@ impl Found {
         result
     }
     pub(crate) fn is_dirty(&self) -> bool {
-        // SAFETY: As above.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_dirty(self.0) }
     }
     pub(crate) fn clear_dirty(&self) {
-        // SAFETY: As above.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_clear_dirty(self.0) }
     }
     pub(crate) fn is_uptodate(&self) -> bool {
-        // SAFETY: As above.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_uptodate(self.0) }
     }
     pub(crate) fn is_referenced(&self) -> bool {
-        // SAFETY: As above.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_referenced(self.0) }
     }
     pub(crate) fn clear_referenced(&self) {
-        // SAFETY: We hold a reference.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_clear_referenced(self.0) }
     }
     pub(crate) fn nr(&self) -> usize {
-        // SAFETY: As above.
+        // SAFETY: By the type invariants, there is a reference on the page.
         unsafe { fixture_nr(self.0) }
     }
     /// Where the kernel has the page.
     pub(crate) fn address(&self) -> usize {
-        // SAFETY: As above; 64-bit kernels have all pages mapped.
+        // SAFETY: By the type invariants, there is a reference on the page. 64-bit kernels have all
+        // pages mapped.
         unsafe { fixture_address(self.0) as usize }
     }
     /// Makes the page hold what somebody else has left there.
     pub(crate) fn fill(&self, byte: u8) {
-        // SAFETY: As above; 64-bit kernels have all pages mapped.
+        // SAFETY: By the type invariants, there is a reference on the page. 64-bit kernels have all
+        // pages mapped.
         unsafe { fixture_address(self.0).write_bytes(byte, PAGE_SIZE) }
     }
     /// Whether all bytes are `byte`.
@@ -591,13 +597,13 @@ pub(crate) fn is_movable(page: *mut bindings::page) -> bool {
 /// Sends new pages on their way to the LRU lists: they wait for it in a batch of this CPU, with a
 /// reference.
 pub(crate) fn drain() {
-    // SAFETY: Plain call.
+    // SAFETY: It needs nothing but a context that may sleep.
     unsafe { fixture_drain() };
 }
 
 /// How many pages nobody uses.
 pub(crate) fn free_pages() -> usize {
-    // SAFETY: Plain call.
+    // SAFETY: It needs nothing but a context that may sleep.
     unsafe { fixture_free_pages() as usize }
 }
 

@@ -622,7 +622,7 @@ mod tests {
 
     impl Block {
         fn new() -> Result<Self> {
-            // SAFETY: Plain call.
+            // SAFETY: It needs nothing but a context that may sleep.
             let first = unsafe { bindings::alloc_pages(bindings::GFP_KERNEL, 3) };
             Ok(Self {
                 first: NonNull::new(first).ok_or(ENOMEM)?,

@@ -32,8 +32,7 @@ def source_cases():
     bare = [f"{path.relative_to(TOP)}: {found}" for path in sources
             for found in re.findall(r"#!?\[allow\([^\]]*\]", path.read_text()) if "reason" not in found]
     yield case("lint.allow", "no reason: " + ", ".join(bare) if bare else "")
-    refers = [f"{path.relative_to(TOP)}: {found}" for folder in ("src", "samples") for path in (TOP / folder).glob("*.rs")
-              for found in REFERS.findall(path.read_text())]
+    refers = [f"{path.relative_to(TOP)}: {found}" for path in sources for found in REFERS.findall(path.read_text())]
     yield case("lint.safety", " | ".join(refers))
     yield case("lint.htmldocs", build_htmldocs(TOP / "out/htmldocs"))
     # The last two go into a kernel tree as they are.
