@@ -84,9 +84,17 @@ const GFP_NORETRY: bindings::gfp_t = (1 << bindings::___GFP_NORETRY_BIT) | bindi
 const GFP_RETRY_MAYFAIL: bindings::gfp_t =
     (1 << bindings::___GFP_RETRY_MAYFAIL_BIT) | bindings::__GFP_NOWARN;
 
-/// Single pages allocated, or any released, at once. This bounds the time between two looks at
-/// signals and at others who want to run.
-const BULK: usize = 512;
+/// Single pages allocated, or any released, at once: 2 MiB. This bounds the time between two looks
+/// at signals and at others who want to run.
+const BULK: usize = (1 << 21) >> PAGE_SHIFT;
+
+/// Order of the largest folio, which is zeroed at once: what a huge mapping takes, but no more than
+/// 32 MiB. With pages of 64 KiB a huge mapping would take 512 MiB.
+const MAX_ORDER: u32 = if PMD_ORDER + PAGE_SHIFT as u32 <= 25 {
+    PMD_ORDER
+} else {
+    25 - PAGE_SHIFT as u32
+};
 
 /// How [`PageArray::from_shmem`] gets pages.
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -263,7 +271,7 @@ impl PageArray {
             GFP_USER_ZEROED
         };
         let mut order = if flags.contains(AllocFlags::LARGE) {
-            PMD_ORDER
+            MAX_ORDER
         } else {
             0
         };
