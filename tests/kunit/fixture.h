@@ -262,6 +262,38 @@ __weak void fixture_kill(bool kill)
 	}
 }
 
+struct fixture_deadline {
+	struct timer_list timer;
+	struct task_struct *task;
+};
+
+static void fixture_expire(struct timer_list *timer)
+{
+	struct fixture_deadline *deadline = timer_container_of(deadline, timer, timer);
+
+	send_sig(SIGKILL, deadline->task, 1);
+}
+
+/* Pins the page at an address for long. If that does not end by itself, this thread is killed. */
+int fixture_pin_for_long(unsigned long addr);
+__weak int fixture_pin_for_long(unsigned long addr)
+{
+	struct fixture_deadline deadline = { .task = current };
+	struct page *page;
+	int pinned;
+
+	allow_signal(SIGKILL);
+	timer_setup_on_stack(&deadline.timer, fixture_expire, 0);
+	mod_timer(&deadline.timer, jiffies + HZ / 4);
+	pinned = pin_user_pages_fast(addr, 1, FOLL_WRITE | FOLL_LONGTERM, &page);
+	timer_delete_sync(&deadline.timer);
+	timer_destroy_on_stack(&deadline.timer);
+	fixture_kill(false);
+	if (pinned == 1)
+		unpin_user_page(page);
+	return pinned;
+}
+
 /* New pages sit in a batch of this CPU, with a reference, until they go to the LRU lists: now. */
 void fixture_drain(void);
 __weak void fixture_drain(void)
@@ -409,6 +441,7 @@ SHIM(struct task_struct *, fixture_churn, (struct file *file),
 SHIM(void, fixture_set_movable, (struct file *file, bool movable),
      mapping_set_gfp_mask(file->f_mapping, movable ? GFP_HIGHUSER_MOVABLE : GFP_USER))
 SHIM(bool, fixture_movable, (struct page *page), is_zone_movable_page(page))
+SHIM(struct page *, fixture_movable_page, (void), alloc_page(GFP_HIGHUSER_MOVABLE | __GFP_ZERO))
 SHIM(unsigned long, fixture_free_pages, (void), nr_free_pages())
 SHIM(pgoff_t, fixture_index, (struct page *page), page_folio(page)->index)
 SHIM(int, fixture_refs, (struct page *page), folio_ref_count(page_folio(page)))

@@ -4,7 +4,10 @@
 
 #![allow(dead_code, reason = "Each test module uses its part.")]
 
-use core::ptr::null_mut;
+use core::ptr::{
+    null_mut,
+    NonNull, //
+};
 use kernel::{
     bindings,
     error::{
@@ -40,6 +43,8 @@ extern "C" {
     fn fixture_set_policy(own: bool) -> c_uint;
     fn fixture_free_pages() -> c_ulong;
     fn fixture_movable(page: *mut bindings::page) -> bool;
+    fn fixture_movable_page() -> *mut bindings::page;
+    fn fixture_pin_for_long(addr: c_ulong) -> c_int;
     fn fixture_index(page: *mut bindings::page) -> usize;
     fn fixture_refs(page: *mut bindings::page) -> c_int;
     fn fixture_maybe_pinned(page: *mut bindings::page) -> bool;
@@ -592,6 +597,36 @@ pub(crate) fn nr(page: *mut bindings::page) -> usize {
 pub(crate) fn is_movable(page: *mut bindings::page) -> bool {
     // SAFETY: The page is valid.
     unsafe { fixture_movable(page) }
+}
+
+/// A page of movable memory that is on no LRU list, freed on drop.
+pub(crate) struct MovablePage(NonNull<bindings::page>);
+
+impl MovablePage {
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: It needs nothing but a context that may sleep.
+        let page = NonNull::new(unsafe { fixture_movable_page() }).ok_or(ENOMEM)?;
+        assert!(is_movable(page.as_ptr()));
+        Ok(Self(page))
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut bindings::page {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for MovablePage {
+    fn drop(&mut self) {
+        // SAFETY: The reference that a new page has is ours.
+        unsafe { bindings::__free_pages(self.0.as_ptr(), 0) };
+    }
+}
+
+/// Pins the page at an address of this test's process, as `io_uring` does. Killed, if that does not
+/// end.
+pub(crate) fn pin_for_long(addr: usize) -> c_int {
+    // SAFETY: It needs nothing but the thread of a test.
+    unsafe { fixture_pin_for_long(addr) }
 }
 
 /// Sends new pages on their way to the LRU lists: they wait for it in a batch of this CPU, with a

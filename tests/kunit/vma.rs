@@ -781,6 +781,25 @@ mod tests {
         Ok(())
     }
 
+    /// Nobody can move what is mapped by reference: who pins it for long, from memory that pages
+    /// must leave first, as those of CMA areas, tries until it is killed.
+    #[test]
+    fn movable_pages_by_reference_are_never_pinned() -> Result {
+        needs_movable();
+        attach()?;
+        let movable = MovablePage::new()?;
+        let mut pages = [movable.as_ptr()];
+        let mut object = Object::fresh(EagerPages, 1, 0)?;
+        let map = object.mmap(0, 1, RW, SHARED)?;
+        assert_eq!(pin_for_long(map.start), 1);
+        // SAFETY: Both stay until the mapping has gone, which is dropped first.
+        unsafe { object.show(&mut pages) };
+        let map = object.mmap(0, 1, RW, SHARED)?;
+        assert_eq!(map.pin(), 1);
+        assert_eq!(pin_for_long(map.start), EINTR.to_errno());
+        Ok(())
+    }
+
     #[test]
     fn fatal_signals_end_mapping() -> Result {
         attach()?;
