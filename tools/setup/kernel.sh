@@ -131,11 +131,16 @@ make_rust_src() {
 # --- Configuring and building -------------------------------------------------
 
 # fragments <config>: every other config is base plus its own lines; a series of
-# the kernel may need some more
+# the kernel may need some more. Of two lines about a symbol the later one is meant.
 fragments() {
-	cat "$here/config/base.config"
-	[[ ! -f $here/config/base-$KVER.config ]] || cat "$here/config/base-$KVER.config"
-	[[ $1 = base ]] || cat "$here/config/$1.config"
+	{
+		cat "$here/config/base.config"
+		[[ ! -f $here/config/base-$KVER.config ]] || cat "$here/config/base-$KVER.config"
+		[[ $1 = base ]] || cat "$here/config/$1.config"
+	} | tac | awk '
+		/^(# )?CONFIG_/ { symbol = $0; gsub(/^# |[= ].*$/, "", symbol) }
+		/^CONFIG_/ || /^# CONFIG_.* is not set$/ { if (seen[symbol]++) next }
+		{ print }' | tac
 }
 
 # All that a build depends on
