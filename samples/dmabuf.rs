@@ -28,7 +28,10 @@ use kernel::{
     prelude::*,
     sizes::SZ_64K, //
 };
-use pagekit_view::PageRef;
+use pagekit_view::{
+    PageRef,
+    PfnOnly, //
+};
 use pagekit_vma::{
     fault_pfns,
     huge_fault_pfns,
@@ -42,7 +45,7 @@ use pagekit_vma::{
 )]
 extern "C" {
     // mm/vmalloc.c exports these, `bindings` does not have them.
-    fn vm_map_ram(pages: *const PageRef<'_>, count: c_uint, node: c_int) -> *mut c_void;
+    fn vm_map_ram(pages: *const PageRef<'_, PfnOnly>, count: c_uint, node: c_int) -> *mut c_void;
     fn vm_unmap_ram(mem: *const c_void, count: c_uint);
 
     // See dmabuf_shim.h.
@@ -186,9 +189,9 @@ impl SgTable {
     /// # Safety
     ///
     /// `dev` must be a device. The table must be an empty one.
-    pub(crate) unsafe fn fill(
+    pub(crate) unsafe fn fill<Of>(
         &mut self,
-        pages: &[PageRef<'_>],
+        pages: &[PageRef<'_, Of>],
         dev: *mut bindings::device,
     ) -> Result {
         let count = c_uint::try_from(pages.len())?;
@@ -254,9 +257,9 @@ pub(crate) fn table_or_err(table: Result<*mut bindings::sg_table>) -> *mut bindi
 /// The attachment must be one of a buffer of the driver's own, which uses its `priv` for nothing
 /// else. The caller must hold the reservation lock of the buffer. Until [`unmap`] the pages must
 /// stay where they are.
-pub(crate) unsafe fn map(
+pub(crate) unsafe fn map<Of>(
     attachment: *mut bindings::dma_buf_attachment,
-    pages: &[PageRef<'_>],
+    pages: &[PageRef<'_, Of>],
     dir: bindings::dma_data_direction,
 ) -> Result<*mut bindings::sg_table> {
     // SAFETY: The caller promises that only this file uses `priv`, which is null or a mapping, and
@@ -444,11 +447,11 @@ pub(crate) unsafe fn users(buf: *mut bindings::dma_buf) -> (u32, u32) {
 }
 
 /// `vm_map_ram()`: the pages in kernel virtual memory. May sleep.
-pub(crate) fn vmap(pages: &[PageRef<'_>], map: &mut bindings::iosys_map) -> Result {
+pub(crate) fn vmap<Of>(pages: &[PageRef<'_, Of>], map: &mut bindings::iosys_map) -> Result {
     // SAFETY: The slice is an array of pointers to pages that exist.
     let vaddr = unsafe {
         vm_map_ram(
-            pages.as_ptr(),
+            PageRef::pfns(pages).as_ptr(),
             c_uint::try_from(pages.len())?,
             bindings::NUMA_NO_NODE,
         )
@@ -466,7 +469,7 @@ pub(crate) fn vmap(pages: &[PageRef<'_>], map: &mut bindings::iosys_map) -> Resu
 /// # Safety
 ///
 /// `map` must be from [`vmap`] of `pages`, and nobody may use it any more.
-pub(crate) unsafe fn vunmap(pages: &[PageRef<'_>], map: &bindings::iosys_map) {
+pub(crate) unsafe fn vunmap<Of>(pages: &[PageRef<'_, Of>], map: &bindings::iosys_map) {
     // SAFETY: The caller promises that it is from `vmap`, which has checked that the length fits,
     // and is not used any more.
     unsafe { vm_unmap_ram(map.__bindgen_anon_1.vaddr, pages.len() as c_uint) };
@@ -477,7 +480,7 @@ pub(crate) unsafe fn vunmap(pages: &[PageRef<'_>], map: &bindings::iosys_map) {
 /// Whoever maps the buffer may read and write the pages. If it is mapped by [`mmap`], none is
 /// memory of a process.
 pub(crate) trait Pages: 'static {
-    fn pages(&self) -> &[PageRef<'_>];
+    fn pages(&self) -> &[PageRef<'_, PfnOnly>];
 }
 
 /// The operations of such buffers that are calls of this file. `mmap` is for the driver to add: the
@@ -568,7 +571,7 @@ pub(crate) const fn vm_ops<T: Pages>() -> bindings::vm_operations_struct {
     /// # Safety
     ///
     /// The private data of the VMA of `vmf` must be a `T` that stays until the mapping has gone.
-    unsafe fn pages<T: Pages>(vmf: &VmFault) -> &[PageRef<'_>] {
+    unsafe fn pages<T: Pages>(vmf: &VmFault) -> &[PageRef<'_, PfnOnly>] {
         // SAFETY: The caller promises that a `T` is there.
         unsafe { (*(*vmf.vma().as_ptr()).vm_private_data.cast::<T>()).pages() }
     }

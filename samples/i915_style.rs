@@ -83,7 +83,10 @@ use pagekit_pin::{
     PinCount,
     PinFlags, //
 };
-use pagekit_view::PageRef;
+use pagekit_view::{
+    PageRef,
+    PfnOnly, //
+};
 use pagekit_vma::{
     fault_pfns,
     setup_pfns,
@@ -378,10 +381,10 @@ enum Pages {
 }
 
 impl Pages {
-    fn as_slice(&self) -> &[PageRef<'_>] {
+    fn as_slice(&self) -> &[PageRef<'_, PfnOnly>] {
         match self {
             Self::Away => &[],
-            Self::Held(array) => array.pages(),
+            Self::Held(array) => PageRef::pfns(array.pages()),
             Self::Pinned(array) => array.pages(),
         }
     }
@@ -452,7 +455,7 @@ impl<'a> Own<'a> {
     }
 
     /// Pins the pages for one user more, and returns them.
-    fn pin<'b>(self, objects: &'b mut Objects) -> Result<&'b [PageRef<'b>]>
+    fn pin<'b>(self, objects: &'b mut Objects) -> Result<&'b [PageRef<'b, PfnOnly>]>
     where
         'a: 'b,
     {

@@ -50,7 +50,10 @@ use pagekit_pin::{
     PinArray,
     PinFlags, //
 };
-use pagekit_view::PageRef;
+use pagekit_view::{
+    PageRef,
+    PfnOnly, //
+};
 
 mod compat;
 mod dmabuf;
@@ -276,7 +279,7 @@ impl Bo {
 
 // Nobody maps user memory here: that takes a file descriptor of the buffer, and there is none.
 impl dmabuf::Pages for Bo {
-    fn pages(&self) -> &[PageRef<'_>] {
+    fn pages(&self) -> &[PageRef<'_, PfnOnly>] {
         self.pins.as_ref().map_or(&[], PinArray::pages)
     }
 }

@@ -13,6 +13,10 @@ use kernel::{
     prelude::*, //
 };
 use pagekit_pages::PageArray;
+use pagekit_view::{
+    PageRef,
+    PfnOnly, //
+};
 
 mod compat;
 mod dmabuf;
@@ -63,8 +67,8 @@ impl miscdevice::MiscDevice for Driver {
 }
 
 impl dmabuf::Pages for PageArray {
-    fn pages(&self) -> &[pagekit_view::PageRef<'_>] {
-        self.pages()
+    fn pages(&self) -> &[PageRef<'_, PfnOnly>] {
+        PageRef::pfns(self.pages())
     }
 }
 

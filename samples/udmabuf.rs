@@ -50,7 +50,10 @@ use pagekit_pin::{
     PinArray,
     PinFlags, //
 };
-use pagekit_view::PageRef;
+use pagekit_view::{
+    PageRef,
+    PfnOnly, //
+};
 
 mod compat;
 mod dmabuf;
@@ -265,7 +268,7 @@ struct Udmabuf {
 }
 
 impl dmabuf::Pages for Udmabuf {
-    fn pages(&self) -> &[PageRef<'_>] {
+    fn pages(&self) -> &[PageRef<'_, PfnOnly>] {
         self.pins.pages()
     }
 }

@@ -3,9 +3,9 @@
 //! Pin and unpin.
 //!
 //! A [`PinArray`] pins ranges of memfds (shmem or hugetlb) or user memory and lends their pages as
-//! `&[PageRef<'_>]`, one pin per entry. Pinned means: the page stays where it is, for as long as it
-//! takes (`FOLL_LONGTERM`), so that a device may use it. It was moved out of CMA and movable memory
-//! first; that fails if somebody else holds on to it there, after a few tries.
+//! `&[PageRef<'_, PfnOnly>]`, one pin per entry. Pinned means: the page stays where it is, for as
+//! long as it takes (`FOLL_LONGTERM`), so that a device may use it. It was moved out of CMA and
+//! movable memory first; that fails if somebody else holds on to it there, after a few tries.
 //!
 //! A pin does not keep a page in its file. Truncation and hole punching take it out, and the array
 //! keeps it; a part of a large folio that is pinned stays, and is zeroed. `F_SEAL_SHRINK` keeps
@@ -32,7 +32,8 @@ use pagekit_view::{
     runs,
     yield_or_eintr,
     PageRef,
-    PageVec, //
+    PageVec,
+    PfnOnly, //
 };
 
 pub use pagekit_view::Marks;
@@ -60,7 +61,11 @@ extern "C" {
     fn pagekit_pin_usable(folio: *mut bindings::folio, index: usize) -> c_long;
     fn pagekit_pin_rest(page: *mut bindings::page) -> usize;
     fn pagekit_pin_take_small_prefix(folios: *const *mut bindings::folio, n: usize) -> usize;
-    fn pagekit_pin_put_small_prefix(pages: *const PageRef<'_>, n: usize, dirty: bool) -> usize;
+    fn pagekit_pin_put_small_prefix(
+        pages: *const PageRef<'_, PfnOnly>,
+        n: usize,
+        dirty: bool,
+    ) -> usize;
     fn pagekit_pin_put(folio: *mut bindings::folio);
     fn pagekit_pin_dirty_without_lock(page: *mut bindings::page) -> bool;
 
@@ -100,7 +105,7 @@ const TRIES: u32 = 5;
 /// This owns one pin (`FOLL_PIN`) for every entry of `pages`. If `ordered`, the entry after a page
 /// is the next page of the same folio, unless the page is its folio's last.
 pub struct PinArray {
-    pages: PageVec,
+    pages: PageVec<PfnOnly>,
     ordered: bool,
     flags: PinFlags,
 }
@@ -123,9 +128,10 @@ impl PinArray {
         })
     }
 
-    /// Lends the pages, in the order in which they were pinned.
+    /// Lends the pages, in the order in which they were pinned. They are a file's or a process's: only
+    /// their PFNs can be mapped, with a promise of the driver's who may write to them.
     #[inline]
-    pub fn pages(&self) -> &[PageRef<'_>] {
+    pub fn pages(&self) -> &[PageRef<'_, PfnOnly>] {
         self.pages.pages()
     }
 
@@ -372,9 +378,9 @@ impl PinArray {
     fn is_sound(&self) -> bool {
         let mut pairs = self.pages().windows(2);
         // SAFETY: By the type invariants there is a pin on each page, which keeps it and its folio.
-        let pinned = |page: &PageRef<'_>| unsafe { pagekit_pin_is_pinned(page.as_ptr()) };
+        let pinned = |page: &PageRef<'_, PfnOnly>| unsafe { pagekit_pin_is_pinned(page.as_ptr()) };
         // SAFETY: By the type invariants there is a pin on each page, which keeps it and its folio.
-        let rest = |page: &PageRef<'_>| unsafe { pagekit_pin_rest(page.as_ptr()) };
+        let rest = |page: &PageRef<'_, PfnOnly>| unsafe { pagekit_pin_rest(page.as_ptr()) };
         self.pages().iter().all(pinned)
             && (!self.ordered || pairs.all(|pair| rest(&pair[0]) == 1 || runs(pair).count() == 1))
     }
@@ -536,7 +542,7 @@ unsafe fn expand(
     file: &LocalFile,
     pgoff: usize,
     count: usize,
-    slots: *mut PageRef<'static>,
+    slots: *mut PageRef<'static, PfnOnly>,
     nr: usize,
 ) -> Result {
     // A small folio is its only page. Larger ones are expanded.
@@ -630,7 +636,7 @@ unsafe fn expand_backwards(
 /// There must be room for `n` entries from `slots` on, and a pin on each of the `n` pages from
 /// `first` on.
 #[inline(never)]
-unsafe fn write_run(slots: *mut PageRef<'_>, first: NonNull<bindings::page>, n: usize) {
+unsafe fn write_run(slots: *mut PageRef<'_, PfnOnly>, first: NonNull<bindings::page>, n: usize) {
     // SAFETY: There is room for the entries, and the pages are pinned, which makes each what a
     // `PageRef` asks for: this function asks for both.
     unsafe { PageRef::fill(slots, first, n) }

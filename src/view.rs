@@ -7,8 +7,8 @@
 //! Whoever produces pages lends such a slice, whoever maps pages takes one, and
 //! neither knows the other. Cut it with the ordinary slice operations.
 //!
-//! Pages whose owner doesn't look at reference counts have a type of their own,
-//! `PageRef<'_, PfnOnly>`, which what takes references doesn't accept.
+//! Pages whose owner doesn't look at reference counts, and pages that are pinned, have a type of
+//! their own, `PageRef<'_, PfnOnly>`, which what takes references doesn't accept.
 //!
 //! This crate is metadata only. It is all inline, has no symbols and no module.
 
@@ -64,7 +64,8 @@ pub const PMD_ORDER: u32 = PAGE_SHIFT as u32 - if cfg!(CONFIG_S390) { 4 } else {
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub enum Counted {}
 
-/// Nothing: whoever owns the page takes it back whatever its reference count is. See [`PageRef`].
+/// Nothing: whoever owns the page may take it back whatever its reference count is, or users may not
+/// write to it. See [`PageRef`].
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub enum PfnOnly {}
 
@@ -124,24 +125,6 @@ impl<'a> PageRef<'a> {
         // INVARIANT: The caller promises that each is to a page that stays, and is counted.
         unsafe { core::slice::from_raw_parts(pages.as_ptr().cast(), len) }
     }
-
-    /// Fills `n` entries from `slots` on with `first` and the pages after it.
-    ///
-    /// # Safety
-    ///
-    /// There must be room for `n` entries, and all of the pages must be what the invariants of
-    /// [`PageRef`] ask for.
-    #[doc(hidden)]
-    #[inline]
-    pub unsafe fn fill(slots: *mut Self, first: NonNull<bindings::page>, n: usize) {
-        // For large folios there is little else to do, and compilers make the better loop of it
-        // backwards.
-        for i in (0..n).rev() {
-            // SAFETY: The caller promises as many pages as there is room for.
-            // INVARIANT: The caller promises that they stay, and are counted.
-            unsafe { slots.add(i).write(Self(first.add(i), PhantomData)) };
-        }
-    }
 }
 
 impl<'a> PageRef<'a, PfnOnly> {
@@ -186,6 +169,24 @@ impl<'a> PageRef<'a, PfnOnly> {
 }
 
 impl<Of> PageRef<'_, Of> {
+    /// Fills `n` entries from `slots` on with `first` and the pages after it.
+    ///
+    /// # Safety
+    ///
+    /// There must be room for `n` entries, and all of the pages must be what the invariants of
+    /// [`PageRef`] ask for, if `Of` is [`Counted`] also of those.
+    #[doc(hidden)]
+    #[inline]
+    pub unsafe fn fill(slots: *mut Self, first: NonNull<bindings::page>, n: usize) {
+        // For large folios there is little else to do, and compilers make the better loop of it
+        // backwards.
+        for i in (0..n).rev() {
+            // SAFETY: The caller promises as many pages as there is room for.
+            // INVARIANT: The caller promises that they stay, and are counted if `Of` says so.
+            unsafe { slots.add(i).write(Self(first.add(i), PhantomData)) };
+        }
+    }
+
     /// Returns the `struct page` pointer.
     #[inline]
     pub const fn as_ptr(self) -> *mut bindings::page {
@@ -239,9 +240,9 @@ impl BitOr for Marks {
 /// It has none of the checks that a [`KVVec`] makes each time, and isn't freed on drop: that is
 /// part of its owner's own drop, so that it is in a helper and not in each driver.
 #[doc(hidden)]
-pub struct PageVec(ManuallyDrop<KVVec<PageRef<'static>>>);
+pub struct PageVec<Of: 'static = Counted>(ManuallyDrop<KVVec<PageRef<'static, Of>>>);
 
-impl PageVec {
+impl<Of> PageVec<Of> {
     /// Makes room for `count` pages.
     #[inline]
     pub fn with_capacity(count: usize, flags: Flags) -> Result<Self> {
@@ -271,7 +272,7 @@ impl PageVec {
 
     /// The pages that are there.
     #[inline]
-    pub fn pages(&self) -> &[PageRef<'_>] {
+    pub fn pages(&self) -> &[PageRef<'_, Of>] {
         &self.0
     }
 
@@ -283,7 +284,7 @@ impl PageVec {
 
     /// Where the next page goes, if there is room.
     #[inline]
-    pub fn spare(&mut self) -> *mut PageRef<'static> {
+    pub fn spare(&mut self) -> *mut PageRef<'static, Of> {
         let len = self.0.len();
         self.0.as_mut_ptr().wrapping_add(len)
     }

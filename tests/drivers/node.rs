@@ -42,18 +42,19 @@ use pagekit_pin::{
     PinArray,
     PinFlags, //
 };
-use pagekit_view::PageRef;
+use pagekit_view::{
+    PageRef,
+    PfnOnly, //
+};
 use pagekit_vma::{
     fault_pages,
     fault_pfns,
     huge_fault_pages,
     huge_fault_pfns,
     map_pages,
-    map_pages_ro,
     map_pfns,
     map_pfns_ro,
     setup_pages,
-    setup_pages_ro,
     setup_pfns,
     setup_pfns_ro,
     VmFault, //
@@ -181,15 +182,28 @@ struct Node {
 }
 
 impl Node {
-    /// The pages to show, and whether they may only be read. [`None`] while an ioctl is about to
-    /// decide.
-    fn pages(&self) -> Option<(&[PageRef<'_>], bool)> {
+    /// Decides what to show, if nobody did. [`None`] while an ioctl is about to.
+    fn decide(&self) -> Option<&Shown> {
         self.shown.populate(Shown::Fresh);
-        Some(match self.shown.as_ref()? {
-            Shown::Fresh => (self.fresh.pages(), false),
-            Shown::File(array) => (array.pages(), false),
-            Shown::User(pins) => (pins.pages(), true),
-        })
+        self.shown.as_ref()
+    }
+
+    /// The pages to show by their PFNs.
+    fn pages(&self) -> &[PageRef<'_, PfnOnly>] {
+        match self.shown.as_ref() {
+            Some(Shown::User(pins)) => pins.pages(),
+            _ => PageRef::pfns(self.counted()),
+        }
+    }
+
+    /// The pages to show by reference.
+    fn counted(&self) -> &[PageRef<'_>] {
+        match self.shown.as_ref() {
+            Some(Shown::Fresh) => self.fresh.pages(),
+            Some(Shown::File(array)) => array.pages(),
+            // Such nodes show no memory of processes.
+            _ => &[],
+        }
     }
 }
 
@@ -236,7 +250,7 @@ impl MiscDevice for Node {
                     ShmemFlags::WRITE,
                 )?)
             }
-            SHOW_USER => {
+            SHOW_USER if matches!(node.kind.show, Pfns) => {
                 let range: UserRange = user(size_of::<UserRange>()).read()?;
                 let (address, count) = (range.address as usize, range.count as usize);
                 let mut pins = PinArray::with_capacity(count, PinFlags::empty())?;
@@ -253,7 +267,8 @@ impl MiscDevice for Node {
     }
 
     fn mmap(node: Pin<&Self>, _file: &File, vma: &VmaNew) -> Result {
-        let (pages, read_only) = node.pages().ok_or(EBUSY)?;
+        let read_only = matches!(node.decide().ok_or(EBUSY)?, Shown::User(_));
+        let (pages, counted) = (node.pages(), node.counted());
         let Kind { show, when, .. } = *node.kind;
         // SAFETY: The VMA is being set up, and holds the file, which owns the node.
         unsafe {
@@ -274,10 +289,8 @@ impl MiscDevice for Node {
             (Pfns, _, false) => unsafe { setup_pfns(vma, pages.len(), 0) },
             // SAFETY: Nobody makes it a mixed mapping.
             (Pfns, _, true) => unsafe { setup_pfns_ro(vma, pages.len(), 0) },
-            (Pages, AtMmap, false) => map_pages(vma, pages, 0),
-            (Pages, AtMmap, true) => map_pages_ro(vma, pages, 0),
-            (Pages, _, false) => setup_pages(vma, pages.len(), 0),
-            (Pages, _, true) => setup_pages_ro(vma, pages.len(), 0),
+            (Pages, AtMmap, _) => map_pages(vma, counted, 0),
+            (Pages, _, _) => setup_pages(vma, counted.len(), 0),
         }
     }
 }
@@ -298,10 +311,9 @@ const HUGE_VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_st
 /// # Safety
 ///
 /// `mmap` must have set up the VMA of `vmf`.
-unsafe fn shown(vmf: &VmFault) -> (&Node, &[PageRef<'_>]) {
+unsafe fn shown(vmf: &VmFault) -> &Node {
     // SAFETY: `mmap` has set the private data to the node, which the file that the VMA holds owns.
-    let node = unsafe { &*(*vmf.vma().as_ptr()).vm_private_data.cast::<Node>() };
-    (node, node.pages().map_or(&[], |(pages, _)| pages))
+    unsafe { &*(*vmf.vma().as_ptr()).vm_private_data.cast() }
 }
 
 /// # Safety
@@ -312,11 +324,11 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
     // their places, until the file is released.
     unsafe {
         let vmf = VmFault::from_raw(vmf);
-        let (node, pages) = shown(vmf);
+        let node = shown(vmf);
         let _one = node.fault.lock();
         match node.kind.show {
-            Pfns => fault_pfns(vmf, pages, 0),
-            Pages => fault_pages(vmf, pages, 0),
+            Pfns => fault_pfns(vmf, node.pages(), 0),
+            Pages => fault_pages(vmf, node.counted(), 0),
         }
     }
 }
@@ -332,15 +344,15 @@ unsafe extern "C" fn huge_fault(
     // their places, until the file is released. `fault` takes the same lock.
     unsafe {
         let vmf = VmFault::from_raw(vmf);
-        let (node, pages) = shown(vmf);
+        let node = shown(vmf);
         let _one = node.fault.lock();
         match node.kind.show {
             // Two huge entries for the same memory of a process are a bug.
             Pfns if matches!(node.shown.as_ref(), Some(Shown::User(_))) => {
                 bindings::vm_fault_reason_VM_FAULT_FALLBACK
             }
-            Pfns => huge_fault_pfns(vmf, order, pages, 0),
-            Pages => huge_fault_pages(vmf, order, pages, 0),
+            Pfns => huge_fault_pfns(vmf, order, node.pages(), 0),
+            Pages => huge_fault_pages(vmf, order, node.counted(), 0),
         }
     }
 }
