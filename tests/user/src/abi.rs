@@ -102,11 +102,15 @@ pub struct FileRange {
 pub const SHOW_FILE: Opcode = opcode::write::<FileRange>(b'P', 3);
 
 /// The argument of `SHOW_USER`.
+#[derive(Clone, Copy)]
 #[repr(C)]
-struct UserRange {
-    address: u64,
-    count: u64,
+pub struct UserRange {
+    pub address: u64,
+    pub count: u64,
 }
+
+/// C: `SHOW_USER` of `tests/drivers/node.rs`.
+pub const SHOW_USER: Opcode = opcode::write::<UserRange>(b'P', 4);
 
 /// An ioctl with an arbitrary argument, so that tests can pass wrong ones.
 struct Raw {
@@ -212,15 +216,14 @@ pub fn show_file(node: impl AsFd, memfd: impl AsFd, pgoff: usize, count: usize) 
     unsafe { ioctl(node, SHOW_FILE, (&raw const range).cast()) }.map(drop)
 }
 
-/// C: `SHOW_USER` of `tests/drivers/node.rs`: pages of this process, for reading.
+/// `SHOW_USER`: pages of this process, for reading.
 pub fn show_user(node: impl AsFd, memory: &Mapping) -> io::Result<()> {
     let range = UserRange {
         address: memory.at(0) as u64,
         count: (memory.len() / PAGE) as u64,
     };
-    let show_user = opcode::write::<UserRange>(b'P', 4);
     // SAFETY: the kernel only reads `range`.
-    unsafe { ioctl(node, show_user, (&raw const range).cast()) }.map(drop)
+    unsafe { ioctl(node, SHOW_USER, (&raw const range).cast()) }.map(drop)
 }
 
 /// `BENCH_MAKE`.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::Result;
-use pagekit_user::abi::{FileRange, SHOW_FILE};
+use pagekit_user::abi::{FileRange, UserRange, SHOW_FILE, SHOW_USER};
 use pagekit_user::mapping::{last_errno, Mapping};
 use pagekit_user::{abi, PAGE};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -45,29 +45,45 @@ dontneed: "MADV_DONTNEED" => INVAL, "vma.rs: PFNMAP", |a| *a = Advice::LinuxDont
 }];
 
 /// For one of them: this has nothing to do with mapping.
-pub const FILE: &[&[Row]] = &[rows! { "SHOW_FILE", show;
-show_null: "null" => FAULT, "node.rs ioctl(): read()", |s| s.null = true;
-show_unknown: "an unknown number" => NOTTY, "node.rs ioctl(): cmd",
-        |s| s.cmd = opcode::write::<FileRange>(b'P', 9);
-show_size: "an argument of 4 bytes" => NOTTY, "node.rs ioctl(): cmd, its size",
-        |s| s.cmd = opcode::write::<u32>(b'P', 3);
-show_no_fd: "file descriptor -1" => BADF, "node.rs ioctl(): fget()", |s| s.number = Some(!0);
-show_node: "a node" => INVAL, "pages.rs from_shmem(): end > size", |s| s.file = s.env.open()?;
-show_hugetlb: "a hugetlb memfd" => INVAL, "pages.rs from_shmem(): shmem_mapping()", |s| s.file = huge_memfd(512)?;
-show_none: "count 0" => INVAL, "range.rs file_bytes(): count == 0", |s| s.count = 0;
-show_past_end: "17 of 16 pages" => INVAL, "pages.rs from_shmem(): end > size", |s| s.count = 17;
-show_at_end: "page 16 of 16" => INVAL, "pages.rs from_shmem(): end > size", |s| (s.pgoff, s.count) = (16, 1);
-show_part_of_page: "a last page of 4095 bytes" => INVAL, "pages.rs from_shmem(): end > size, in bytes",
-    |s| s.file.set_len(16 * PAGE as u64 - 1)?;
-show_offset_huge: "page 2^60" => INVAL, "range.rs file_bytes(): MAX_FILE_BYTES", |s| s.pgoff = 1 << 60;
-show_offset_wraps: "page 2^64 - 1" => INVAL, "range.rs file_bytes(): checked_add()",
-        |s| (s.pgoff, s.count) = (!0, 1);
-show_count_max: "count 2^32 - 1" => INVAL, "pages.rs from_shmem(): end > size", |s| s.count = !0;
-show_large_file: "count 2^32 - 1, of a file as large" => NOMEM, "pages.rs with_capacity(): KVVec::with_capacity",
-    |s| { s.file.set_len(1 << 44)?; s.count = !0 };
-show_twice: "once more" => BUSY, "node.rs ioctl(): populate()", |s| s.shown = true;
-show_mapped: "a node that was mapped" => BUSY, "node.rs pages(): populate()", |s| s.mapped = true;
-}];
+pub const FILE: &[&[Row]] = &[
+    rows! { "SHOW_FILE", show;
+    show_null: "null" => FAULT, "node.rs ioctl(): read()", |s| s.null = true;
+    show_unknown: "an unknown number" => NOTTY, "node.rs ioctl(): cmd",
+            |s| s.cmd = opcode::write::<FileRange>(b'P', 9);
+    show_size: "an argument of 4 bytes" => NOTTY, "node.rs ioctl(): cmd, its size",
+            |s| s.cmd = opcode::write::<u32>(b'P', 3);
+    show_no_fd: "file descriptor -1" => BADF, "node.rs ioctl(): fget()", |s| s.number = Some(!0);
+    show_node: "a node" => INVAL, "pages.rs from_shmem(): end > size", |s| s.file = s.env.open()?;
+    show_hugetlb: "a hugetlb memfd" => INVAL, "pages.rs from_shmem(): shmem_mapping()", |s| s.file = huge_memfd(512)?;
+    show_none: "count 0" => INVAL, "range.rs file_bytes(): count == 0", |s| s.count = 0;
+    show_past_end: "17 of 16 pages" => INVAL, "pages.rs from_shmem(): end > size", |s| s.count = 17;
+    show_at_end: "page 16 of 16" => INVAL, "pages.rs from_shmem(): end > size", |s| (s.pgoff, s.count) = (16, 1);
+    show_part_of_page: "a last page of 4095 bytes" => INVAL, "pages.rs from_shmem(): end > size, in bytes",
+        |s| s.file.set_len(16 * PAGE as u64 - 1)?;
+    show_offset_huge: "page 2^60" => INVAL, "range.rs file_bytes(): MAX_FILE_BYTES", |s| s.pgoff = 1 << 60;
+    show_offset_wraps: "page 2^64 - 1" => INVAL, "range.rs file_bytes(): checked_add()",
+            |s| (s.pgoff, s.count) = (!0, 1);
+    show_count_max: "count 2^32 - 1" => INVAL, "pages.rs from_shmem(): end > size", |s| s.count = !0;
+    show_large_file: "count 2^32 - 1, of a file as large" => NOMEM, "pages.rs with_capacity(): KVVec::with_capacity",
+        |s| { s.file.set_len(1 << 44)?; s.count = !0 };
+    show_twice: "once more" => BUSY, "node.rs ioctl(): populate()", |s| s.shown = true;
+    show_mapped: "a node that was mapped" => BUSY, "node.rs decide(): populate()", |s| s.mapped = true;
+    },
+    rows! { "SHOW_USER", show_user;
+    user_null: "null" => FAULT, "node.rs ioctl(): read()", |u| u.null = true;
+    user_none: "count 0" => INVAL, "pin.rs pin_user(): count == 0", |u| u.range.count = 0;
+    user_part_of_page: "an address within a page" => INVAL, "pin.rs pin_user(): addr % PAGE_SIZE",
+        |u| u.range.address += 8;
+    user_wraps: "the last page of all and one more" => INVAL, "pin.rs pin_user(): wraps",
+        |u| (u.range.address, u.range.count) = (!0 << 12, 2);
+    user_kernel: "an address of the kernel" => FAULT, "pin.rs pin_user_chunks(): pin_user_pages_fast()",
+        |u| u.range.address = 1 << 63;
+    user_unmapped: "memory that is not mapped" => FAULT, "pin.rs pin_user_chunks(): pin_user_pages_fast()",
+        |u| u.range.address = PAGE as u64;
+    user_count_max: "count 2^64 - 1" => NOMEM, "pin.rs with_capacity(): KVVec::with_capacity", |u| u.range.count = !0;
+    user_twice: "once more" => BUSY, "node.rs ioctl(): populate()", |u| u.shown = true;
+    },
+];
 
 /// For those that show referenced pages.
 pub const FAULTS: &[&[Row]] = &[rows! { "write() of a node's mapping", write_out;
@@ -167,6 +183,42 @@ fn show(env: &Env, change: impl FnOnce(&mut Show<'_>) -> Result<()>) -> Outcome 
             bad.show(&node)
         },
         || good.show(if same { &node } else { &other }),
+    )
+}
+
+struct ShowUser {
+    null: bool,
+    range: UserRange,
+    /// It is shown already.
+    shown: bool,
+}
+
+fn show_user(env: &Env, change: impl FnOnce(&mut ShowUser) -> Result<()>) -> Outcome {
+    let memory = Mapping::anonymous(4 * PAGE)?;
+    let range = UserRange {
+        address: memory.at(0) as u64,
+        count: 4,
+    };
+    let mut bad = ShowUser {
+        null: false,
+        range,
+        shown: false,
+    };
+    change(&mut bad)?;
+    let (node, other) = (env.open()?, env.open()?);
+    if bad.shown {
+        abi::show_user(&node, &memory)?;
+    }
+    let arg = if bad.null {
+        std::ptr::null()
+    } else {
+        &raw const bad.range
+    };
+    tried(
+        // SAFETY: the kernel only reads the argument.
+        || unsafe { abi::ioctl(&node, SHOW_USER, arg.cast()) }.map(drop),
+        // A failure leaves it as it was.
+        || abi::show_user(if bad.shown { &other } else { &node }, &memory),
     )
 }
 
