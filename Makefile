@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # For people. What kbuild reads is Kbuild, next to this file.
 
-# base or debug: which kernel of tools/setup/config, unless KDIR= names a tree
+# base, debug or prod: which kernel of tools/setup/config, unless KDIR= names a tree
 CONFIG ?= base
 OUT := $(CURDIR)/out/modules-$(if $(KDIR),custom,$(CONFIG))
 
@@ -41,7 +41,7 @@ update: ## the same, with the newest patch level of the kernel series
 	@PAGEKIT_UPDATE=1 tools/setup/setup.sh kernel $(CONFIG)
 
 .PHONY: modules
-modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug]
+modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug|prod]
 	@tools/setup/setup.sh modules $(CONFIG) >/dev/null
 	@mkdir -p $(OUT)
 	+@env=$$(tools/setup/setup.sh env $(CONFIG)) && eval "$$env" && \

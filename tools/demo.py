@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tools.lib import guest
-from tools.lib.build import OUT, Broken, guarded, set_up
+from tools.lib.build import KERNELS, OUT, Broken, guarded, set_up
 
 # The file lives in the guest's memory once; the rest is room for the guest.
 MAX_MIB = 1024
@@ -57,7 +57,7 @@ def mib(path: Path) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=f"Share a file, of at most {MAX_MIB} MiB.")
-    parser.add_argument("--kernel", choices=("base", "debug"), default="base")
+    parser.add_argument("--kernel", choices=KERNELS, default="base")
     parser.add_argument("file", nargs="?", help="default: the kernel image")
     options = parser.parse_args()
     try:

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from tools.lib import guest
-from tools.lib.build import Broken, guarded, install, install_driver, set_up
+from tools.lib.build import KERNELS, Broken, guarded, install, install_driver, set_up
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Try a driver made of the template in a VM.")
-    parser.add_argument("--kernel", choices=("base", "debug"), default="base")
+    parser.add_argument("--kernel", choices=KERNELS, default="base")
     parser.add_argument("dir", help="where make new-driver has created it")
     options = parser.parse_args()
     folder = Path(options.dir).resolve()

@@ -8,7 +8,7 @@ import shutil
 import sys
 
 from tools.lib import guest
-from tools.lib.build import OUT, guarded
+from tools.lib.build import KERNELS, OUT, guarded
 from tools.lib.cases import judge
 from tools.lib.tap import print_failed
 
@@ -20,7 +20,7 @@ def replay(seed) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Do random things to all devices.")
-    parser.add_argument("--kernel", choices=("base", "debug"), default="debug")
+    parser.add_argument("--kernel", choices=KERNELS, default="debug")
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--seed", type=int, help="of the first sequence (default: drawn)")
     options = parser.parse_args()

@@ -7,7 +7,7 @@ import shutil
 import sys
 
 from tools.lib import guest
-from tools.lib.build import OUT, guarded
+from tools.lib.build import KERNELS, OUT, guarded
 from tools.lib.cases import judge
 from tools.lib.tap import summary
 
@@ -30,7 +30,7 @@ def show(cells, failed):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Share buffers of each exporter with each importer.")
-    parser.add_argument("--kernel", choices=("base", "debug"), default="base")
+    parser.add_argument("--kernel", choices=KERNELS, default="base")
     options = parser.parse_args()
     built, env = guest.prepare(options.kernel, "matrix")
     tested = guest.test(options.kernel, built, "matrix", env)

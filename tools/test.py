@@ -21,7 +21,7 @@ from tools.bench import gate
 from tools.check import docs, lists, modules, template, types
 from tools.convert import convert
 from tools.lib import build, guest
-from tools.lib.build import BIN, OUT, TOP, Broken, guarded, load_order, modules_dir, set_up
+from tools.lib.build import BIN, KERNELS, OUT, TOP, Broken, guarded, load_order, modules_dir, set_up
 from tools.lib.cases import choose, judge, part_of, suite_of
 from tools.lib.tap import TAP, Case, print_failed, report, setup_case, summary
 
@@ -43,6 +43,7 @@ BOOTS = {
         "cma": ["cma"],
         "numa": ["numa"],
         "debug": ["kunit", "user", "inputs", "failures", "selftest converted template matrix", "races", "fuzz"],
+        "prod": ["kunit user inputs", "selftest converted template matrix races fuzz"],
         "bench": ["bench"],
     },
     "peer": {"base": ["peer"], "swiotlb": ["bounced-peer"]},
@@ -297,7 +298,7 @@ def main() -> int:
         if function is test:
             command.add_argument("parts", nargs="*", help="where, or where:part; default: all")
         elif function is test_only:
-            command.add_argument("--kernel", choices=("base", "debug"))
+            command.add_argument("--kernel", choices=KERNELS)
             command.add_argument("names", nargs="+", help="suites, cases, or suite.case; * stands for anything")
         elif function is soak:
             command.add_argument("seconds", type=float, nargs="?", default=60, help="for each race; default: 60")

@@ -21,6 +21,9 @@ LISTS = TESTS / "lists"
 OUT = TOP / "out"
 BIN = OUT / "user" / "release"
 
+# Those of tools/setup/config.
+KERNELS = ("base", "debug", "prod")
+
 HELPERS = ("pagekit_pages", "pagekit_pin", "pagekit_vma")
 SAMPLE = "pagekit_udmabuf"
 # Once loaded, it stays, and what it needs stays with it.

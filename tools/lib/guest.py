@@ -38,7 +38,7 @@ LIB = TESTS / "guest/lib.sh"
 # things that fail on purpose.
 VMAP_WARNING = r"WARNING: .* dma_buf_vmap\+"
 # Seconds for hardware acceleration (vm.py scales them), by kernel and how it is booted.
-TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "numa": 30, "debug": 100}
+TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "numa": 30, "debug": 100, "prod": 80}
 # On the debug kernel, of what takes longest there.
 LONG = ("user", "failures")
 LONG_TIMEOUT = 300

@@ -8,15 +8,15 @@
 #
 #   setup.sh python              the first step of what is written in Python: get that, if it is
 #                                missing, with all other packages
-#   setup.sh kernel base|debug   set up all; the last line printed is the build dir
-#   setup.sh modules base|debug  the same without the virtual machine
-#   setup.sh convert base|debug  all, and what converts a driver of the kernel's to C
-#   setup.sh size base|debug     the same, and what counts lines for make size
-#   setup.sh check base|debug    all, and what make check needs
+#   setup.sh kernel CONFIG       set up all; the last line printed is the build dir
+#   setup.sh modules CONFIG      the same without the virtual machine
+#   setup.sh convert CONFIG      all, and what converts a driver of the kernel's to C
+#   setup.sh size CONFIG         the same, and what counts lines for make size
+#   setup.sh check CONFIG        all, and what make check needs
 #   setup.sh bitflags            get the crate; the last line printed is its lib.rs
 #   setup.sh sphinx|ruff         a tool for documents, or for Python; prints where it is
 #   setup.sh matplotlib          the same: a Python that can draw the documents' charts
-#   setup.sh env base|debug      NAME=value lines for a machine that is set up
+#   setup.sh env CONFIG          NAME=value lines for a machine that is set up
 #   setup.sh doctor              what is there and what is missing
 #
 # In the environment: KDIR= a kernel tree of yours, built with Rust; KVER= the
@@ -159,7 +159,8 @@ set_up() {
 	# The downloads keep the network busy and bindgen the processors, while
 	# packages get installed; the rest goes on beside the kernel's build.
 	! { have cc xz && find_rustc; } || start_tools
-	install_packages "$@" kernel
+	# shellcheck disable=SC2046 # nothing, or one word
+	install_packages "$@" kernel $([[ $config != prod ]] || echo prod)
 	start_tools
 	wait_steps
 	find_bitflags || step bitflags make_bitflags

