@@ -52,6 +52,17 @@ selftest_udmabuf() {
 	umount /dev/udmabuf
 }
 
+# selftest_mmap <name> <device>: ours, in the kernel's form
+selftest_mmap() {
+	echo "== selftest-mmap-$1"
+	tool "$BIN/mmap_offset-selftest" -v dmabuf -- "$2" </dev/null
+}
+
+# vgem shows wrong pages wherever a mapping does not begin with the buffer.
+vgem_fails() {
+	[ "$("$BIN/mmap_offset-selftest" -v dmabuf -- /dev/dri/card0 </dev/null | grep -c '^not ok')" = 4 ]
+}
+
 # The one of DMA heaps tests all that there are: it is shown only ours.
 selftest_heaps() {
 	mount -t tmpfs none /dev/dma_heap || return
@@ -186,6 +197,7 @@ for part in $PARTS; do
 		echo "=="
 		tool "$BIN/pagekit-test" --peer --device /dev/udmabuf stale unwritten partly_written dirty read_only_fd
 		tool "$BIN/pagekit-test" --peer --device /dev/dma_heap/system --group heap read_only
+		check vgem.mmap_offset vgem_fails
 		;;
 	bounced-peer)
 		echo "=="
@@ -203,6 +215,8 @@ for part in $PARTS; do
 		echo "== selftest-udmabuf"
 		rmmod pagekit_udmabuf && insmod "$MODDIR/pagekit_udmabuf.ko" name=pagekit-selftest &&
 			selftest_udmabuf /dev/pagekit-selftest || broken "no device for the selftest"
+		selftest_mmap udmabuf /dev/pagekit-selftest
+		selftest_mmap cdmabuf /dev/pagekit-cdmabuf
 		for node in /dev/pagekit-node-*pfns; do
 			echo "== selftest-pfnmap-${node#/dev/pagekit-node-}"
 			tool "$BIN/pfnmap-selftest" -- "$node" </dev/null
@@ -248,6 +262,7 @@ for part in $PARTS; do
 	selftest)
 		echo "== selftest-heaps"
 		selftest_heaps || broken "no heap for the selftest"
+		selftest_mmap heap /dev/dma_heap/pagekit
 		;;
 	numa | matrix | races | fuzz)
 		again=

@@ -34,6 +34,8 @@ SELFTESTS = {
     "udmabuf": ("include/uapi", "drivers/dma-buf/udmabuf.c"),
     "pfnmap": ("tools/include/uapi", "mm/pfnmap.c", "mm/vm_util.c"),
     "heaps": ("include/uapi", "dmabuf-heaps/dmabuf-heap.c"),
+    # Ours, in their form.
+    "mmap_offset": ("include/uapi", TESTS / "selftest/mmap_offset.c"),
 }
 # A driver as a newcomer makes it, and where: beside the root that the helpers are installed in.
 DRIVER = "acme_share"
@@ -199,12 +201,12 @@ def build_user():
 
 
 def build_selftests(kdir: Path):
-    """The kernel tree's own, unchanged."""
+    """The kernel tree's own, unchanged, and ours in their form."""
     source = source_of(kdir)
     selftests = source / "tools/testing/selftests"
     for name, (headers, *files) in SELFTESTS.items():
         place = "-isystem" if headers.startswith("tools") else "-idirafter"
-        call(f"building the kernel's {name} selftest", "cc", "-O2", "-w", "-D__user=", "-I", selftests,
+        call(f"building the {name} selftest", "cc", "-O2", "-w", "-D__user=", "-I", selftests,
              place, source / headers, *(selftests / file for file in files), "-o", BIN / f"{name}-selftest")
 
 

@@ -84,7 +84,7 @@ def prepare(where, parts) -> tuple[dict, dict]:
     built = set_up(config, "convert" if "converted" in parts else "kernel", user=parts != "kunit")
     if parts != "kunit":
         build_compat()
-    if "selftest" in parts:
+    if {"selftest", "peer"} & {*parts.split()}:
         build_selftests(Path(built["KDIR"]))
     if "template" in parts:
         env |= new_driver(config, built)

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Which pages a mapping of a buffer shows, in the form of the kernel's selftests.
+ *
+ * A page fault handler that takes the distance from the start of the VMA for the
+ * page of the buffer shows the wrong page wherever the VMA does not begin with the
+ * buffer: in a mapping at an offset, and in what is left of a mapping that was split
+ * or has lost its head. Any way to map a buffer can be tried:
+ *
+ *	mmap_offset -- /dev/dma_heap/system
+ *	mmap_offset -- /dev/udmabuf
+ *	mmap_offset -- /dev/dri/card0
+ *
+ * A DRM node is tried by itself, at the offset that it gives, and by a dma-buf of it.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <drm/drm.h>
+#include <linux/dma-heap.h>
+#include <linux/udmabuf.h>
+
+#include "kselftest_harness.h"
+
+#define PAGES	64
+#define AT	10
+
+static const char *node = "/dev/dma_heap/system";
+
+/* What can be mapped: a file, and where in it the buffer begins. */
+struct buffer {
+	int fd;
+	off_t base;
+};
+
+static bool is_drm(int dev)
+{
+	struct drm_version version = {};
+
+	return !ioctl(dev, DRM_IOCTL_VERSION, &version);
+}
+
+/* These return 0 or an error: ENOTTY from udmabuf, if it is asked as a heap. */
+
+static int from_heap(int dev, size_t size, struct buffer *buffer)
+{
+	struct dma_heap_allocation_data data = {
+		.len = size,
+		.fd_flags = O_RDWR | O_CLOEXEC,
+	};
+
+	if (ioctl(dev, DMA_HEAP_IOCTL_ALLOC, &data))
+		return errno;
+	buffer->fd = data.fd;
+	return 0;
+}
+
+static int from_udmabuf(int dev, size_t size, struct buffer *buffer)
+{
+	struct udmabuf_create create = {
+		.memfd = memfd_create("mmap_offset", MFD_ALLOW_SEALING),
+		.flags = UDMABUF_FLAGS_CLOEXEC,
+		.size = size,
+	};
+	int err = 0;
+
+	if (ftruncate(create.memfd, size) || fcntl(create.memfd, F_ADD_SEALS, F_SEAL_SHRINK))
+		return errno;
+	buffer->fd = ioctl(dev, UDMABUF_CREATE, &create);
+	if (buffer->fd < 0)
+		err = errno;
+	close(create.memfd);
+	return err;
+}
+
+static int from_drm(int dev, size_t size, bool prime, struct buffer *buffer)
+{
+	struct drm_mode_create_dumb create = {
+		.width = size / 4 / PAGES,
+		.height = PAGES,
+		.bpp = 32,
+	};
+	struct drm_mode_map_dumb map = {};
+	struct drm_prime_handle handle = { .flags = DRM_CLOEXEC | DRM_RDWR };
+
+	if (ioctl(dev, DRM_IOCTL_MODE_CREATE_DUMB, &create))
+		return errno;
+	if (prime) {
+		handle.handle = create.handle;
+		if (ioctl(dev, DRM_IOCTL_PRIME_HANDLE_TO_FD, &handle))
+			return errno;
+		buffer->fd = handle.fd;
+		return 0;
+	}
+	map.handle = create.handle;
+	if (ioctl(dev, DRM_IOCTL_MODE_MAP_DUMB, &map))
+		return errno;
+	buffer->base = map.offset;
+	buffer->fd = dup(dev);
+	return 0;
+}
+
+FIXTURE(mmap_offset)
+{
+	size_t page;
+	int dev;
+	struct buffer buffer;
+};
+
+FIXTURE_VARIANT(mmap_offset)
+{
+	bool drm_node;
+};
+
+/* The buffer as a file of its own. */
+FIXTURE_VARIANT_ADD(mmap_offset, dmabuf)
+{
+	.drm_node = false,
+};
+
+/* The buffer at its offset in the node of a DRM driver. */
+FIXTURE_VARIANT_ADD(mmap_offset, drm_node)
+{
+	.drm_node = true,
+};
+
+static uint64_t *map_pages(FIXTURE_DATA(mmap_offset) *self, int first, int count)
+{
+	return mmap(NULL, count * self->page, PROT_READ | PROT_WRITE, MAP_SHARED, self->buffer.fd,
+		    self->buffer.base + (off_t)first * self->page);
+}
+
+static uint64_t *page_of(FIXTURE_DATA(mmap_offset) *self, uint64_t *map, int page)
+{
+	return (void *)map + page * self->page;
+}
+
+/* How many of @count pages of a mapping that begins with page @first show another one. */
+static int wrong(FIXTURE_DATA(mmap_offset) *self, uint64_t *map, int first, int count)
+{
+	int n = 0;
+
+	for (int i = 0; i < count; i++) {
+		uint64_t shown = *page_of(self, map, i);
+
+		if (shown != first + i && !n++)
+			ksft_print_msg("page %d shows page %lld\n", first + i, (long long)shown);
+	}
+	return n;
+}
+
+FIXTURE_SETUP(mmap_offset)
+{
+	size_t size = PAGES * sysconf(_SC_PAGESIZE);
+	uint64_t *map;
+	int err;
+
+	self->page = size / PAGES;
+	self->buffer.fd = -1;
+	self->dev = open(node, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->dev, 0)
+		TH_LOG("%s: %s", node, strerror(errno));
+	if (is_drm(self->dev)) {
+		err = from_drm(self->dev, size, !variant->drm_node, &self->buffer);
+	} else if (variant->drm_node) {
+		SKIP(return, "%s is no DRM node", node);
+	} else {
+		err = from_heap(self->dev, size, &self->buffer);
+		if (err == ENOTTY)
+			err = from_udmabuf(self->dev, size, &self->buffer);
+	}
+	ASSERT_EQ(err, 0)
+		TH_LOG("%s makes no buffer: %s", node, strerror(err));
+
+	/* Each page gets its number, by a mapping of its own that begins where the buffer does. */
+	map = map_pages(self, 0, PAGES);
+	ASSERT_NE(map, MAP_FAILED);
+	for (int i = 0; i < PAGES; i++)
+		*page_of(self, map, i) = i;
+	ASSERT_EQ(munmap(map, size), 0);
+}
+
+FIXTURE_TEARDOWN(mmap_offset)
+{
+	close(self->buffer.fd);
+	close(self->dev);
+}
+
+/* The control: without it the others say nothing. */
+TEST_F(mmap_offset, whole)
+{
+	uint64_t *map = map_pages(self, 0, PAGES);
+
+	ASSERT_NE(map, MAP_FAILED);
+	EXPECT_EQ(0, wrong(self, map, 0, PAGES));
+	munmap(map, PAGES * self->page);
+}
+
+TEST_F(mmap_offset, at_offset)
+{
+	uint64_t *map = map_pages(self, AT, PAGES - AT);
+
+	if (map == MAP_FAILED && variant->drm_node)
+		SKIP(return, "%s maps no part of a buffer", node);
+	ASSERT_NE(map, MAP_FAILED);
+	EXPECT_EQ(0, wrong(self, map, AT, PAGES - AT));
+	munmap(map, (PAGES - AT) * self->page);
+}
+
+/* A page in the middle is unmapped before any is touched: two VMAs. */
+TEST_F(mmap_offset, after_split)
+{
+	uint64_t *map = map_pages(self, 0, PAGES);
+	uint64_t *rest = page_of(self, map, AT + 1);
+
+	ASSERT_NE(map, MAP_FAILED);
+	ASSERT_EQ(0, munmap(page_of(self, map, AT), self->page));
+	EXPECT_EQ(0, wrong(self, map, 0, AT));
+	EXPECT_EQ(0, wrong(self, rest, AT + 1, PAGES - AT - 1));
+	munmap(map, PAGES * self->page);
+}
+
+TEST_F(mmap_offset, without_head)
+{
+	uint64_t *map = map_pages(self, 0, PAGES);
+	uint64_t *rest = page_of(self, map, AT);
+
+	ASSERT_NE(map, MAP_FAILED);
+	ASSERT_EQ(0, munmap(map, AT * self->page));
+	EXPECT_EQ(0, wrong(self, rest, AT, PAGES - AT));
+	munmap(rest, (PAGES - AT) * self->page);
+}
+
+/* What is written at an offset goes to that page of the buffer, and to no other. */
+TEST_F(mmap_offset, writes)
+{
+	uint64_t *whole = map_pages(self, 0, PAGES), *map = map_pages(self, AT, 1);
+
+	ASSERT_NE(whole, MAP_FAILED);
+	if (map == MAP_FAILED && variant->drm_node)
+		SKIP(return, "%s maps no part of a buffer", node);
+	ASSERT_NE(map, MAP_FAILED);
+	*map = ~0ULL;
+	EXPECT_EQ(~0ULL, *page_of(self, whole, AT));
+	*page_of(self, whole, AT) = AT;
+	EXPECT_EQ(0, wrong(self, whole, 0, PAGES));
+	munmap(map, self->page);
+	munmap(whole, PAGES * self->page);
+}
+
+int main(int argc, char **argv)
+{
+	for (int i = 1; i < argc - 1; i++) {
+		if (!strcmp(argv[i], "--")) {
+			node = argv[i + 1];
+			argc = i;
+		}
+	}
+	return test_harness_run(argc, argv);
+}
