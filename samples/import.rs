@@ -294,7 +294,11 @@ unsafe impl Send for Mapping {}
 /// # Invariants
 ///
 /// The device is registered.
-pub(crate) struct Device(NonNull<bindings::faux_device>);
+pub(crate) struct Device {
+    faux: NonNull<bindings::faux_device>,
+    /// Which the device points to.
+    parms: KBox<bindings::device_dma_parameters>,
+}
 
 // SAFETY: Devices may be used, and destroyed, by any thread.
 unsafe impl Send for Device {}
@@ -303,24 +307,36 @@ unsafe impl Sync for Device {}
 
 impl Device {
     pub(crate) fn new(name: &'static CStr) -> Result<Self> {
+        // In segments of any length: who doesn't say so claims 64 KiB, and exporters needn't look.
+        let parms = bindings::device_dma_parameters {
+            max_segment_size: u32::MAX,
+            ..pin_init::zeroed()
+        };
+        let parms = KBox::new(parms, GFP_KERNEL_ACCOUNT)?;
         // SAFETY: The name is copied. No parent and no operations are needed.
         let faux = unsafe { bindings::faux_device_create(name.as_char_ptr(), null_mut(), null()) };
         // INVARIANT: It was registered just now.
-        let this = Self(NonNull::new(faux).ok_or(ENODEV)?);
-        // SAFETY: The device exists, and maps nothing yet.
-        to_result(unsafe { pagekit_import_dma_mask(this.as_ptr()) })?;
+        let mut this = Self {
+            faux: NonNull::new(faux).ok_or(ENODEV)?,
+            parms,
+        };
+        // SAFETY: The device exists, and maps nothing yet. The box outlives it.
+        to_result(unsafe {
+            (*this.as_ptr()).dma_parms = &mut *this.parms;
+            pagekit_import_dma_mask(this.as_ptr())
+        })?;
         Ok(this)
     }
 
     pub(crate) fn as_ptr(&self) -> *mut bindings::device {
         // SAFETY: By the type invariants, the device exists.
-        unsafe { &raw mut (*self.0.as_ptr()).dev }
+        unsafe { &raw mut (*self.faux.as_ptr()).dev }
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
         // SAFETY: By the type invariants, it is registered, and nobody else destroys it.
-        unsafe { bindings::faux_device_destroy(self.0.as_ptr()) };
+        unsafe { bindings::faux_device_destroy(self.faux.as_ptr()) };
     }
 }

@@ -362,12 +362,17 @@ static struct miscdevice importer_device = {
 	.fops = &importer_fops,
 };
 
+/* It reaches all memory, in segments of any length. */
+static struct device_dma_parameters importer_parms;
+
 static int __init importer_init(void)
 {
 	int ret = misc_register(&importer_device);
 
 	if (ret)
 		return ret;
+	importer_device.this_device->dma_parms = &importer_parms;
+	dma_set_max_seg_size(importer_device.this_device, UINT_MAX);
 	ret = dma_coerce_mask_and_coherent(importer_device.this_device, DMA_BIT_MASK(64));
 	if (ret)
 		misc_deregister(&importer_device);

@@ -22,6 +22,8 @@ use rustix::fs::OFlags;
 
 const PAGES: usize = 24;
 const SIZE: usize = PAGES * PAGE;
+/// So many that a heap has large folios of them.
+const MANY: usize = 1024;
 
 // --- Who there is ------------------------------------------------------------------
 
@@ -161,8 +163,8 @@ impl Side for Object {
 struct Mapped(OwnedFd, Mapping);
 
 impl Mapped {
-    fn new(buf: OwnedFd) -> Result<Self> {
-        let map = Mapping::shared(&buf, 0, SIZE)?;
+    fn new(buf: OwnedFd, pages: usize) -> Result<Self> {
+        let map = Mapping::shared(&buf, 0, pages * PAGE)?;
         Ok(Self(buf, map))
     }
 }
@@ -225,13 +227,15 @@ impl Side for test_importer::Attachment<'_> {
 /// A buffer and the exporter's side of it.
 struct Export<'a> {
     buf: OwnedFd,
+    pages: usize,
     side: Box<dyn Side + 'a>,
     /// Of a DRM device.
     handle: Option<u32>,
 }
 
 impl Exporter {
-    fn create<'a>(&self, card: &'a Card) -> Result<Export<'a>> {
+    fn create<'a>(&self, card: &'a Card, pages: usize) -> Result<Export<'a>> {
+        let size = pages * PAGE;
         let open = || {
             let file = File::options().read(true).write(true).open(self.device);
             file.context(self.device)
@@ -239,41 +243,46 @@ impl Exporter {
         let mut handle = None;
         let (buf, side): (_, Box<dyn Side>) = match self.make {
             Make::Udmabuf => {
-                let memfd = abi::memfd(SIZE as u64)?;
+                let memfd = abi::memfd(size as u64)?;
                 let create = UdmabufCreate {
                     memfd: memfd.as_raw_fd() as u32,
                     flags: UDMABUF_FLAGS_CLOEXEC,
                     offset: 0,
-                    size: SIZE as u64,
+                    size: size as u64,
                 };
                 (abi::create(open()?, &create)?, Box::new(memfd))
             }
             Make::Object => {
-                let object = Object::new(self.device, PAGES)?;
+                let object = Object::new(self.device, pages)?;
                 (object.export()?, Box::new(object))
             }
             Make::Heap => {
                 let mut allocation = HeapAllocation {
-                    len: SIZE as u64,
+                    len: size as u64,
                     fd: 0,
                     fd_flags: (OFlags::RDWR | OFlags::CLOEXEC).bits(),
                     heap_flags: 0,
                 };
                 let buf = abi::heap_alloc(open()?, &mut allocation)?;
-                (buf.try_clone()?, Box::new(Mapped::new(buf)?))
+                (buf.try_clone()?, Box::new(Mapped::new(buf, pages)?))
             }
             Make::Template => {
-                let buf = abi::template_create(open()?, PAGES)?;
-                (buf.try_clone()?, Box::new(Mapped::new(buf)?))
+                let buf = abi::template_create(open()?, pages)?;
+                (buf.try_clone()?, Box::new(Mapped::new(buf, pages)?))
             }
             Make::Vgem => {
-                let dumb = card.create_dumb(PAGES)?;
+                let dumb = card.create_dumb(pages)?;
                 handle = Some(dumb.handle);
-                let map = dumb.map(SIZE)?;
+                let map = dumb.map(size)?;
                 (dumb.export()?, Box::new(Dumb(dumb, map)))
             }
         };
-        Ok(Export { buf, side, handle })
+        Ok(Export {
+            buf,
+            pages,
+            side,
+            handle,
+        })
     }
 }
 
@@ -302,7 +311,7 @@ impl<'a> Import<'a> {
             "vgem" => {
                 let handle = card.import(buf)?;
                 Self::Vgem {
-                    side: Mapped::new(handle.export()?)?,
+                    side: Mapped::new(handle.export()?, export.pages)?,
                     is_own: export.handle == Some(handle.handle),
                     _handle: handle,
                 }
@@ -383,6 +392,22 @@ fn whole(one: &dyn Side, other: &dyn Side) -> Result<()> {
     pass(other, one, 2, 0, SIZE).context("importer to exporter")
 }
 
+/// A large buffer, of which only a little is written.
+fn large(exporter: &Exporter, importer: &str, device: &Importer, card: &Card) -> Result<()> {
+    let export = exporter.create(card, MANY)?;
+    let import = Import::new(importer, &export, device, card)?;
+    let maps = import.map()?;
+    let (one, other) = (&*export.side, import.side());
+    for (round, page) in [0, MANY / 2, MANY - 1].into_iter().enumerate() {
+        pass(one, other, round, page * PAGE, PAGE).context("exporter to importer")?;
+        pass(other, one, 3 + round, page * PAGE, PAGE).context("importer to exporter")?;
+    }
+    if maps {
+        import.unmap()?;
+    }
+    Ok(())
+}
+
 /// Pieces, and mappings of the dma-buf that begin in its middle.
 fn offsets(buf: &OwnedFd, one: &dyn Side, other: &dyn Side) -> Result<()> {
     for (round, (offset, len)) in [(PAGE, PAGE), (5 * PAGE - 1, 2), (7, SIZE - 7)]
@@ -455,7 +480,7 @@ impl Cell {
         let mut pins = Pinned::default();
         let mut failed = Vec::new();
 
-        let export = exporter.create(card).context("create")?;
+        let export = exporter.create(card, PAGES).context("create")?;
         pins.create = pinned()?;
         let import = Import::new(importer, &export, &device, card).context("attach")?;
         let self_import = import.is_own()?;
@@ -478,6 +503,9 @@ impl Cell {
         drop(import);
         drop(export);
         pins.close = pinned()?;
+        if let Err(error) = large(exporter, importer, &device, card) {
+            failed.push((Check::Data, format!("{MANY} pages: {error:#}")));
+        }
         Ok(Self {
             exporter,
             importer,
