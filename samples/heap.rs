@@ -81,6 +81,13 @@ impl kernel::Module for Heap {
     }
 }
 
+/// `struct dma_heap`, which `bindings` does not have. The core calls `allocate` by a pointer, and
+/// kCFI has that trap unless the types of its arguments have the names that they have in C.
+#[repr(C)]
+struct dma_heap {
+    _opaque: [u8; 0],
+}
+
 /// Makes a buffer for the heap, whose core has checked the flags.
 ///
 /// # Safety
@@ -88,7 +95,7 @@ impl kernel::Module for Heap {
 /// To be called by the core, with a length that is page aligned and not 0.
 #[no_mangle]
 unsafe extern "C" fn pagekit_heap_allocate(
-    _heap: *mut c_void,
+    _heap: *mut dma_heap,
     len: c_ulong,
     fd_flags: u32,
     _heap_flags: u64,
