@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A DMA heap: `/dev/dma_heap/pagekit`.
+//! A DMA heap: `/dev/dma_heap/pagekit`, or as the parameter `name` says.
 //!
 //! The policy of this driver, which no helper knows of:
 //!
@@ -64,7 +64,9 @@ extern "C" {
     static mem_accounting: bool;
 
     // See heap_shim.c.
+    static pagekit_heap_name: *const c_char;
     static pagekit_heap_size_limit_mb: c_int;
+    fn pagekit_heap_name_is_taken() -> bool;
     fn pagekit_heap_add() -> c_int;
     fn pagekit_heap_ram_pages() -> c_ulong;
 }
@@ -73,6 +75,17 @@ struct Heap;
 
 impl kernel::Module for Heap {
     fn init(module: &'static ThisModule) -> Result<Self> {
+        // The core takes the name for a format, and warns of one that is taken.
+        // SAFETY: The parameter is a string, and read only.
+        unsafe {
+            let name = pagekit_heap_name;
+            if *name == 0 || !bindings::strchr(name, c_int::from(b'%')).is_null() {
+                return Err(EINVAL);
+            }
+            if pagekit_heap_name_is_taken() {
+                return Err(EBUSY);
+            }
+        }
         // SAFETY: It takes nothing, and adds a heap whose operations are constant.
         to_result(unsafe { pagekit_heap_add() })?;
         // SAFETY: The module is being loaded. The heap has pointers to it from here on.

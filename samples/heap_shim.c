@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What Rust can't do: the heap's registration, whose types `bindings` does not
- * have, a writable module parameter, and static inlines, one to one and without
- * logic.
+ * have, string and writable module parameters, and static inlines, one to one and
+ * without logic.
  */
 #include <linux/dma-heap.h>
 #include <linux/err.h>
@@ -10,6 +10,13 @@
 #include <linux/moduleparam.h>
 
 #include "dmabuf_shim.h"
+#include "name_shim.h"
+
+extern char *pagekit_heap_name;
+char *pagekit_heap_name = "pagekit";
+module_param_named(name, pagekit_heap_name, charp, 0444);
+MODULE_PARM_DESC(name, "Name in /dev/dma_heap. Default is pagekit.");
+SHIM(bool, pagekit_heap_name_is_taken, (void), name_is_taken("dma_heap", pagekit_heap_name))
 
 extern int pagekit_heap_size_limit_mb;
 int pagekit_heap_size_limit_mb = INT_MAX;
@@ -23,10 +30,9 @@ static const struct dma_heap_ops ops = {
 	.allocate = pagekit_heap_allocate,
 };
 
-static const struct dma_heap_export_info info = {
-	.name = "pagekit",
+SHIM(int, pagekit_heap_add, (void),
+     PTR_ERR_OR_ZERO(dma_heap_add(&(struct dma_heap_export_info) {
+	.name = pagekit_heap_name,
 	.ops = &ops,
-};
-
-SHIM(int, pagekit_heap_add, (void), PTR_ERR_OR_ZERO(dma_heap_add(&info)))
+     })))
 SHIM(unsigned long, pagekit_heap_ram_pages, (void), totalram_pages())

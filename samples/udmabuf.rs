@@ -82,6 +82,7 @@ extern "C" {
     static pagekit_udmabuf_name: *const c_char;
     static pagekit_udmabuf_list_limit: c_int;
     static pagekit_udmabuf_size_limit_mb: c_int;
+    fn pagekit_udmabuf_name_is_taken() -> bool;
     fn pagekit_udmabuf_seals(file: *mut bindings::file) -> *const c_uint;
 }
 
@@ -102,10 +103,14 @@ impl kernel::InPlaceModule for Device {
             CStr::from_bytes_with_nul_unchecked(from_raw_parts(pagekit_udmabuf_name.cast(), len))
         };
         try_pin_init!(Self {
-            // The core would warn.
+            // Of either the core would warn.
             _: {
                 if name.is_empty() {
                     return Err(EINVAL);
+                }
+                // SAFETY: It reads the parameter.
+                if unsafe { pagekit_udmabuf_name_is_taken() } {
+                    return Err(EBUSY);
                 }
             },
             misc <- MiscDeviceRegistration::register(MiscDeviceOptions { name }),

@@ -8,11 +8,13 @@
 #include <linux/shmem_fs.h>
 
 #include "dmabuf_shim.h"
+#include "name_shim.h"
 
 extern char *pagekit_udmabuf_name;
 char *pagekit_udmabuf_name = "pagekit-udmabuf";
 module_param_named(name, pagekit_udmabuf_name, charp, 0444);
 MODULE_PARM_DESC(name, "Name in /dev. Default is pagekit-udmabuf.");
+SHIM(bool, pagekit_udmabuf_name_is_taken, (void), name_is_taken("misc", pagekit_udmabuf_name))
 
 extern int pagekit_udmabuf_list_limit;
 int pagekit_udmabuf_list_limit = 1024;

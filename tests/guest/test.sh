@@ -5,6 +5,8 @@
 # reason than a failed case (a tool that crashes) is this script's exit status.
 status=0
 covers=0
+# A heap has one name for as long as the machine runs. This one is known to programs.
+case $PARTS in *bounce*) heap=linux,cma ;; *) heap=pagekit ;; esac
 . ./lib.sh
 
 # check <case> <command...>
@@ -23,7 +25,10 @@ tool() {
 
 load() {
 	for module; do
-		insmod "$MODDIR/$module.ko" || return
+		parameters=
+		[ "$module" != pagekit_heap ] || parameters=name=$heap
+		# shellcheck disable=SC2086 # none, or one
+		insmod "$MODDIR/$module.ko" $parameters || return
 		echo "# coresize $module $(cat "/sys/module/$module/coresize")"
 	done
 }
@@ -252,7 +257,7 @@ for part in $PARTS; do
 	begin $part
 	case $part in
 	user | smoke | bounce | inputs)
-		cases $part heap /dev/dma_heap/pagekit
+		cases $part heap "/dev/dma_heap/$heap"
 		;;
 	failures*)
 		cases $part failures.heap /dev/dma_heap/pagekit

@@ -44,7 +44,7 @@ REPORT = re.compile(
     r"WARNING: |BUG: |kernel BUG at |Oops|Kernel panic|Internal error|Unable to handle|"
     r"general protection fault|UBSAN: |INFO: task .* blocked for more than|INFO: trying to register|"
     r"INFO: possible recursive|rcu: INFO: .* stall|watchdog: BUG|rust_kernel: panicked|"
-    r"kmemleak: \d+ new suspected|Out of memory: Killed|Bad page cache|list_(?:add|del) corruption"
+    r"kmemleak: \d+ new suspected|Out of memory: Killed|Bad page cache|sysfs: cannot create duplicate|list_(?:add|del) corruption"
     r").*", re.M)
 
 # The shell leads a process group of its own and kills all of it when the pipe on

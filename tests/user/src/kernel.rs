@@ -305,7 +305,7 @@ impl Log {
     /// The first complaint since the last call, or the first line that tells where the kernel has
     /// something.
     pub fn complaint(&mut self) -> Result<Option<String>> {
-        const COMPLAINTS: [&str; 9] = [
+        const COMPLAINTS: [&str; 10] = [
             "WARNING: ",
             "BUG: ",
             "kernel BUG at ",
@@ -315,6 +315,7 @@ impl Log {
             "general protection fault",
             "Bad page",
             "rust_kernel: panicked",
+            "sysfs: cannot create duplicate filename",
         ];
         let mut found = None;
         let mut record = [0; 8192];

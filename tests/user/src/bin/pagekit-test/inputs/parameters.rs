@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a module refuses when it is loaded, and what its parameters refuse later.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -27,8 +27,14 @@ pub const ROWS: &[&[Row]] = &[
     name_empty: "an empty name" => INVAL, "Device::init(): is_empty()", |p| *p = "name=".into();
     name_long: "a name of 1025 bytes" => NOSPC, "core: param_set_charp(): maxlen",
         |p| *p = format!("name={}", "x".repeat(1025));
-    name_taken: "the name of another device" => BUSY, "Device::init(): misc_register()",
+    name_taken: "the name of another device" => BUSY, "Device::init(): name_is_taken()",
         |p| *p = "name=pagekit-importer".into();
+    },
+    rows! { "insmod of pagekit_heap", insmod_heap;
+    heap_name_empty: "an empty name" => INVAL, "Heap::init(): *name", |p| *p = c"name=";
+    heap_name_format: "a name with a directive" => INVAL, "Heap::init(): strchr()", |p| *p = c"name=%s";
+    heap_name_taken: "the name of another heap" => BUSY, "Heap::init(): name_is_taken()",
+        |p| *p = c"name=system";
     },
     rows! { "parameter in sysfs", write;
     set_word: "many to list_limit" => INVAL, "core: param_set_int(): kstrtoint()", |w| w.value = "many";
@@ -40,10 +46,22 @@ pub const ROWS: &[&[Row]] = &[
 
 const MODULE: &str = "pagekit_udmabuf";
 
+fn file_of(module: &str) -> Result<File> {
+    let folder = std::env::var("MODDIR").context("MODDIR")?;
+    Ok(File::open(Path::new(&folder).join(format!("{module}.ko")))?)
+}
+
+/// A good call would load it for good: the other cases want it loaded later.
+fn insmod_heap(_env: &Env, change: impl FnOnce(&mut &CStr) -> Result<()>) -> Outcome {
+    let file = file_of("pagekit_heap")?;
+    let mut bad = c"";
+    change(&mut bad)?;
+    tried(|| finit_module(&file, bad, 0), || Ok(()))
+}
+
 /// The good call loads it again.
 fn insmod(_env: &Env, change: impl FnOnce(&mut String) -> Result<()>) -> Outcome {
-    let folder = std::env::var("MODDIR").context("MODDIR")?;
-    let file = File::open(Path::new(&folder).join(format!("{MODULE}.ko")))?;
+    let file = file_of(MODULE)?;
     let mut bad = String::new();
     change(&mut bad)?;
     let (name, bad) = (CString::new(MODULE)?, CString::new(bad)?);
