@@ -78,11 +78,14 @@ pub(crate) unsafe fn assert_held(buf: *mut bindings::dma_buf) {
 
 /// `dma_buf_export()`. The buffer owns `data` from here on, and gives it to `ops.release`.
 ///
+/// Operations on a buffer run in any thread, and several at the same time: so `data` must be `Send`
+/// and `Sync`.
+///
 /// # Safety
 ///
 /// `ops` must be made for buffers whose private data is a `T`, and have a `release` that takes it
 /// back with [`release`].
-pub(crate) unsafe fn export<T>(
+pub(crate) unsafe fn export<T: Send + Sync>(
     name: &'static CStr,
     owner: &ThisModule,
     ops: &'static bindings::dma_buf_ops,
@@ -134,7 +137,7 @@ pub(crate) unsafe fn into_fd(buf: NonNull<bindings::dma_buf>, flags: u32) -> Res
 ///
 /// As for [`export`].
 #[inline(always)] // A driver has one call, at the end of a function.
-pub(crate) unsafe fn export_fd<T>(
+pub(crate) unsafe fn export_fd<T: Send + Sync>(
     name: &'static CStr,
     ops: &'static bindings::dma_buf_ops,
     size: usize,
@@ -479,7 +482,7 @@ pub(crate) unsafe fn vunmap<Of>(pages: &[PageRef<'_, Of>], map: &bindings::iosys
 ///
 /// Whoever maps the buffer may read and write the pages. If it is mapped by [`mmap`], none is
 /// memory of a process.
-pub(crate) trait Pages: 'static {
+pub(crate) trait Pages: Send + Sync + 'static {
     fn pages(&self) -> &[PageRef<'_, PfnOnly>];
 }
 

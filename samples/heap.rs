@@ -176,6 +176,9 @@ struct Mapping {
     next: Option<KBox<Mapping>>,
 }
 
+// SAFETY: Any thread may use the table and the device, and unmap.
+unsafe impl Send for Mapping {}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: By the type invariants it is mapped so. The device stays while it is attached.

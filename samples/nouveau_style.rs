@@ -215,6 +215,12 @@ struct Bo {
 // SAFETY: What `vmap` points to is only used under the lock.
 unsafe impl Send for Bo {}
 
+/// An object, as it is behind its buffer.
+struct Locked(UnsafeCell<Bo>);
+
+// SAFETY: Whoever holds the reservation lock has it to itself.
+unsafe impl Sync for Locked {}
+
 /// The object behind a buffer that was exported with `OPS`.
 ///
 /// # Safety
@@ -224,7 +230,7 @@ unsafe fn bo<'a>(buf: *mut bindings::dma_buf) -> &'a mut Bo {
     // SAFETY: Who holds the reservation lock is the only user.
     unsafe {
         dmabuf::assert_held(buf);
-        &mut *dmabuf::data::<UnsafeCell<Bo>>(buf).get()
+        &mut *dmabuf::data::<Locked>(buf).0.get()
     }
 }
 
@@ -255,13 +261,13 @@ impl Handle {
     fn create(device: &'static Device, pages: usize) -> Result<Self> {
         let size = pages << PAGE_SHIFT;
         let bo = KBox::new(
-            UnsafeCell::new(Bo {
+            Locked(UnsafeCell::new(Bo {
                 device,
                 pins: PinArray::with_capacity(pages, PinFlags::WRITE)?,
                 file: style::shmem(size)?,
                 vmap: None,
                 files: 0,
-            }),
+            })),
             GFP_KERNEL_ACCOUNT,
         )?;
         // SAFETY: `OPS` is made for this. The reference on the new buffer is ours.
@@ -386,8 +392,8 @@ unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
     };
     device.objects.lock().remove(buf);
     // SAFETY: The core passes a buffer of ours, for the last time, and it is in no list any more.
-    let mut bo = unsafe { dmabuf::release::<UnsafeCell<Bo>>(buf) };
-    let bo = bo.get_mut();
+    let mut bo = unsafe { dmabuf::release::<Locked>(buf) };
+    let bo = bo.0.get_mut();
     if let Some(map) = bo.vmap {
         // SAFETY: It maps these pages, and nobody uses it any more.
         unsafe { dmabuf::vunmap(bo.pins.pages(), &map) };
