@@ -165,7 +165,7 @@ static int cdmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 static int cdmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct cdmabuf *buf = dmabuf->priv;
-	void *vaddr = vm_map_ram(buf->pins.pages, buf->pins.count, NUMA_NO_NODE);
+	void *vaddr = vmap(buf->pins.pages, buf->pins.count, VM_MAP, PAGE_KERNEL);
 
 	if (!vaddr)
 		return -ENOMEM;
@@ -175,9 +175,7 @@ static int cdmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 
 static void cdmabuf_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
-	struct cdmabuf *buf = dmabuf->priv;
-
-	vm_unmap_ram(map->vaddr, buf->pins.count);
+	vunmap(map->vaddr);
 }
 
 /* --- Buffers --- */

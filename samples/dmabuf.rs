@@ -44,11 +44,12 @@ use pagekit_vma::{
     reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
-    // mm/vmalloc.c exports these, `bindings` does not have them.
-    fn vm_map_ram(pages: *const PageRef<'_, PfnOnly>, count: c_uint, node: c_int) -> *mut c_void;
-    fn vm_unmap_ram(mem: *const c_void, count: c_uint);
+    // mm/vmalloc.c exports this, `bindings` does not have it.
+    #[link_name = "vunmap"]
+    fn kernel_vunmap(mem: *const c_void);
 
     // See dmabuf_shim.h.
+    fn pagekit_dmabuf_vmap(pages: *const PageRef<'_, PfnOnly>, count: c_uint) -> *mut c_void;
     fn pagekit_dmabuf_for_cpu(
         dev: *mut bindings::device,
         table: *mut bindings::sg_table,
@@ -449,15 +450,15 @@ pub(crate) unsafe fn users(buf: *mut bindings::dma_buf) -> (u32, u32) {
     (attachments, mappings)
 }
 
-/// `vm_map_ram()`: the pages in kernel virtual memory. May sleep.
+/// `vmap()`: the pages in kernel virtual memory. May sleep.
+///
+/// Importers may keep such a mapping. `vm_map_ram()` is for short-lived ones: small ones share a
+/// block of addresses, which is free again only when all of them have gone.
 pub(crate) fn vmap<Of>(pages: &[PageRef<'_, Of>], map: &mut bindings::iosys_map) -> Result {
     // SAFETY: The slice is an array of pointers to pages that exist.
     let vaddr = unsafe {
-        vm_map_ram(
-            PageRef::pfns(pages).as_ptr(),
-            c_uint::try_from(pages.len())?,
-            bindings::NUMA_NO_NODE,
-        )
+        let count = c_uint::try_from(pages.len())?;
+        pagekit_dmabuf_vmap(PageRef::pfns(pages).as_ptr(), count)
     };
     if vaddr.is_null() {
         return Err(ENOMEM);
@@ -467,15 +468,15 @@ pub(crate) fn vmap<Of>(pages: &[PageRef<'_, Of>], map: &mut bindings::iosys_map)
     Ok(())
 }
 
-/// `vm_unmap_ram()`.
+/// `vunmap()`.
 ///
 /// # Safety
 ///
-/// `map` must be from [`vmap`] of `pages`, and nobody may use it any more.
-pub(crate) unsafe fn vunmap<Of>(pages: &[PageRef<'_, Of>], map: &bindings::iosys_map) {
-    // SAFETY: The caller promises that it is from `vmap`, which has checked that the length fits,
-    // and is not used any more.
-    unsafe { vm_unmap_ram(map.__bindgen_anon_1.vaddr, pages.len() as c_uint) };
+/// `map` must be from [`vmap`], and nobody may use it any more.
+pub(crate) unsafe fn vunmap(map: &bindings::iosys_map) {
+    // SAFETY: The caller promises that it is from `vmap`, so that the address is that of a mapping,
+    // and that it is not used any more.
+    unsafe { kernel_vunmap(map.__bindgen_anon_1.vaddr) };
 }
 
 /// What a buffer is exported with whose pages stay where they are until it is released.
@@ -521,13 +522,9 @@ pub(crate) const fn ops<T: Pages>() -> bindings::dma_buf_ops {
     /// # Safety
     ///
     /// As for `map_dma_buf`.
-    unsafe extern "C" fn vunmap_op<T: Pages>(
-        buf: *mut bindings::dma_buf,
-        map: *mut bindings::iosys_map,
-    ) {
-        // SAFETY: The core passes a buffer that was exported with a `T`, whose pages stay, and a
-        // map that `vmap_op` has filled in and nobody uses any more.
-        unsafe { vunmap(data::<T>(buf).pages(), &*map) };
+    unsafe extern "C" fn vunmap_op(_buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
+        // SAFETY: The core passes a map that `vmap_op` has filled in and nobody uses any more.
+        unsafe { vunmap(&*map) };
     }
 
     /// # Safety
@@ -544,7 +541,7 @@ pub(crate) const fn ops<T: Pages>() -> bindings::dma_buf_ops {
         begin_cpu_access: Some(begin_cpu_access),
         end_cpu_access: Some(end_cpu_access),
         vmap: Some(vmap_op::<T>),
-        vunmap: Some(vunmap_op::<T>),
+        vunmap: Some(vunmap_op),
         release: Some(release_op::<T>),
         ..pin_init::zeroed()
     }

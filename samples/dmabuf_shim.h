@@ -5,6 +5,7 @@
  */
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
+#include <linux/vmalloc.h>
 
 #include "../src/shim.h"
 
@@ -14,6 +15,8 @@ SHIM(void, pagekit_dmabuf_for_cpu, (struct device *dev, struct sg_table *sgt,
 SHIM(void, pagekit_dmabuf_for_device, (struct device *dev, struct sg_table *sgt,
 				       enum dma_data_direction dir),
      dma_sync_sgtable_for_device(dev, sgt, dir))
+SHIM(void *, pagekit_dmabuf_vmap, (struct page **pages, unsigned int count),
+     vmap(pages, count, VM_MAP, PAGE_KERNEL))
 #ifdef CONFIG_LOCKDEP
 SHIM(void, pagekit_dmabuf_assert_held, (struct dma_resv *resv), ({ dma_resv_assert_held(resv); }))
 #endif

@@ -351,9 +351,9 @@ unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys
 /// # Safety
 ///
 /// To be called by the core, for the last user of what `vmap` has filled in.
-unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
-    // SAFETY: The core passes a buffer of ours, and what `vmap` has filled in.
-    unsafe { dmabuf::vunmap(dmabuf::data::<Buffer>(buf).array.pages(), &*map) };
+unsafe extern "C" fn vunmap(_buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
+    // SAFETY: The core passes what `vmap` has filled in, for its last user.
+    unsafe { dmabuf::vunmap(&*map) };
 }
 
 /// # Safety

@@ -830,10 +830,9 @@ unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys
 unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) {
     // SAFETY: The core passes a buffer of ours.
     let own = unsafe { Own::reserved(buf) };
-    let mut objects = own.bo().device.lock.lock();
-    // SAFETY: The core passes what `vmap` has filled in, of the pages that have been pinned since.
-    unsafe { dmabuf::vunmap(own.backing(&mut objects).pages.as_slice(), &*map) };
-    own.unpin(&mut objects);
+    // SAFETY: The core passes what `vmap` has filled in, for its last user.
+    unsafe { dmabuf::vunmap(&*map) };
+    own.unpin(&mut own.bo().device.lock.lock());
 }
 
 /// # Safety

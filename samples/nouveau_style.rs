@@ -395,8 +395,8 @@ unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
     let mut bo = unsafe { dmabuf::release::<Locked>(buf) };
     let bo = bo.0.get_mut();
     if let Some(map) = bo.vmap {
-        // SAFETY: It maps these pages, and nobody uses it any more.
-        unsafe { dmabuf::vunmap(bo.pins.pages(), &map) };
+        // SAFETY: `vmap` has filled it in, and nobody uses it any more.
+        unsafe { dmabuf::vunmap(&map) };
     }
 }
 

@@ -79,15 +79,16 @@ pub fn foreign(id: u8, pages: usize) -> Result<(std::fs::File, OwnedFd)> {
 /// A number of pages that nobody else maps.
 pub const ODD_SIZE: usize = 1237;
 
-/// How many mappings of `pages` by `vm_map_ram()` the kernel has.
+/// How many mappings of `pages` by `vmap()`, which are for as long as one likes, the kernel has.
 pub fn vmaps(pages: usize) -> Result<usize> {
-    let size = (pages * PAGE).to_string();
+    // With a page behind, as a guard.
+    let size = ((pages + 1) * PAGE).to_string();
     let areas = kernel::read("/proc/vmallocinfo")?;
-    let words = |line: &str| -> bool {
-        let mut words = line.split_whitespace().skip(1);
-        words.next() == Some(&size) && words.next() == Some("vm_map_ram")
+    let is = |line: &&str| -> bool {
+        let words: Vec<_> = line.split_whitespace().skip(1).collect();
+        words.first() == Some(&size.as_str()) && words.contains(&"vmap")
     };
-    Ok(areas.lines().filter(|line| words(line)).count())
+    Ok(areas.lines().filter(is).count())
 }
 
 /// For drivers that pin from creation to release, whatever happens in between.
