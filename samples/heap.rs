@@ -39,7 +39,10 @@ use pagekit_pages::{
     AllocFlags,
     PageArray, //
 };
-use pagekit_vma::map_pfns;
+use pagekit_vma::{
+    map_pfns,
+    map_pfns_ro, //
+};
 
 mod compat;
 mod dmabuf;
@@ -324,15 +327,16 @@ unsafe extern "C" fn mmap(
     // mapping has gone.
     from_result(|| unsafe {
         let vma = VmaNew::from_raw(vma);
+        let pages = dmabuf::data::<Buffer>(buf).array.pages();
         // `mmap()` of the buffer has looked. An importer maps it into a file of its own, which may
-        // be writable where the buffer is not.
-        let writable = flags::SHARED | flags::MAYWRITE;
+        // be writable where the buffer is not. Private mappings are refused as those of others are.
         if (*(*buf).file).f_flags & bindings::O_ACCMODE == bindings::O_RDONLY
-            && vma.flags() & writable == writable
+            && vma.flags() & flags::SHARED != 0
         {
-            return Err(EACCES);
+            map_pfns_ro(vma, pages, 0)?;
+        } else {
+            map_pfns(vma, pages, 0)?;
         }
-        map_pfns(vma, dmabuf::data::<Buffer>(buf).array.pages(), 0)?;
         Ok(0)
     })
 }

@@ -277,7 +277,14 @@ fn read_only_imported(env: &Env) -> Result<()> {
     let attachment = importer.attach(&buf, Kind::Static)?;
     let result = Mapping::shared(&importer, 0, PAGE).map(drop);
     ensure!(result == Err(Errno::ACCESS), "writable: {result:?}");
-    drop(attachment);
+    let shown = Mapping::new(&importer, 0, PAGE, ProtFlags::READ, MapFlags::SHARED);
+    let shown = shown.context("for reading")?;
+    Content::Zero.check(&shown.page(0))?;
+    let result = shown.protect(0, PAGE, MprotectFlags::READ | MprotectFlags::WRITE);
+    ensure!(result == Err(Errno::ACCESS), "made writable: {result:?}");
+    attachment.write(Through::Vmap, 0, &Content::Page(1, 0).bytes())?;
+    Content::Page(1, 0).check(&shown.page(0))?;
+    drop((shown, attachment));
     let writable = env.filled(1, 1)?;
     let _attachment = importer.attach(&writable, Kind::Static)?;
     let map = Mapping::shared(&importer, 0, PAGE).context("of a writable one")?;
