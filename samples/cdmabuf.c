@@ -124,7 +124,11 @@ static int sync_all(struct dma_buf *dmabuf, enum dma_data_direction dir, bool fo
 
 static int cdmabuf_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
 {
-	return sync_all(dmabuf, dir, true);
+	/* The core waits, too, but when this has returned: what is synced must be there. */
+	long ret = dma_resv_wait_timeout(dmabuf->resv, dma_resv_usage_rw(dir != DMA_FROM_DEVICE),
+					 true, MAX_SCHEDULE_TIMEOUT);
+
+	return ret < 0 ? ret : sync_all(dmabuf, dir, true);
 }
 
 static int cdmabuf_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)

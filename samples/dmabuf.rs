@@ -10,7 +10,8 @@
 
 use crate::compat::{
     this_module,
-    DMA_BIDIRECTIONAL, //
+    DMA_BIDIRECTIONAL,
+    DMA_FROM_DEVICE, //
 };
 use core::ptr::{
     null_mut,
@@ -26,7 +27,9 @@ use kernel::{
     },
     mm::virt::VmaNew,
     prelude::*,
-    sizes::SZ_64K, //
+    sizes::SZ_64K,
+    task::MAX_SCHEDULE_TIMEOUT,
+    time::Jiffies, //
 };
 use pagekit_view::{
     PageRef,
@@ -380,6 +383,45 @@ pub(crate) unsafe fn sync(
     }
 }
 
+/// `dma_resv_wait_timeout()`, which signals end: waits for the fences of that usage. Returns how
+/// much of the time was left, 0 if it has taken too long.
+///
+/// # Safety
+///
+/// `buf` must be a buffer.
+pub(crate) unsafe fn wait(
+    buf: *mut bindings::dma_buf,
+    usage: bindings::dma_resv_usage,
+    timeout: Jiffies,
+) -> Result<Jiffies> {
+    // SAFETY: The caller promises a buffer, which has a reservation object.
+    let left = unsafe { bindings::dma_resv_wait_timeout((*buf).resv, usage, true, timeout) };
+    if left < 0 {
+        return Err(Error::from_errno(left as c_int));
+    }
+    Ok(left as Jiffies)
+}
+
+/// Waits until devices have written what the CPU is to read, and read what it is to write. The core
+/// does so, too, but when `begin_cpu_access` has returned: what is synced there must be there.
+///
+/// # Safety
+///
+/// `buf` must be a buffer.
+pub(crate) unsafe fn wait_for_devices(
+    buf: *mut bindings::dma_buf,
+    dir: bindings::dma_data_direction,
+) -> Result {
+    // C's `dma_resv_usage_rw()` is inline: who reads waits for writes, and who writes for all.
+    let usage = if dir == DMA_FROM_DEVICE {
+        bindings::dma_resv_usage_DMA_RESV_USAGE_WRITE
+    } else {
+        bindings::dma_resv_usage_DMA_RESV_USAGE_READ
+    };
+    // SAFETY: The caller promises a buffer.
+    unsafe { wait(buf, usage, MAX_SCHEDULE_TIMEOUT as Jiffies) }.map(drop)
+}
+
 /// [`sync`], under the reservation lock, and nothing else.
 ///
 /// # Safety
@@ -412,7 +454,10 @@ pub(crate) unsafe extern "C" fn begin_cpu_access(
     dir: bindings::dma_data_direction,
 ) -> c_int {
     // SAFETY: The core passes a buffer of the driver's.
-    unsafe { lock_and_sync(buf, dir, For::Cpu) }
+    from_result(|| unsafe {
+        wait_for_devices(buf, dir)?;
+        Ok(lock_and_sync(buf, dir, For::Cpu))
+    })
 }
 
 /// The same at the end.

@@ -301,7 +301,10 @@ unsafe extern "C" fn begin_cpu_access(
     dir: bindings::dma_data_direction,
 ) -> c_int {
     // SAFETY: The core passes a buffer of ours.
-    unsafe { sync(buf, dir, dmabuf::For::Cpu) }
+    from_result(|| unsafe {
+        dmabuf::wait_for_devices(buf, dir)?;
+        Ok(sync(buf, dir, dmabuf::For::Cpu))
+    })
 }
 
 /// # Safety

@@ -727,6 +727,7 @@ unsafe extern "C" fn begin_cpu_access(
         let device = Own::new(buf).bo().device;
         // Others should not have to wait for the reservation meanwhile.
         device.wait_for_error()?;
+        dmabuf::wait_for_devices(buf, dir)?;
         let _reserved = import::reserve_interruptible(buf)?;
         let _objects = device.lock_interruptible()?;
         dmabuf::sync(buf, dir, For::Cpu);

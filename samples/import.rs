@@ -26,6 +26,7 @@ use kernel::{
     },
     prelude::*,
     task::MAX_SCHEDULE_TIMEOUT,
+    time::Jiffies,
     types::NotThreadSafe, //
 };
 
@@ -247,20 +248,13 @@ impl<'a> Attachment<'a> {
         unsafe { dmabuf::assert_held(self.buf.as_ptr()) };
         // SAFETY: The buffer is attached and reserved, and is unmapped before it is detached.
         let table = from_err_ptr(unsafe { bindings::dma_buf_map_attachment(self.as_ptr(), dir) })?;
+        let usage = bindings::dma_resv_usage_DMA_RESV_USAGE_KERNEL;
         // SAFETY: This owns a reference on the buffer.
-        let left = unsafe {
-            bindings::dma_resv_wait_timeout(
-                (*self.buf.as_ptr()).resv,
-                bindings::dma_resv_usage_DMA_RESV_USAGE_KERNEL,
-                true,
-                MAX_SCHEDULE_TIMEOUT as c_ulong,
-            )
-        };
-        if left < 0 {
-            // SAFETY: It was mapped just now, and the lock is still held.
-            unsafe { bindings::dma_buf_unmap_attachment(self.as_ptr(), table, dir) };
-            return Err(Error::from_errno(left as c_int));
-        }
+        unsafe { dmabuf::wait(self.buf.as_ptr(), usage, MAX_SCHEDULE_TIMEOUT as Jiffies) }
+            .inspect_err(|_| {
+                // SAFETY: It was mapped just now, and the lock is still held.
+                unsafe { bindings::dma_buf_unmap_attachment(self.as_ptr(), table, dir) };
+            })?;
         Ok(table)
     }
 

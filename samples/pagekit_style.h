@@ -11,10 +11,10 @@
  * fields that are not 0 are EINVAL, unknown commands, and those that a driver
  * doesn't have and that are right otherwise, ENOTTY. Without an object, commands
  * for one are ENOENT, and with one, CREATE and IMPORT are EEXIST. A signal that
- * comes while a command waits for a device that hangs, or for who has an object
- * reserved, makes it EINTR; not what waits in an exporter's operations, or for
- * radeon's own reservation. All sizes and offsets are in bytes. What INFO tells is
- * in /proc/PID/fdinfo/FD, too, and of all objects in
+ * comes while a command waits for a device that hangs, for fences, or for who has
+ * an object reserved, makes it EINTR; not what waits in an exporter's operations,
+ * or for radeon's own reservation. All sizes and offsets are in bytes. What INFO
+ * tells is in /proc/PID/fdinfo/FD, too, and of all objects in
  * /sys/kernel/debug/pagekit-i915/objects and so on.
  */
 #ifndef PAGEKIT_STYLE_H

@@ -5,6 +5,7 @@
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-direct.h>
+#include <linux/dma-fence.h>
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
 #include <linux/iosys-map.h>
@@ -14,6 +15,7 @@
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 
 #include "test_importer.h"
 
@@ -26,6 +28,12 @@ struct importer {
 	enum dma_data_direction dir;
 	bool moved;		/* it was mapped, and shall be again when it is accessed */
 	unsigned int moves;
+
+	/* What the device does later, while there is a fence. It is all set before that. */
+	struct dma_fence *fence;
+	struct delayed_work later;
+	void *place;
+	u8 value;
 };
 
 static struct miscdevice importer_device;
@@ -50,7 +58,10 @@ static void unmap(struct importer *imp)
 	imp->table = NULL;
 }
 
-/* Accesses hold the reservation lock, too: none is under way, and it can be unmapped at once. */
+/*
+ * Accesses hold the reservation lock, too: none is under way, and it can be unmapped at once. Not
+ * while a fence is pending: do_later() does it then.
+ */
 static void importer_moves(struct dma_buf_attachment *at)
 {
 	struct importer *imp = at->importer_priv;
@@ -58,7 +69,8 @@ static void importer_moves(struct dma_buf_attachment *at)
 	imp->moves++;
 	if (imp->table)
 		imp->moved = true;
-	unmap(imp);
+	if (!imp->fence)
+		unmap(imp);
 }
 
 static const struct dma_buf_attach_ops importer_ops = {
@@ -93,6 +105,7 @@ static void detach(struct importer *imp)
 {
 	struct dma_buf *buf = imp->at->dmabuf;
 
+	flush_delayed_work(&imp->later);
 	dma_resv_lock(buf->resv, NULL);
 	unmap(imp);
 	dma_resv_unlock(buf->resv);
@@ -102,6 +115,12 @@ static void detach(struct importer *imp)
 }
 
 /* --- Access ------------------------------------------------------------------- */
+
+/* Without an IOMMU this is memory, be it a bounce buffer. */
+static void *memory_at(struct importer *imp, struct scatterlist *sg, u64 skip)
+{
+	return phys_to_virt(dma_to_phys(imp->at->dev, sg_dma_address(sg) + skip));
+}
 
 static int access_dma(struct importer *imp, u64 skip, void *data, size_t left, bool write)
 {
@@ -132,8 +151,7 @@ static int access_dma(struct importer *imp, u64 skip, void *data, size_t left, b
 			continue;
 		}
 		n = min_t(u64, left, seg - skip);
-		/* Without an IOMMU this is memory, be it a bounce buffer. */
-		at = phys_to_virt(dma_to_phys(imp->at->dev, sg_dma_address(sg) + skip));
+		at = memory_at(imp, sg, skip);
 		memcpy(write ? at : data, write ? data : at, n);
 		left -= n;
 		data += n;
@@ -223,6 +241,87 @@ static long twice(struct dma_buf_attachment *at)
 	return ret;
 }
 
+/* --- Later ----------------------------------------------------------------------- */
+
+static const char *fence_name(struct dma_fence *fence)
+{
+	return "pagekit-importer";
+}
+
+static const struct dma_fence_ops fence_ops = {
+	.get_driver_name = fence_name,
+	.get_timeline_name = fence_name,
+};
+
+struct later_fence {
+	struct dma_fence base;
+	spinlock_t lock;
+};
+
+/* The device has done it, which frees the buffer to move. */
+static void do_later(struct work_struct *work)
+{
+	struct importer *imp = container_of(to_delayed_work(work), struct importer, later);
+	struct dma_resv *resv = imp->at->dmabuf->resv;
+
+	memset(imp->place, imp->value, PAGE_SIZE);
+	dma_fence_signal(imp->fence);
+	dma_resv_lock(resv, NULL);
+	dma_fence_put(imp->fence);
+	imp->fence = NULL;
+	if (imp->moved)
+		unmap(imp);
+	dma_resv_unlock(resv);
+}
+
+/* The page there, for a device that may write. */
+static int find_place(struct importer *imp, u64 offset)
+{
+	struct scatterlist *sg;
+	int i;
+
+	if (!imp->table)
+		return -ENXIO;
+	if (imp->dir == DMA_TO_DEVICE)
+		return -EACCES;
+	for_each_sgtable_dma_sg(imp->table, sg, i) {
+		if (offset < sg_dma_len(sg)) {
+			imp->place = memory_at(imp, sg, offset);
+			return 0;
+		}
+		offset -= sg_dma_len(sg);
+	}
+	return -ERANGE;
+}
+
+static int begin_later(struct importer *imp, const struct importer_later *arg)
+{
+	struct dma_resv *resv = imp->at->dmabuf->resv;
+	struct later_fence *fence;
+	int ret;
+
+	if (!PAGE_ALIGNED(arg->offset) || arg->value > U8_MAX || arg->ms > IMPORTER_LATER_MAX)
+		return -EINVAL;
+	fence = kzalloc_obj(*fence);
+	if (!fence)
+		return -ENOMEM;
+	spin_lock_init(&fence->lock);
+	dma_fence_init(&fence->base, &fence_ops, &fence->lock, dma_fence_context_alloc(1), 1);
+	dma_resv_lock(resv, NULL);
+	ret = imp->fence ? -EBUSY : find_place(imp, arg->offset);
+	if (!ret)
+		ret = dma_resv_reserve_fences(resv, 1);
+	if (!ret) {
+		dma_resv_add_fence(resv, &fence->base, DMA_RESV_USAGE_WRITE);
+		imp->fence = dma_fence_get(&fence->base);
+		imp->value = arg->value;
+		schedule_delayed_work(&imp->later, msecs_to_jiffies(arg->ms));
+	}
+	dma_resv_unlock(resv);
+	dma_fence_put(&fence->base);
+	return ret;
+}
+
 /* --- The device ------------------------------------------------------------------ */
 
 static int map_for(struct importer *imp, u32 dir)
@@ -266,6 +365,7 @@ static void move(struct dma_buf *buf)
 static long attached_ioctl(struct importer *imp, unsigned int cmd, void __user *arg)
 {
 	struct importer_access access_arg;
+	struct importer_later later_arg;
 	u32 dir;
 
 	switch (cmd) {
@@ -287,6 +387,10 @@ static long attached_ioctl(struct importer *imp, unsigned int cmd, void __user *
 	case IMPORTER_MOVE:
 		move(imp->at->dmabuf);
 		return 0;
+	case IMPORTER_LATER:
+		if (copy_from_user(&later_arg, arg, sizeof(later_arg)))
+			return -EFAULT;
+		return begin_later(imp, &later_arg);
 	default:
 		return -ENOTTY;
 	}
@@ -333,6 +437,7 @@ static int importer_open(struct inode *inode, struct file *file)
 	if (!imp)
 		return -ENOMEM;
 	mutex_init(&imp->lock);
+	INIT_DELAYED_WORK(&imp->later, do_later);
 	file->private_data = imp;
 	return 0;
 }

@@ -50,4 +50,19 @@ struct importer_access {
 /* Tells all importers of the buffer that it moves, as its exporter would. */
 #define IMPORTER_MOVE	_IO('P', 8)
 
+#define IMPORTER_LATER_MAX	2000
+
+struct importer_later {
+	__u64 offset;	/* of a page */
+	__u32 value;	/* a byte */
+	__u32 ms;	/* no more than IMPORTER_LATER_MAX */
+};
+
+/*
+ * Has the device fill a page some milliseconds later, for which the buffer gets a fence. Whoever
+ * unmaps meanwhile doesn't stop it, nor does a move: then it is unmapped when it is done. Needs a
+ * mapping, ENXIO, whose direction allows it, EACCES. EBUSY while there is such a fence.
+ */
+#define IMPORTER_LATER	_IOW('P', 9, struct importer_later)
+
 #endif

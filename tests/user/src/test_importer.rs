@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use rustix::io;
 use rustix::ioctl::{opcode, Opcode};
 
-use crate::abi;
+use crate::{abi, PAGE};
 
 pub const DEVICE: &str = "/dev/pagekit-importer";
 
@@ -28,9 +28,12 @@ pub const ACCESS: Opcode = opcode::write::<Access>(b'P', 5);
 pub const MOVES: Opcode = opcode::none(b'P', 6);
 pub const TWICE: Opcode = opcode::none(b'P', 7);
 pub const MOVE: Opcode = opcode::none(b'P', 8);
+pub const LATER: Opcode = opcode::write::<Later>(b'P', 9);
 
 /// All of them.
-pub const COMMANDS: &[Opcode] = &[ATTACH, DETACH, MAP, UNMAP, ACCESS, MOVES, TWICE, MOVE];
+pub const COMMANDS: &[Opcode] = &[
+    ATTACH, DETACH, MAP, UNMAP, ACCESS, MOVES, TWICE, MOVE, LATER,
+];
 
 /// C: `struct importer_attach`.
 #[repr(C)]
@@ -47,6 +50,14 @@ pub struct Access {
     pub offset: u64,
     pub len: u64,
     pub user: u64,
+}
+
+/// C: `struct importer_later`.
+#[repr(C)]
+pub struct Later {
+    pub offset: u64,
+    pub value: u32,
+    pub ms: u32,
 }
 
 /// Which way the importer goes.
@@ -185,6 +196,17 @@ impl Attachment<'_> {
     /// Tells all importers of the buffer that it moves, as its exporter would.
     pub fn pretend_move(&self) -> io::Result<()> {
         self.call(MOVE).map(drop)
+    }
+
+    /// Has the device fill a page with that byte, so many milliseconds later.
+    pub fn fill_later(&self, page: usize, value: u8, ms: u32) -> io::Result<()> {
+        let arg = Later {
+            offset: (page * PAGE) as u64,
+            value: value.into(),
+            ms,
+        };
+        // SAFETY: the kernel reads a `Later`.
+        unsafe { abi::ioctl(self.file(), LATER, (&raw const arg).cast()) }.map(drop)
     }
 
     fn access(

@@ -5,6 +5,7 @@
 //! CPU see the same only where the exporter has synced.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{with_cpu_access, SYNC_READ, SYNC_RW, SYNC_WRITE};
@@ -29,6 +30,7 @@ pub const CASES: &[Case] = &[
     Case::new("cpu_then_device", cpu_then_device).smoke(),
     Case::new("device_beside_cpu", device_beside_cpu).smoke(),
     Case::new("device_to_device", device_to_device).smoke(),
+    Case::new("device_late", device_late).smoke(),
     Case::new("kernel_reads", |env| reads(env, Through::Vmap)).smoke(),
     Case::new("kernel_writes", |env| writes(env, Through::Vmap)).smoke(),
     Case::new("kernel_beside_device", kernel_beside_device).smoke(),
@@ -273,6 +275,26 @@ fn device_to_device(env: &Env) -> Result<()> {
         Content::Page(1, 5).check(&read(&to, 5)?)?;
         from.unmap()?;
         to.unmap()?;
+    }
+    Ok(())
+}
+
+/// CPU access begins when a device is done that there is a fence for, and shows what that has written.
+fn device_late(env: &Env) -> Result<()> {
+    let buf = env.filled(1, 16)?;
+    let map = Mapping::shared(&buf, 0, 16 * PAGE)?;
+    let importer = Importer::open()?;
+    let attachment = importer.attach(&buf, Kind::Static)?;
+    attachment.map(Dir::Both)?;
+    for (value, access) in [(2, SYNC_READ), (3, SYNC_RW)] {
+        attachment.fill_later(5, value, 200)?;
+        with_cpu_access(&buf, access, || {
+            let page = map.page(5);
+            ensure!(page == [value; PAGE], "{access}: {:#x}", page[0]);
+            Content::Page(1, 6).check(&map.page(6))
+        })?;
+        // The importer may have something left to do when the fence has signalled.
+        std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }

@@ -50,10 +50,12 @@ const BOUNCED: &[(&str, &str)] = &[
     ("udmabuf.cpu_then_device", UNSYNCED),
     ("udmabuf.device_beside_cpu", UNSYNCED),
     ("udmabuf.device_to_device", UNSYNCED),
+    ("udmabuf.device_late", UNSYNCED),
     ("udmabuf.kernel_beside_device", UNSYNCED),
     ("heap.device_large", SEGMENTS),
     ("heap.device_maps_twice", "keeps bounce buffers"),
     ("heap.device_beside_cpu", "loses what a device has written"),
+    ("heap.device_late", "syncs before it waits for fences"),
 ];
 const SEGMENTS: &str = "makes segments that can't be bounced";
 const UNSYNCED: &str = "syncs a mapping that no importer has";

@@ -7,7 +7,7 @@ use anyhow::Result;
 use pagekit_user::abi;
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::test_importer::{
-    self as imp, Access, Attach, Dir, Importer, Kind, Through, DYNAMIC, VMAP, WRITE,
+    self as imp, Access, Attach, Dir, Importer, Kind, Later, Through, DYNAMIC, VMAP, WRITE,
 };
 use pagekit_user::PAGE;
 use rustix::ioctl::{opcode, Opcode};
@@ -68,6 +68,17 @@ pub const ROWS: &[&[Row]] = &[
         |a| (a.offset, a.flags) = (END, VMAP);
     vmap_offset_max: "offset 2^64 - 1, by the kernel" => RANGE, "access_vmap(): offset > size",
         |a| (a.offset, a.flags) = (!0, VMAP);
+    },
+    rows! { "IMPORTER_LATER", later;
+    later_offset: "a byte of a page" => INVAL, "begin_later(): offset", |l| l.arg.offset = 1;
+    later_value: "value 256" => INVAL, "begin_later(): value", |l| l.arg.value = 256;
+    later_ms: "2001 ms" => INVAL, "begin_later(): ms", |l| l.arg.ms = 2001;
+    later_past_end: "a page past the end" => RANGE, "find_place(): after the last segment",
+        |l| l.arg.offset = END;
+    later_unmapped: "not mapped" => NXIO, "find_place(): imp->table", |l| l.dir = None;
+    later_direction: "mapped to be read" => ACCESS, "find_place(): imp->dir",
+        |l| l.dir = Some(Dir::ToDevice);
+    later_twice: "while there is a fence" => BUSY, "begin_later(): imp->fence", |l| l.again = true;
     },
     rows! { "IMPORTER_ACCESS", unmapped_access;
     access_unmapped: "not mapped" => NXIO, "access_dma(): imp->table", |_| ();
@@ -179,6 +190,44 @@ fn attached(_env: &Env, change: impl FnOnce(&mut Command) -> Result<()>) -> Outc
                 attachment.map(Dir::Both)?;
             }
             attachment.unmap()
+        },
+    )
+}
+
+struct Late {
+    arg: Later,
+    dir: Option<Dir>,
+    again: bool,
+}
+
+fn later(_env: &Env, change: impl FnOnce(&mut Late) -> Result<()>) -> Outcome {
+    let (importer, (_memfd, buf)) = (Importer::open()?, foreign(1, PAGES)?);
+    let attachment = importer.attach(&buf, Kind::Static)?;
+    let mut bad = Late {
+        arg: Later {
+            offset: 0,
+            value: 1,
+            ms: 0,
+        },
+        dir: Some(Dir::Both),
+        again: false,
+    };
+    change(&mut bad)?;
+    if let Some(dir) = bad.dir {
+        attachment.map(dir)?;
+    }
+    if bad.again {
+        attachment.fill_later(0, 1, 100)?;
+    }
+    tried(
+        // SAFETY: the kernel reads a `Later`.
+        || unsafe { abi::ioctl(&importer, imp::LATER, (&raw const bad.arg).cast()) }.map(drop),
+        || {
+            // This waits for what it does later.
+            drop(attachment);
+            let attachment = importer.attach(&buf, Kind::Static)?;
+            attachment.map(Dir::FromDevice)?;
+            attachment.fill_later(0, 1, 0)
         },
     )
 }
