@@ -7,15 +7,17 @@
 //! * One lock for the whole device. Who needs the device to work waits first until it doesn't hang,
 //!   which signals end and which fails with `EIO` after some time, and takes the lock
 //!   interruptibly. What can't fail, and what gets by with memory alone, does neither.
-//! * Pages are pinned while a device or the kernel has them mapped, and no longer. For the CPU
-//!   alone they are only held. An object that nobody uses has none: they are in its shmem file, or
-//!   in swap.
+//! * Pages are pinned while a device or the kernel has them mapped, and no longer. If a fence of
+//!   the buffer is pending then, they stay pinned until it has signalled, and go as held pages do.
+//!   For the CPU alone they are only held. An object that nobody uses has none: they are in its
+//!   shmem file, or in swap.
 //! * Held pages are given back under memory pressure, or when user space asks. Not if the pressure
 //!   is that of a memory cgroup, or comes of an object that is being filled under the lock.
 //! * CPU mappings are of PFNs, on fault, and revoked when the pages go. Or they are those of the
 //!   shmem file, if the object was created so.
 //! * Importers that can do without for a while are asked for pinned pages, too, but only by user
-//!   space.
+//!   space, which waits until they have unmapped them and their fences have signalled: signals end
+//!   that, and it fails with `EBUSY` after some time.
 //! * Foreign buffers are pinned while they are mapped: the device can't stop to have them moved.
 //!
 //! Lock order:
@@ -141,6 +143,11 @@ extern "C" {
 
 // --- The device -----------------------------------------------------------------
 
+/// How long importers have to unmap pages when they are told to, in milliseconds.
+const REVOKE_MS: u32 = 2000;
+/// All fences are of this usage, whatever else they are.
+const BOOKKEEP: bindings::dma_resv_usage = bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP;
+
 #[pin_data]
 struct Device {
     #[pin]
@@ -155,6 +162,9 @@ struct Device {
     wedged: Mutex<Option<u32>>,
     #[pin]
     reset: CondVar,
+    /// An object has no mapping for a device any more.
+    #[pin]
+    unmapped: CondVar,
 }
 
 impl kernel::InPlaceModule for Device {
@@ -173,6 +183,7 @@ impl kernel::InPlaceModule for Device {
             ),
             wedged <- new_mutex!(None, "Device::wedged"),
             reset <- new_condvar!("Device::reset"),
+            unmapped <- new_condvar!("Device::unmapped"),
             dma: import::Device::new(c"pagekit-i915")?,
             // SAFETY: The shrinker goes before the device, of which it needs the lock.
             shrinker: unsafe { Shrinker::new(this) }?,
@@ -368,6 +379,10 @@ struct Backing {
     pages: Pages,
     /// Devices that have them mapped, mappings for the kernel, and pins of importers.
     users: PinCount,
+    /// Whether there are any. Pages without may be pinned still, because of a fence.
+    is_used: bool,
+    /// The first of these users.
+    mappings: usize,
     /// Pins of importers: those that can't do without.
     fixed: usize,
     /// How many open files have it.
@@ -461,6 +476,11 @@ impl<'a> Own<'a> {
     {
         let bo = self.bo();
         if self.backing(objects).users.pin() {
+            if let Pages::Pinned(_) = self.backing(objects).pages {
+                // A fence has kept them.
+                self.backing(objects).is_used = true;
+                return Ok(self.backing(objects).pages.as_slice());
+            }
             // References would keep the pages where they are, which may be where none are pinned.
             self.give_back(objects);
             let pin = || -> Result<PinArray> {
@@ -472,13 +492,32 @@ impl<'a> Own<'a> {
             backing.pages = Pages::Pinned(pin().inspect_err(|_| {
                 backing.users.unpin();
             })?);
+            backing.is_used = true;
         }
         Ok(self.backing(objects).pages.as_slice())
     }
 
     fn unpin(self, objects: &mut Objects) {
-        if self.backing(objects).users.unpin() {
-            self.give_back(objects);
+        let backing = self.backing(objects);
+        if backing.users.unpin() {
+            backing.is_used = false;
+            if self.is_idle(objects) {
+                self.give_back(objects);
+            }
+        }
+    }
+
+    /// Whether it has pages that nobody uses, nor may use until a fence signals.
+    fn is_idle(self, objects: &mut Objects) -> bool {
+        let backing = self.backing(objects);
+        match backing.pages {
+            Pages::Away => false,
+            Pages::Held(_) => true,
+            Pages::Pinned(_) if backing.is_used => false,
+            // SAFETY: By the type invariants it is a buffer, which has a reservation object.
+            Pages::Pinned(_) => unsafe {
+                bindings::dma_resv_test_signaled((*self.0).resv, BOOKKEEP)
+            },
         }
     }
 
@@ -515,7 +554,7 @@ impl Drop for Pinned<'_> {
 }
 
 impl Objects {
-    /// Gives back held pages of objects, and returns how many: `target`, if there are as many.
+    /// Gives back pages of idle objects, and returns how many: `target`, if there are as many.
     fn shrink(&mut self, target: usize) -> usize {
         let mut given = 0;
         for i in 0..self.0.len() {
@@ -524,7 +563,7 @@ impl Objects {
             }
             // SAFETY: All in the list are ours, and leave it in their release operation.
             let own = unsafe { Own::new(self.0[i].as_ptr()) };
-            if let Pages::Held(_) = own.backing(self).pages {
+            if own.is_idle(self) {
                 given += own.give_back(self);
             }
         }
@@ -536,8 +575,8 @@ impl Objects {
         for i in 0..self.0.len() {
             // SAFETY: All in the list are ours, and leave it in their release operation.
             let own = unsafe { Own::new(self.0[i].as_ptr()) };
-            if let Pages::Held(array) = &own.backing(self).pages {
-                held += array.pages().len();
+            if own.is_idle(self) {
+                held += own.backing(self).pages.as_slice().len();
             }
         }
         held
@@ -558,6 +597,8 @@ impl Handle {
         let backing = Backing {
             pages: Pages::Away,
             users: PinCount::default(),
+            is_used: false,
+            mappings: 0,
             fixed: 0,
             files: 0,
         };
@@ -611,10 +652,11 @@ impl Handle {
         unsafe { Own::new(self.0.as_ptr()) }
     }
 
-    /// Asks importers to unmap the pages. Returns how many are no longer pinned.
+    /// Asks importers to unmap the pages, and waits for them. Returns how many pages are no longer
+    /// pinned.
     fn revoke(&self) -> Result<usize> {
         let (own, device) = (self.own(), self.own().bo().device);
-        let _reserved = self.0.reserve_interruptible()?;
+        let reserved = self.0.reserve_interruptible()?;
         let mut objects = device.lock.lock();
         if own.backing(&mut objects).fixed != 0 {
             return Err(EBUSY);
@@ -624,9 +666,37 @@ impl Handle {
         // SAFETY: It is reserved. Importers come back to `unmap_dma_buf`, so the device is not
         // locked.
         unsafe { bindings::dma_buf_invalidate_mappings(self.0.as_ptr()) };
-        // The pages go with the last mapping, so that there is nothing more to wait for. Copies
-        // don't reserve the buffer: one may have pinned them meanwhile.
-        Ok(pinned.saturating_sub(own.pinned(&mut device.lock.lock())))
+        let mut objects = device.lock.lock();
+        let mut is_mapped = own.backing(&mut objects).mappings != 0;
+        drop(objects);
+        // Importers may use the pages until their fences have signalled, and unmap them then, for
+        // which they reserve the buffer. Meanwhile others may map them again.
+        drop(reserved);
+        // SAFETY: There is a reference on the buffer.
+        let mut left =
+            unsafe { dmabuf::wait(self.0.as_ptr(), BOOKKEEP, msecs_to_jiffies(REVOKE_MS)) }?;
+        let mut objects = device.lock.lock();
+        while is_mapped && left != 0 {
+            is_mapped = own.backing(&mut objects).mappings != 0;
+            if is_mapped {
+                left = match device
+                    .unmapped
+                    .wait_interruptible_timeout(&mut objects, left)
+                {
+                    CondVarTimeoutResult::Woken { jiffies } => jiffies,
+                    CondVarTimeoutResult::Signal { .. } => return Err(ERESTARTSYS),
+                    CondVarTimeoutResult::Timeout => 0,
+                };
+            }
+        }
+        if left == 0 {
+            return Err(EBUSY);
+        }
+        if own.is_idle(&mut objects) {
+            own.give_back(&mut objects);
+        }
+        // Copies don't reserve the buffer: one may have pinned them meanwhile.
+        Ok(pinned.saturating_sub(own.pinned(&mut objects)))
     }
 }
 
@@ -694,7 +764,10 @@ unsafe extern "C" fn map_dma_buf(
         let pages = own.pin(&mut objects)?;
         // SAFETY: The attachment is one of a buffer of ours, whose reservation lock the core holds.
         // The pages stay pinned until it is unmapped.
-        unsafe { dmabuf::map(attachment, pages, dir) }.inspect_err(|_| own.unpin(&mut objects))
+        let table = unsafe { dmabuf::map(attachment, pages, dir) }
+            .inspect_err(|_| own.unpin(&mut objects))?;
+        own.backing(&mut objects).mappings += 1;
+        Ok(table)
     };
     dmabuf::table_or_err(map())
 }
@@ -712,7 +785,11 @@ unsafe extern "C" fn unmap_dma_buf(
         dmabuf::unmap(attachment, table, dir);
         Own::reserved((*attachment).dmabuf)
     };
-    own.unpin(&mut own.bo().device.lock.lock());
+    let device = own.bo().device;
+    let mut objects = device.lock.lock();
+    own.backing(&mut objects).mappings -= 1;
+    own.unpin(&mut objects);
+    device.unmapped.notify_all();
 }
 
 /// # Safety

@@ -110,7 +110,11 @@ struct pagekit_info {
 #define PAGEKIT_WEDGE	_IOW('K', 0x07, __u32)
 #define PAGEKIT_RESET	_IO('K', 0x08)
 
-/* Importers of this object that can map it again later are told to unmap it. */
+/*
+ * Importers of this object that can map it again later are told to unmap it. Waits
+ * until they have, and their fences have signalled, two seconds at most: EBUSY.
+ * So it is if one of them can't map it again.
+ */
 #define PAGEKIT_SHRINK_REVOKE	(1 << 0)
 
 /*

@@ -239,6 +239,37 @@ pub fn sync(buf: impl AsFd, flags: u64) -> io::Result<()> {
     unsafe { ioctl(buf, DMA_BUF_IOCTL_SYNC, (&raw const arg).cast()) }.map(drop)
 }
 
+/// C: `struct dma_buf_export_sync_file`, `struct dma_buf_import_sync_file`.
+#[repr(C)]
+struct SyncFile {
+    flags: u32,
+    fd: RawFd,
+}
+
+/// `DMA_BUF_IOCTL_EXPORT_SYNC_FILE`: the fences of a buffer that such an access would wait for.
+pub fn export_fences(buf: impl AsFd, flags: u64) -> io::Result<OwnedFd> {
+    let mut arg = SyncFile {
+        flags: flags as u32,
+        fd: -1,
+    };
+    let export = opcode::read_write::<SyncFile>(b'b', 2);
+    // SAFETY: the kernel reads and writes `arg`.
+    unsafe { ioctl(buf, export, (&raw mut arg).cast()) }?;
+    // SAFETY: the kernel just created it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(arg.fd) })
+}
+
+/// `DMA_BUF_IOCTL_IMPORT_SYNC_FILE`: adds them to those of another buffer, as of such an access.
+pub fn import_fences(buf: impl AsFd, fences: impl AsFd, flags: u64) -> io::Result<()> {
+    let arg = SyncFile {
+        flags: flags as u32,
+        fd: fences.as_fd().as_raw_fd(),
+    };
+    let import = opcode::write::<SyncFile>(b'b', 3);
+    // SAFETY: the kernel only reads `arg`.
+    unsafe { ioctl(buf, import, (&raw const arg).cast()) }.map(drop)
+}
+
 /// Runs `access` between the begin and the end of CPU access.
 pub fn with_cpu_access<T>(
     buf: impl AsFd,

@@ -62,6 +62,22 @@ struct DrmGemClose {
     pad: u32,
 }
 
+/// C: `struct drm_vgem_fence_attach`.
+#[repr(C)]
+struct DrmVgemFenceAttach {
+    handle: u32,
+    flags: u32,
+    out_fence: u32,
+    pad: u32,
+}
+
+/// C: `struct drm_vgem_fence_signal`.
+#[repr(C)]
+struct DrmVgemFenceSignal {
+    fence: u32,
+    flags: u32,
+}
+
 /// C: `DRM_IOCTL_VERSION`.
 const DRM_IOCTL_VERSION: Opcode = opcode::read_write::<DrmVersion>(b'd', 0x00);
 /// C: `DRM_IOCTL_GEM_CLOSE`.
@@ -72,6 +88,9 @@ const DRM_IOCTL_PRIME_HANDLE_TO_FD: Opcode = opcode::read_write::<DrmPrimeHandle
 const DRM_IOCTL_PRIME_FD_TO_HANDLE: Opcode = opcode::read_write::<DrmPrimeHandle>(b'd', 0x2e);
 /// C: `DRM_IOCTL_MODE_CREATE_DUMB`.
 const DRM_IOCTL_MODE_CREATE_DUMB: Opcode = opcode::read_write::<DrmModeCreateDumb>(b'd', 0xb2);
+/// C: `DRM_IOCTL_VGEM_FENCE_ATTACH`, `DRM_IOCTL_VGEM_FENCE_SIGNAL`.
+const DRM_IOCTL_VGEM_FENCE_ATTACH: Opcode = opcode::read_write::<DrmVgemFenceAttach>(b'd', 0x41);
+const DRM_IOCTL_VGEM_FENCE_SIGNAL: Opcode = opcode::write::<DrmVgemFenceSignal>(b'd', 0x42);
 /// C: `DRM_IOCTL_MODE_MAP_DUMB`.
 const DRM_IOCTL_MODE_MAP_DUMB: Opcode = opcode::read_write::<DrmModeMapDumb>(b'd', 0xb3);
 
@@ -139,6 +158,12 @@ impl Card {
         })
     }
 
+    /// Signals a fence of `Handle::write_fence`, which vgem does itself after ten seconds.
+    pub fn signal(&self, fence: u32) -> io::Result<()> {
+        let mut signal = DrmVgemFenceSignal { fence, flags: 0 };
+        self.call(DRM_IOCTL_VGEM_FENCE_SIGNAL, &mut signal)
+    }
+
     fn call<T>(&self, opcode: Opcode, arg: &mut T) -> io::Result<()> {
         // SAFETY: each opcode's structure is the `T` it is used with here; the kernel
         // writes into it and (version) into the buffers it points to.
@@ -164,6 +189,19 @@ impl Handle<'_> {
         self.card.call(DRM_IOCTL_PRIME_HANDLE_TO_FD, &mut prime)?;
         // SAFETY: the kernel just created it for us.
         Ok(unsafe { OwnedFd::from_raw_fd(prime.fd) })
+    }
+
+    /// Has the buffer get a fence of somebody who writes. Only for vgem.
+    pub fn write_fence(&self) -> io::Result<u32> {
+        let mut attach = DrmVgemFenceAttach {
+            handle: self.handle,
+            // C: `VGEM_FENCE_WRITE`.
+            flags: 1,
+            out_fence: 0,
+            pad: 0,
+        };
+        self.card.call(DRM_IOCTL_VGEM_FENCE_ATTACH, &mut attach)?;
+        Ok(attach.out_fence)
     }
 
     /// Maps a dumb buffer through the device.

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use pagekit_user::abi::{self, SYNC_END, SYNC_READ, SYNC_START};
+use pagekit_user::abi::{self, SYNC_END, SYNC_READ, SYNC_RW, SYNC_START};
+use pagekit_user::drm::{Card, Handle};
 use pagekit_user::kernel::{RootGroup, ZramSwap};
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::style::{
     Object, CREATE_SHMEM_MMAP, INFO_WEDGED, MAP_READ, MAP_WRITE, SHRINK_REVOKE,
 };
-use pagekit_user::test_importer::{Importer, Through};
+use pagekit_user::test_importer::{Dir, Importer, Kind, Through};
 use pagekit_user::{kernel, PAGE};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{self, Errno};
@@ -41,6 +42,10 @@ pub const CASES: &[Case] = &[
     Case::new("revoke", revoke).smoke(),
     Case::new("revoke_refused", revoke_refused).smoke(),
     Case::new("revoke_beside_copies", revoke_beside_copies).smoke(),
+    Case::new("revoke_waits", revoke_waits).smoke(),
+    Case::new("revoke_waits_for_fences", revoke_waits_for_fences).smoke(),
+    Case::new("revoke_gives_up", revoke_gives_up),
+    Case::new("fence_keeps_pins", fence_keeps_pins).smoke(),
     Case::new("shrinker", shrinker).smoke(),
     Case::new("shrinks_without_file", shrinks_without_file).smoke(),
     Case::new("swap", swap).smoke(),
@@ -500,6 +505,122 @@ fn revoke_beside_copies(env: &Env) -> Result<()> {
     })?;
     ensure!(pinned(&object)? == 0);
     check(&object, 1, 16)
+}
+
+/// A device that can't stop at once writes on, and is waited for: until it has unmapped the pages, too.
+fn revoke_waits(env: &Env) -> Result<()> {
+    let object = written(env, 1, 16)?;
+    let buf = object.export()?;
+    let importer = Importer::open()?;
+    let attachment = importer.attach(&buf, Kind::Dynamic)?;
+    for value in 2..5 {
+        attachment.map(Dir::Both)?;
+        attachment.fill_later(3, value, 300)?;
+        let start = Instant::now();
+        let given = object.shrink(SHRINK_REVOKE)?;
+        let waited = start.elapsed();
+        ensure!(waited > Duration::from_millis(250), "only {waited:?}");
+        ensure!(given == 16 && pinned(&object)? == 0, "{given} given back");
+        let mut page = [0; PAGE];
+        object.read(3 * PAGE, &mut page)?;
+        ensure!(page == [value; PAGE], "{:#x}, not {value}", page[0]);
+        attachment.unmap()?;
+    }
+    Ok(())
+}
+
+/// A fence of vgem, of something else that it does, becomes one of the buffer.
+fn fence<'a>(card: &'a Card, buf: impl AsFd) -> Result<(Handle<'a>, u32)> {
+    let handle = card.create_dumb(1)?;
+    let fence = handle.write_fence()?;
+    let fences = abi::export_fences(handle.export()?, SYNC_RW)?;
+    abi::import_fences(buf, fences, SYNC_RW)?;
+    Ok((handle, fence))
+}
+
+/// The importer has unmapped the pages, but who knows what else is on its way.
+fn revoke_waits_for_fences(env: &Env) -> Result<()> {
+    let (object, card) = (written(env, 1, 16)?, Card::find("vgem")?);
+    let buf = object.export()?;
+    let import = Object::of(DYNAMIC, &buf)?;
+    import.map(MAP_READ | MAP_WRITE)?;
+    let (_handle, fence) = fence(&card, &buf)?;
+    let start = Instant::now();
+    let given = std::thread::scope(|scope| {
+        let revoke = scope.spawn(|| object.shrink(SHRINK_REVOKE));
+        while import.info()?.mappings != 0 && !revoke.is_finished() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let (early, pinned) = (revoke.is_finished(), pinned(&object)?);
+        card.signal(fence)?;
+        ensure!(!early && pinned == 16, "{pinned} pinned, done: {early}");
+        Ok(revoke.join().unwrap_or(Err(Errno::IO))?)
+    })?;
+    let waited = start.elapsed();
+    ensure!(waited < Duration::from_secs(2), "{waited:?}");
+    ensure!(given == 16 && pinned(&object)? == 0, "{given} given back");
+    check(&object, 1, 16)
+}
+
+/// Not for ever: after a while, or a signal, or when it is killed.
+fn revoke_gives_up(env: &Env) -> Result<()> {
+    let (object, card) = (written(env, 1, 16)?, Card::find("vgem")?);
+    let buf = object.export()?;
+    let import = Object::of(DYNAMIC, &buf)?;
+    import.map(MAP_READ)?;
+    let (_handle, fence) = fence(&card, &buf)?;
+    alarm(200, 0)?;
+    let result = object.shrink(SHRINK_REVOKE);
+    ensure!(result == Err(Errno::INTR), "{result:?}");
+    let child = Child::spawn(|| {
+        object.shrink(SHRINK_REVOKE)?;
+        Ok(())
+    })?;
+    std::thread::sleep(Duration::from_millis(200));
+    child.kill()?;
+    let end = child.wait_for(Duration::from_secs(1))?;
+    ensure!(end == End::Killed(libc::SIGKILL), "{end:?}");
+    let start = Instant::now();
+    let result = object.shrink(SHRINK_REVOKE);
+    let waited = start.elapsed();
+    ensure!(result == Err(Errno::BUSY), "{result:?}");
+    ensure!(waited < Duration::from_secs(4), "{waited:?}");
+    ensure!(pinned(&object)? == 16 && object.shrink(0)? == 0);
+    card.signal(fence)?;
+    ensure!(object.shrink(0)? == 16 && pinned(&object)? == 0);
+    check(&object, 1, 16)
+}
+
+/// Whoever unmaps while there is a fence may still be at the pages. Others can have them, too.
+fn fence_keeps_pins(env: &Env) -> Result<()> {
+    let object = written(env, 1, 16)?;
+    let buf = object.export()?;
+    let map = Mapping::shared(&buf, 0, 16 * PAGE)?;
+    let (importer, other) = (Importer::open()?, Object::of(STATIC, &buf)?);
+    let attachment = importer.attach(&buf, Kind::Dynamic)?;
+    attachment.map(Dir::Both)?;
+    attachment.fill_later(3, 2, 500)?;
+    attachment.unmap()?;
+    let kept = || -> Result<bool> {
+        let (given, pinned) = (object.shrink(0)?, pinned(&object)?);
+        kernel::write("/proc/sys/vm/drop_caches", "2")?;
+        Ok((given, pinned) == (0, 16) && object.info()?.pinned == 16)
+    };
+    let early = kept()?;
+    check_file(&Mapping::shared(&buf, 4 * PAGE, 12 * PAGE)?, 1, 4)?;
+    other.map(MAP_READ)?;
+    other.unmap()?;
+    ensure!(early && kept()?, "not kept");
+    abi::with_cpu_access(&buf, SYNC_READ, || {
+        let page = map.page(3);
+        ensure!(page == [2; PAGE], "{:#x}", page[0]);
+        Ok(())
+    })?;
+    // What is kept is memory that others can have.
+    kernel::write("/proc/sys/vm/drop_caches", "2")?;
+    ensure!(pinned(&object)? == 0, "kept for ever");
+    Ok(())
 }
 
 /// The kernel asks for pages by itself. What is pinned stays.
