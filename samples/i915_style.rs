@@ -18,6 +18,9 @@
 //! * Importers that can do without for a while are asked for pinned pages, too, but only by user
 //!   space, which waits until they have unmapped them and their fences have signalled: signals end
 //!   that, and it fails with `EBUSY` after some time.
+//! * CPU access to an object with importers begins only if its pages can be pinned: an importer may
+//!   map it for the kernel next, and the core warns if that fails. It still does if the pages go in
+//!   between and can't be had again, or if an importer maps before it begins.
 //! * Foreign buffers are pinned while they are mapped: the device can't stop to have them moved.
 //!
 //! Lock order:
@@ -801,12 +804,18 @@ unsafe extern "C" fn begin_cpu_access(
 ) -> c_int {
     // SAFETY: The core passes a buffer of ours.
     from_result(|| unsafe {
-        let device = Own::new(buf).bo().device;
+        let own = Own::new(buf);
+        let device = own.bo().device;
         // Others should not have to wait for the reservation meanwhile.
         device.wait_for_error()?;
         dmabuf::wait_for_devices(buf, dir)?;
         let _reserved = import::reserve_interruptible(buf)?;
-        let _objects = device.lock_interruptible()?;
+        let mut objects = device.lock_interruptible()?;
+        // Importers may map it for the kernel next.
+        if dmabuf::users(buf).0 != 0 {
+            own.pin(&mut objects)?;
+            own.unpin(&mut objects);
+        }
         dmabuf::sync(buf, dir, For::Cpu);
         Ok(0)
     })

@@ -170,19 +170,19 @@ static int access_vmap(struct dma_buf *buf, u64 offset, void *data, size_t len, 
 
 	if (offset > buf->size || len > buf->size - offset)
 		return -ERANGE;
-	ret = dma_buf_vmap_unlocked(buf, &map);
+	/* In this order, as the core warns if it can't be mapped. */
+	ret = dma_buf_begin_cpu_access(buf, dir);
 	if (ret)
 		return ret;
-	ret = dma_buf_begin_cpu_access(buf, dir);
+	ret = dma_buf_vmap_unlocked(buf, &map);
 	if (!ret) {
 		if (write)
 			iosys_map_memcpy_to(&map, offset, data, len);
 		else
 			iosys_map_memcpy_from(data, &map, offset, len);
-		ret = dma_buf_end_cpu_access(buf, dir);
+		dma_buf_vunmap_unlocked(buf, &map);
 	}
-	dma_buf_vunmap_unlocked(buf, &map);
-	return ret;
+	return dma_buf_end_cpu_access(buf, dir) ?: ret;
 }
 
 /* By way of a copy, because user memory may not be touched under the reservation lock. */

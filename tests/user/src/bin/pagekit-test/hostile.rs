@@ -41,7 +41,10 @@ pub const STYLE: &[Case] = &[
     Case::new("swap_full", swap_full),
 ];
 
-pub const I915: &[Case] = &[Case::new("hwpoison", hwpoison_of_object).smoke()];
+pub const I915: &[Case] = &[
+    Case::new("hwpoison", hwpoison_of_object).smoke(),
+    Case::new("imported_limit", |env| memory_limit(|| of_importer(env))).smoke(),
+];
 
 /// For a machine with a CMA area, see `cma`.
 pub const CMA: &[Case] = &[
@@ -65,6 +68,13 @@ fn of_device(env: &Env) -> Result<OwnedFd> {
     let object = Object::new(&env.device, PAGES)?;
     object.read(0, &mut [0])?;
     Ok(object.export()?)
+}
+
+/// The same, when a copy of another driver needs them.
+fn of_importer(env: &Env) -> Result<OwnedFd> {
+    let buf = Object::new(&env.device, PAGES)?.export()?;
+    Object::of("/dev/pagekit-nouveau", &buf)?.read(0, &mut [0])?;
+    Ok(buf)
 }
 
 /// Its pages are charged to who makes a buffer, for as long as it lives.
@@ -227,8 +237,12 @@ fn hwpoison_of_object(env: &Env) -> Result<()> {
     let result = object.read(0, &mut [0]);
     ensure!(result == Err(Errno::IO), "a copy: {result:?}");
     for importer in ["/dev/pagekit-radeon", "/dev/pagekit-nouveau"] {
-        let result = Object::of(importer, &buf)?.map(MAP_READ);
+        let import = Object::of(importer, &buf)?;
+        let result = import.map(MAP_READ);
         ensure!(result == Err(Errno::IO), "{importer}: {result:?}");
+        // The core would warn if only mapping it for the kernel failed.
+        let result = import.read(0, &mut [0]);
+        ensure!(result == Err(Errno::IO), "a copy by {importer}: {result:?}");
     }
     let signal = signal_of(|| map.touch())?;
     ensure!(signal == Some(libc::SIGBUS), "ended with {signal:?}");
