@@ -13,10 +13,6 @@ use kernel::{
     prelude::*, //
 };
 use pagekit_pages::PageArray;
-use pagekit_view::{
-    PageRef,
-    PfnOnly, //
-};
 
 mod compat;
 mod dmabuf;
@@ -67,8 +63,8 @@ impl miscdevice::MiscDevice for Driver {
 }
 
 impl dmabuf::Pages for PageArray {
-    fn pages(&self) -> &[PageRef<'_, PfnOnly>] {
-        PageRef::pfns(self.pages())
+    fn pages(&self) -> &[pagekit_view::PageRef<'_, pagekit_view::PfnOnly>] {
+        pagekit_view::PageRef::pfns(self.pages())
     }
 }
 

@@ -128,8 +128,8 @@ impl PinArray {
         })
     }
 
-    /// Lends the pages, in the order in which they were pinned. They are a file's or a process's: only
-    /// their PFNs can be mapped, with a promise of the driver's who may write to them.
+    /// Lends the pages, in the order in which they were pinned. They are a file's or a process's:
+    /// only their PFNs can be mapped, with a promise of the driver's who may write to them.
     #[inline]
     pub fn pages(&self) -> &[PageRef<'_, PfnOnly>] {
         self.pages.pages()

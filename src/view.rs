@@ -64,8 +64,8 @@ pub const PMD_ORDER: u32 = PAGE_SHIFT as u32 - if cfg!(CONFIG_S390) { 4 } else {
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub enum Counted {}
 
-/// Nothing: whoever owns the page may take it back whatever its reference count is, or users may not
-/// write to it. See [`PageRef`].
+/// Nothing: whoever owns the page may take it back whatever its reference count is, or users may
+/// not write to it. See [`PageRef`].
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub enum PfnOnly {}
 

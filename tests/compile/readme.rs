@@ -23,7 +23,7 @@ pub fn pin(memfd: &LocalFile, pgoff: usize, count: usize) -> Result<Buffer> {
 ///
 /// To be called by the mmap operation of a driver whose buffer outlives the file.
 pub unsafe fn mmap(vma: &VmaNew, buffer: &Buffer) -> Result {
-    // SAFETY: As the caller promises.
+    // SAFETY: The VMA is being set up, and the buffer outlives it.
     unsafe { setup_pfns(vma, buffer.pins.pages().len(), 0)? };
     Ok(())
 }
@@ -32,7 +32,7 @@ pub unsafe fn mmap(vma: &VmaNew, buffer: &Buffer) -> Result {
 ///
 /// To be called by the fault operation.
 pub unsafe fn fault(vmf: *mut bindings::vm_fault, buffer: &Buffer) -> vm_fault_t {
-    // SAFETY: As the caller promises.
+    // SAFETY: The kernel passes a fault in such a VMA, and the buffer outlives it.
     unsafe { fault_pfns(VmFault::from_raw(vmf), buffer.pins.pages(), 0) }
 }
 
@@ -40,6 +40,6 @@ pub unsafe fn fault(vmf: *mut bindings::vm_fault, buffer: &Buffer) -> vm_fault_t
 ///
 /// To be called by the huge_fault operation.
 pub unsafe fn huge(vmf: *mut bindings::vm_fault, order: c_uint, buffer: &Buffer) -> vm_fault_t {
-    // SAFETY: As the caller promises.
+    // SAFETY: The kernel passes a fault in such a VMA, and the buffer outlives it.
     unsafe { huge_fault_pfns(VmFault::from_raw(vmf), order, buffer.pins.pages(), 0) }
 }

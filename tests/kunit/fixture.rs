@@ -497,7 +497,8 @@ impl Found {
     /// Has half of all the references that a folio can have while `f` runs.
     pub(crate) fn crowded<T>(&self, f: impl FnOnce() -> T) -> T {
         const HALF: c_int = c_int::MAX / 2;
-        // SAFETY: By the type invariants, there is a reference on the page. It has room for as many.
+        // SAFETY: By the type invariants, there is a reference on the page. It has room for so
+        // many.
         unsafe { fixture_add_refs(self.0, HALF) };
         let result = f();
         // SAFETY: These are our own.

@@ -183,7 +183,12 @@ fn targets() -> Result<Vec<Target>> {
         );
     }
     let (node, ..) = NODES[0];
-    add(open(node)?.into(), node, &[abi::SHOW_FILE, abi::SHOW_USER], false);
+    add(
+        open(node)?.into(),
+        node,
+        &[abi::SHOW_FILE, abi::SHOW_USER],
+        false,
+    );
     for (file, kind) in files {
         match kind {
             Kind::Buffer { .. } => add(file, "dma-buf", DMA_BUF, false),
