@@ -6,7 +6,8 @@
 //!
 //! * One lock for the whole device. Who needs the device to work waits first until it doesn't hang,
 //!   which signals end and which fails with `EIO` after some time, and takes the lock
-//!   interruptibly. What can't fail, and what gets by with memory alone, does neither.
+//!   interruptibly. What gets by with memory alone takes the lock at once, and only a fatal signal
+//!   ends that. What can't fail waits for it. Creating an object and releasing it don't take it.
 //! * Pages are pinned while a device or the kernel has them mapped, and no longer. If a fence of
 //!   the buffer is pending then, they stay pinned until it has signalled, and go as held pages do.
 //!   For the CPU alone they are only held. An object that nobody uses has none: they are in its
@@ -28,15 +29,17 @@
 //! 1. the mmap lock; `Import::mapping`
 //! 2. the reservation lock of a buffer, which the core holds where importers map
 //! 3. the lock of the device
-//! 4. what memory reclaim takes
+//! 4. the lock of its list of objects
+//! 5. what memory reclaim takes
 //!
 //! So importers that map wait for a reset with the reservation lock held, and keep other importers
 //! of the same buffer waiting, as the core calls the driver under it.
 //!
-//! Under the lock of the device, debugfs tries to reserve buffers, and goes without if it can't.
+//! Under the lock of the list, debugfs tries to reserve buffers and to lock the device, and goes
+//! without if it can't.
 //!
-//! The device is locked while memory is allocated, so that the shrinker can only try to lock it. It
-//! takes no folio lock either, for somebody who allocates memory may hold it.
+//! The device and its list are locked while memory is allocated, so that the shrinker can only try
+//! to lock them. It takes no folio lock either, for somebody who allocates memory may hold it.
 
 use core::{
     marker::PhantomData,
@@ -70,6 +73,10 @@ use kernel::{
     seq_file::SeqFile,
     sync::{
         aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         lock::mutex::MutexGuard,
         CondVar,
         CondVarTimeoutResult,
@@ -116,10 +123,10 @@ use import::{
     Reserved, //
 };
 use style::{
+    lock,
     Command,
     Create,
-    Info,
-    Objects, //
+    Info, //
 };
 
 module! {
@@ -157,9 +164,12 @@ struct Device {
     misc: MiscDeviceRegistration<Context>,
     shrinker: Shrinker,
     dma: import::Device,
-    /// All objects are under it. `/sys/kernel/debug/pagekit-i915/objects`
+    /// What all objects have of their pages is under it.
     #[pin]
-    lock: debugfs::File<Mutex<Objects>>,
+    lock: Mutex<Objects>,
+    /// `/sys/kernel/debug/pagekit-i915/objects`
+    #[pin]
+    list: debugfs::File<Mutex<style::Objects>>,
     /// While the device hangs, for how many milliseconds others wait for a reset.
     #[pin]
     wedged: Mutex<Option<u32>>,
@@ -174,13 +184,14 @@ impl kernel::InPlaceModule for Device {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let debugfs = debugfs::Dir::new(c"pagekit-i915");
         try_pin_init!(&this in Self {
-            lock <- debugfs.read_callback_file(
+            lock <- new_mutex!(Objects { next: 0 }, "Device::lock"),
+            list <- debugfs.read_callback_file(
                 c"objects",
-                new_mutex!(Objects(KVVec::new()), "Device::lock"),
-                &|lock: &Mutex<Objects>, f| {
-                    lock.lock().show(f, |objects, reserved| {
+                new_mutex!(style::Objects(KVVec::new()), "Device::list"),
+                &|list: &Mutex<style::Objects>, f| {
+                    list.lock().show(f, |reserved| {
                         // SAFETY: What is in the list is ours.
-                        Ok(unsafe { Own::new(reserved.as_ptr()) }.info(objects, reserved))
+                        unsafe { Own::new(reserved.as_ptr()) }.info(reserved, true)
                     })
                 },
             ),
@@ -188,7 +199,7 @@ impl kernel::InPlaceModule for Device {
             reset <- new_condvar!("Device::reset"),
             unmapped <- new_condvar!("Device::unmapped"),
             dma: import::Device::new(c"pagekit-i915")?,
-            // SAFETY: The shrinker goes before the device, of which it needs the lock.
+            // SAFETY: The shrinker goes before the device, of which it needs the locks.
             shrinker: unsafe { Shrinker::new(this) }?,
             misc <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"pagekit-i915",
@@ -224,6 +235,12 @@ impl Device {
         to_result(unsafe { pagekit_i915_lock_interruptible(mutex) })?;
         // SAFETY: It was locked just now.
         Ok(unsafe { MutexGuard::new(&self.lock, ()) })
+    }
+
+    /// Gives back all pages that are held, and returns how many.
+    fn shrink(&self) -> Result<usize> {
+        let mut objects = lock(&self.lock, false)?;
+        Ok(objects.shrink(&self.list.lock(), usize::MAX))
     }
 
     fn set_wedged(&self, wedged: Option<u32>) -> Result<isize> {
@@ -265,19 +282,19 @@ impl MiscDevice for Context {
             Command::Map(dir) => context.object()?.foreign()?.map(device, dir),
             Command::Unmap => context.object()?.foreign()?.unmap(),
             Command::Access(access) => context.object()?.access(device, access),
-            Command::Info(user) => context.object()?.info(device)?.reply(user),
+            Command::Info(user) => context.object()?.info(device, false)?.reply(user),
             Command::Wedge { milliseconds } => device.set_wedged(Some(milliseconds)),
             Command::Reset => device.set_wedged(None),
-            Command::Shrink { revoke: false } => Ok(device.lock.lock().shrink(usize::MAX) as isize),
+            Command::Shrink { revoke: false } => Ok(device.shrink()? as isize),
             Command::Shrink { revoke: true } => {
                 let revoked = context.object()?.own()?.revoke()?;
-                Ok((revoked + device.lock.lock().shrink(usize::MAX)) as isize)
+                Ok((revoked + device.shrink()?) as isize)
             }
         }
     }
 
     fn show_fdinfo(context: &Self, m: &SeqFile, _file: &File) {
-        context.show(m, |object| object.info(context.device));
+        context.show(m, Object::buf, |object| object.info(context.device, true));
     }
 }
 
@@ -307,11 +324,11 @@ impl Object {
         Ok(0)
     }
 
-    fn info(&self, device: &Device) -> Result<Info> {
+    fn info(&self, device: &Device, nowait: bool) -> Result<Info> {
         let mut info = match self {
             Self::Own(handle) => {
-                let reserved = handle.0.reserve_interruptible()?;
-                handle.own().info(&mut device.lock.lock(), &reserved)
+                let reserved = style::reserve(&handle.0, nowait)?;
+                handle.own().info(&reserved, nowait)?
             }
             Self::Foreign(import) => Info::of_import(self.buf(), style::is_mapped(&import.mapping)),
         };
@@ -334,6 +351,8 @@ struct Bo {
     pages: usize,
     /// Whether CPU mappings are those of the file.
     has_file_mmap: bool,
+    /// How many open files have it.
+    files: Atomic<u32>,
     backing: LockedBy<Backing, Objects>,
 }
 
@@ -388,8 +407,6 @@ struct Backing {
     mappings: usize,
     /// Pins of importers: those that can't do without.
     fixed: usize,
-    /// How many open files have it.
-    files: u32,
 }
 
 enum Pages {
@@ -458,18 +475,19 @@ impl<'a> Own<'a> {
         }
     }
 
-    fn info(self, objects: &mut Objects, reserved: &Reserved<'_>) -> Info {
-        let pinned = self.pinned(objects);
-        let backing = self.backing(objects);
-        Info {
+    fn info(self, reserved: &Reserved<'_>, nowait: bool) -> Result<Info> {
+        let mut objects = lock(&self.bo().device.lock, nowait)?;
+        let pinned = self.pinned(&mut objects);
+        let backing = self.backing(&mut objects);
+        Ok(Info {
             pinned: pinned as u64,
             held: (backing.pages.as_slice().len() - pinned) as u64,
             // SAFETY: An open file has a mapping. The number may be out of date.
             resident: unsafe { (*(*self.bo().file.as_ptr()).f_mapping).nrpages as u64 },
-            sharers: backing.files,
+            sharers: self.bo().files.load(Relaxed),
             // SAFETY: It is ours.
             ..unsafe { Info::of_object(reserved) }
-        }
+        })
     }
 
     /// Pins the pages for one user more, and returns them.
@@ -556,16 +574,23 @@ impl Drop for Pinned<'_> {
     }
 }
 
+/// What is under the lock of the device, beside each [`Bo::backing`].
+struct Objects {
+    /// Where in the list the shrinker goes on, so that it takes objects in turn.
+    next: usize,
+}
+
 impl Objects {
     /// Gives back pages of idle objects, and returns how many: `target`, if there are as many.
-    fn shrink(&mut self, target: usize) -> usize {
+    fn shrink(&mut self, list: &style::Objects, target: usize) -> usize {
         let mut given = 0;
-        for i in 0..self.0.len() {
+        for _ in 0..list.0.len() {
             if given >= target {
                 break;
             }
+            self.next = (self.next + 1) % list.0.len();
             // SAFETY: All in the list are ours, and leave it in their release operation.
-            let own = unsafe { Own::new(self.0[i].as_ptr()) };
+            let own = unsafe { Own::new(list.0[self.next].as_ptr()) };
             if own.is_idle(self) {
                 given += own.give_back(self);
             }
@@ -573,11 +598,11 @@ impl Objects {
         given
     }
 
-    fn held(&mut self) -> usize {
+    fn held(&mut self, list: &style::Objects) -> usize {
         let mut held = 0;
-        for i in 0..self.0.len() {
+        for buf in &list.0 {
             // SAFETY: All in the list are ours, and leave it in their release operation.
-            let own = unsafe { Own::new(self.0[i].as_ptr()) };
+            let own = unsafe { Own::new(buf.as_ptr()) };
             if own.is_idle(self) {
                 held += own.backing(self).pages.as_slice().len();
             }
@@ -603,7 +628,6 @@ impl Handle {
             is_used: false,
             mappings: 0,
             fixed: 0,
-            files: 0,
         };
         let bo = KBox::new(
             Bo {
@@ -612,6 +636,7 @@ impl Handle {
                 inode: SetOnce::new(),
                 pages,
                 has_file_mmap: create.has(style::CREATE_SHMEM_MMAP),
+                files: Atomic::new(0),
                 backing: LockedBy::new(&device.lock, backing),
             },
             GFP_KERNEL_ACCOUNT,
@@ -633,7 +658,7 @@ impl Handle {
             .bo()
             .inode
             .populate(Inode::of(&buf));
-        device.lock.lock().add(&buf)?;
+        device.list.lock().add(&buf)?;
         // SAFETY: It was exported with `OPS` above.
         Ok(unsafe { Self::new(buf) })
     }
@@ -644,9 +669,7 @@ impl Handle {
     unsafe fn new(buf: Buf) -> Self {
         // INVARIANT: The caller promises that it was exported with `OPS`.
         let this = Self(buf);
-        this.own()
-            .backing(&mut this.own().bo().device.lock.lock())
-            .files += 1;
+        this.own().bo().files.add(1, Relaxed);
         this
     }
 
@@ -660,7 +683,7 @@ impl Handle {
     fn revoke(&self) -> Result<usize> {
         let (own, device) = (self.own(), self.own().bo().device);
         let reserved = self.0.reserve_interruptible()?;
-        let mut objects = device.lock.lock();
+        let mut objects = lock(&device.lock, false)?;
         if own.backing(&mut objects).fixed != 0 {
             return Err(EBUSY);
         }
@@ -669,7 +692,7 @@ impl Handle {
         // SAFETY: It is reserved. Importers come back to `unmap_dma_buf`, so the device is not
         // locked.
         unsafe { bindings::dma_buf_invalidate_mappings(self.0.as_ptr()) };
-        let mut objects = device.lock.lock();
+        let mut objects = lock(&device.lock, false)?;
         let mut is_mapped = own.backing(&mut objects).mappings != 0;
         drop(objects);
         // Importers may use the pages until their fences have signalled, and unmap them then, for
@@ -678,7 +701,7 @@ impl Handle {
         // SAFETY: There is a reference on the buffer.
         let mut left =
             unsafe { dmabuf::wait(self.0.as_ptr(), BOOKKEEP, msecs_to_jiffies(REVOKE_MS)) }?;
-        let mut objects = device.lock.lock();
+        let mut objects = lock(&device.lock, false)?;
         while is_mapped && left != 0 {
             is_mapped = own.backing(&mut objects).mappings != 0;
             if is_mapped {
@@ -705,8 +728,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let own = self.own();
-        own.backing(&mut own.bo().device.lock.lock()).files -= 1;
+        self.own().bo().files.fetch_sub(1, Relaxed);
     }
 }
 
@@ -880,7 +902,10 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
     };
     let bo = own.bo();
     // No need for a device that works.
-    let mut objects = bo.device.lock.lock();
+    let Ok(mut objects) = lock(&bo.device.lock, false) else {
+        // The process never sees it: it is killed first.
+        return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+    };
     let backing = own.backing(&mut objects);
     if let Pages::Away = backing.pages {
         match PageArray::from_shmem(&bo.file, 0, bo.pages, ShmemFlags::WRITE) {
@@ -926,10 +951,12 @@ unsafe extern "C" fn vunmap(buf: *mut bindings::dma_buf, map: *mut bindings::ios
 ///
 /// To be called by the core, when the last file descriptor, mapping and importer has gone.
 unsafe extern "C" fn release(buf: *mut bindings::dma_buf) {
+    // No lock of the device, which may be filling another object: a process that was killed would
+    // wait for that.
     // SAFETY: The core passes a buffer of ours, for the last time. Who looks at the list is done
-    // with it when it has been removed.
+    // with it when it has been removed, and nobody else has it.
     unsafe {
-        dmabuf::data::<Bo>(buf).device.lock.lock().remove(buf);
+        dmabuf::data::<Bo>(buf).device.list.lock().remove(buf);
         drop(dmabuf::release::<Bo>(buf));
     }
 }
@@ -947,12 +974,12 @@ unsafe impl Sync for Shrinker {}
 impl Shrinker {
     /// # Safety
     ///
-    /// The lock of `device` must be initialised, and stay for as long as the shrinker.
+    /// The locks of `device` must be initialised, and stay for as long as the shrinker.
     unsafe fn new(device: NonNull<Device>) -> Result<Self> {
         // SAFETY: The name has no directives.
         let shrinker = unsafe { bindings::shrinker_alloc(0, c"pagekit-i915".as_char_ptr()) };
         let this = Self(NonNull::new(shrinker).ok_or(ENOMEM)?);
-        // SAFETY: It is not registered yet. The callbacks find a device there, whose lock the
+        // SAFETY: It is not registered yet. The callbacks find a device there, whose locks the
         // caller promises to be initialised and to stay as long.
         unsafe {
             (*shrinker).count_objects = Some(count_objects);
@@ -974,9 +1001,14 @@ impl Drop for Shrinker {
 /// # Safety
 ///
 /// To be called by the shrinker that `Shrinker::new` has set up.
-unsafe fn try_lock<'a>(shrinker: *mut bindings::shrinker) -> Option<MutexGuard<'a, Objects>> {
-    // SAFETY: The private data is the device, which stays.
-    unsafe { (*(*shrinker).private_data.cast::<Device>()).lock.try_lock() }
+unsafe fn try_lock<'a>(
+    shrinker: *mut bindings::shrinker,
+) -> Option<(MutexGuard<'a, Objects>, MutexGuard<'a, style::Objects>)> {
+    // SAFETY: The private data is the device, whose locks stay.
+    unsafe {
+        let device = (*shrinker).private_data.cast::<Device>();
+        Some(((*device).lock.try_lock()?, (*device).list.try_lock()?))
+    }
 }
 
 /// # Safety
@@ -987,7 +1019,7 @@ unsafe extern "C" fn count_objects(
     _control: *mut bindings::shrink_control,
 ) -> c_ulong {
     // SAFETY: The shrinker is ours.
-    unsafe { try_lock(shrinker) }.map_or(0, |mut objects| objects.held())
+    unsafe { try_lock(shrinker) }.map_or(0, |(mut objects, list)| objects.held(&list))
 }
 
 /// # Safety
@@ -998,11 +1030,11 @@ unsafe extern "C" fn scan_objects(
     control: *mut bindings::shrink_control,
 ) -> c_ulong {
     // SAFETY: The shrinker is ours.
-    let Some(mut objects) = (unsafe { try_lock(shrinker) }) else {
+    let Some((mut objects, list)) = (unsafe { try_lock(shrinker) }) else {
         return bindings::SHRINK_STOP as c_ulong;
     };
     // SAFETY: Memory reclaim passes what it asks for.
-    objects.shrink(unsafe { (*control).nr_to_scan })
+    objects.shrink(&list, unsafe { (*control).nr_to_scan })
 }
 
 // --- Foreign buffers ----------------------------------------------------------------
@@ -1038,7 +1070,7 @@ impl Import {
 
     fn map(&self, device: &Device, dir: bindings::dma_data_direction) -> Result<isize> {
         device.wait_for_error()?;
-        let mut mapping = self.mapping.lock();
+        let mut mapping = lock(&self.mapping, false)?;
         if mapping.is_some() {
             return Err(EBUSY);
         }

@@ -107,7 +107,7 @@ impl kernel::InPlaceModule for Device {
                 new_mutex!(Objects(KVVec::new()), "Device::objects"),
                 &|objects: &Mutex<Objects>, f| {
                     // SAFETY: What is in the list is ours.
-                    objects.lock().show(f, |_, bo| Ok(unsafe { info(bo) }))
+                    objects.lock().show(f, |bo| Ok(unsafe { info(bo) }))
                 },
             ),
             dma: import::Device::new(c"pagekit-nouveau")?,
@@ -152,13 +152,13 @@ impl MiscDevice for Context {
             Command::Map(dir) => context.object()?.foreign()?.map(dir),
             Command::Unmap => context.object()?.foreign()?.unmap(),
             Command::Access(access) => context.object()?.access(access),
-            Command::Info(user) => context.object()?.info()?.reply(user),
+            Command::Info(user) => context.object()?.info(false)?.reply(user),
             _ => Err(ENOTTY),
         }
     }
 
     fn show_fdinfo(context: &Self, m: &SeqFile, _file: &File) {
-        context.show(m, Object::info);
+        context.show(m, Object::buf, |object| object.info(true));
     }
 }
 
@@ -187,9 +187,9 @@ impl Object {
         Ok(0)
     }
 
-    fn info(&self) -> Result<Info> {
+    fn info(&self, nowait: bool) -> Result<Info> {
         let buf = self.buf();
-        let reserved = buf.reserve_interruptible()?;
+        let reserved = style::reserve(buf, nowait)?;
         Ok(match self {
             // SAFETY: It is ours.
             Self::Own(_) => unsafe { info(&reserved) },

@@ -12,10 +12,12 @@
  * doesn't have and that are right otherwise, ENOTTY. Without an object, commands
  * for one are ENOENT, and with one, CREATE and IMPORT are EEXIST. A signal that
  * comes while a command waits for a device that hangs, for fences, or for who has
- * an object reserved, makes it EINTR; not what waits in an exporter's operations,
- * or for radeon's own reservation. All sizes and offsets are in bytes. What INFO
- * tells is in /proc/PID/fdinfo/FD, too, and of all objects in
- * /sys/kernel/debug/pagekit-i915/objects and so on.
+ * an object reserved, makes it EINTR; not what waits in an exporter's operations.
+ * Only a fatal signal ends the wait for radeon's own reservation, and for i915's
+ * device while that gets the pages of an object. All sizes and offsets are in bytes.
+ * What INFO tells is in /proc/PID/fdinfo/FD, too, and of all objects in
+ * /sys/kernel/debug/pagekit-i915/objects and so on. These don't wait: where INFO
+ * would, they have the size alone.
  */
 #ifndef PAGEKIT_STYLE_H
 #define PAGEKIT_STYLE_H

@@ -6,8 +6,8 @@
 //!
 //! * Each object has a reservation, a mutex of its own that comes after all other locks; only that
 //!   of a foreign object comes before the reservation lock of its buffer. Who reserves an object
-//!   waits for others, or asks not to (`EBUSY`). The copies of the driver and the count of those
-//!   who share the object are under it.
+//!   waits for others unless it is killed, or asks not to (`EBUSY`). The copies of the driver and
+//!   the count of those who share the object are under it.
 //! * Pages are pinned when an object is created, while it is reserved, and unpinned when it is
 //!   released. As pinned pages stay, mapping them needs no reservation.
 //! * Objects may be of user memory, which is accounted as locked memory of the user for as long as
@@ -28,7 +28,6 @@ use kernel::{
     bindings,
     container_of,
     debugfs,
-    error::from_err_ptr,
     fs::File,
     miscdevice::{
         MiscDevice,
@@ -41,7 +40,6 @@ use kernel::{
     seq_file::SeqFile,
     sync::{
         aref::ARef,
-        lock::mutex::MutexGuard,
         Mutex,
         SetOnce, //
     }, //
@@ -72,6 +70,7 @@ use import::{
     Reserved, //
 };
 use style::{
+    lock,
     Command,
     Create,
     Info,
@@ -121,7 +120,7 @@ impl kernel::InPlaceModule for Device {
                 new_mutex!(Objects(KVVec::new()), "Device::objects"),
                 &|objects: &Mutex<Objects>, f| {
                     // SAFETY: What is in the list is ours.
-                    objects.lock().show(f, |_, bo| unsafe { info(bo, true) })
+                    objects.lock().show(f, |bo| unsafe { info(bo, true) })
                 },
             ),
             dma: import::Device::new(c"pagekit-radeon")?,
@@ -163,13 +162,13 @@ impl MiscDevice for Context {
             Command::Map(dir) => context.object()?.foreign()?.map(dir),
             Command::Unmap => context.object()?.foreign()?.unmap(),
             Command::Access(access) => context.object()?.access(access),
-            Command::Info(user) => context.object()?.info()?.reply(user),
+            Command::Info(user) => context.object()?.info(false)?.reply(user),
             _ => Err(ENOTTY),
         }
     }
 
     fn show_fdinfo(context: &Self, m: &SeqFile, _file: &File) {
-        context.show(m, Object::info);
+        context.show(m, Object::buf, |object| object.info(true));
     }
 }
 
@@ -193,11 +192,11 @@ impl Object {
         let mut copy = access.begin(self.buf())?;
         match self {
             Self::Own(handle) => {
-                let _reserved = reserve(&handle.bo().reservation, nowait)?;
+                let _reserved = lock(&handle.bo().reservation, nowait)?;
                 copy.run();
             }
             Self::Foreign(import) => {
-                let _reserved = reserve(&import.mapping, nowait)?;
+                let _reserved = lock(&import.mapping, nowait)?;
                 copy.run();
             }
         }
@@ -205,11 +204,11 @@ impl Object {
         Ok(0)
     }
 
-    fn info(&self) -> Result<Info> {
+    fn info(&self, nowait: bool) -> Result<Info> {
         let buf = self.buf();
         match self {
             // SAFETY: It is ours.
-            Self::Own(_) => unsafe { info(&buf.reserve_interruptible()?, false) },
+            Self::Own(_) => unsafe { info(&style::reserve(buf, nowait)?, nowait) },
             Self::Foreign(import) => Ok(Info::of_import(buf, style::is_mapped(&import.mapping))),
         }
     }
@@ -237,15 +236,6 @@ struct Shared {
     sharers: u32,
 }
 
-/// Reserves an object, or what stands for it here.
-fn reserve<T>(reservation: &Mutex<T>, nowait: bool) -> Result<MutexGuard<'_, T>> {
-    if nowait {
-        reservation.try_lock().ok_or(EBUSY)
-    } else {
-        Ok(reservation.lock())
-    }
-}
-
 impl Bo {
     fn new(device: &'static Device, create: &Create) -> Result<Pin<KBox<Self>>> {
         let pages = create.pages(style::CREATE_USERPTR)?;
@@ -267,7 +257,7 @@ impl Bo {
             file,
             account,
         }))?;
-        let reserved = reserve(&bo.reservation, false)?;
+        let reserved = lock(&bo.reservation, false)?;
         if let Some(file) = &bo.file {
             pins.pin_memfd(file, 0, pages)?;
         }
@@ -295,7 +285,7 @@ unsafe fn info(reserved: &Reserved<'_>, nowait: bool) -> Result<Info> {
         Ok(Info {
             pinned: bo.pages().len() as u64,
             resident: bo.pages().len() as u64,
-            sharers: reserve(&bo.reservation, nowait)?.sharers,
+            sharers: lock(&bo.reservation, nowait)?.sharers,
             ..Info::of_object(reserved)
         })
     }
@@ -458,20 +448,19 @@ impl Import {
     }
 
     fn map(&self, dir: bindings::dma_data_direction) -> Result<isize> {
-        let mut mapping = reserve(&self.mapping, false)?;
+        let mut mapping = lock(&self.mapping, false)?;
         if mapping.is_some() {
             return Err(EBUSY);
         }
-        // SAFETY: It is attached, and its reservation lock is not held.
-        let table = from_err_ptr(unsafe {
-            bindings::dma_buf_map_attachment_unlocked(self.attachment.as_ptr(), dir)
-        })?;
+        let _reserved = self.attachment.buf().reserve_interruptible()?;
+        // SAFETY: It is reserved. What was mapped is unmapped before it is detached.
+        let table = unsafe { self.attachment.map(dir) }?;
         *mapping = Some(Mapping { table, dir });
         Ok(0)
     }
 
     fn unmap(&self) -> Result<isize> {
-        let Mapping { table, dir } = reserve(&self.mapping, false)?.take().ok_or(EINVAL)?;
+        let Mapping { table, dir } = self.mapping.lock().take().ok_or(EINVAL)?;
         // SAFETY: It was mapped so. Its reservation lock is not held.
         unsafe {
             bindings::dma_buf_unmap_attachment_unlocked(self.attachment.as_ptr(), table, dir);

@@ -20,7 +20,10 @@ use crate::{
         Reserved, //
     }, //
 };
-use core::ptr::NonNull;
+use core::ptr::{
+    from_ref,
+    NonNull, //
+};
 use kernel::{
     bindings,
     error::{
@@ -43,6 +46,7 @@ use kernel::{
     seq_print,
     sync::{
         aref::ARef,
+        lock::mutex::MutexGuard,
         Mutex,
         SetOnce, //
     },
@@ -62,6 +66,7 @@ use kernel::{
 )]
 extern "C" {
     // Static inlines, see style_shim.h.
+    fn pagekit_style_lock_killable(mutex: *mut bindings::mutex) -> c_int;
     fn pagekit_style_ram_pages() -> c_ulong;
     fn pagekit_style_shmem(size: bindings::loff_t) -> *mut bindings::file;
     fn pagekit_style_copy_from(
@@ -177,13 +182,14 @@ impl Access {
         // SAFETY: There is a reference on the buffer, and its reservation lock is not held.
         to_result(unsafe { bindings::dma_buf_begin_cpu_access(buf.as_ptr(), dir) })?;
         let mut map = bindings::iosys_map::default();
-        // SAFETY: There is a reference on the buffer, and its reservation lock is not held.
-        to_result(unsafe { bindings::dma_buf_vmap_unlocked(buf.as_ptr(), &mut map) }).inspect_err(
-            |_| {
-                // SAFETY: There is a reference on the buffer, and the access to it has begun.
-                unsafe { bindings::dma_buf_end_cpu_access(buf.as_ptr(), dir) };
-            },
-        )?;
+        let mapped = buf.reserve_interruptible().and_then(|_reserved| {
+            // SAFETY: There is a reference on the buffer, and it is reserved.
+            to_result(unsafe { bindings::dma_buf_vmap(buf.as_ptr(), &mut map) })
+        });
+        mapped.inspect_err(|_| {
+            // SAFETY: There is a reference on the buffer, and the access to it has begun.
+            unsafe { bindings::dma_buf_end_cpu_access(buf.as_ptr(), dir) };
+        })?;
         // INVARIANT: As was just done and checked.
         Ok(Copy {
             buf,
@@ -342,6 +348,31 @@ pub(crate) fn is_mapped<T>(mapping: &Mutex<Option<T>>) -> bool {
     mapping.try_lock().is_none_or(|it| it.is_some())
 }
 
+/// Takes a mutex, unless a fatal signal comes first, or without waiting: `EBUSY`.
+///
+/// Faults take it so. Other signals can't end their wait: a fault that gives up is tried again at
+/// once, until the lock is free.
+pub(crate) fn lock<T>(mutex: &Mutex<T>, nowait: bool) -> Result<MutexGuard<'_, T>> {
+    if nowait {
+        return mutex.try_lock().ok_or(EBUSY);
+    }
+    let raw = from_ref(mutex).cast_mut().cast();
+    // SAFETY: `Lock` has C layout, and the mutex is what it begins with.
+    to_result(unsafe { pagekit_style_lock_killable(raw) })?;
+    // SAFETY: It was locked just now.
+    Ok(unsafe { MutexGuard::new(mutex, ()) })
+}
+
+/// Reserves a buffer, unless a signal comes first, or without waiting: `EBUSY`.
+pub(crate) fn reserve(buf: &Buf, nowait: bool) -> Result<Reserved<'_>> {
+    if nowait {
+        // SAFETY: There is a reference on the buffer for as long as it is borrowed.
+        unsafe { try_reserve(buf.as_ptr()) }.ok_or(EBUSY)
+    } else {
+        buf.reserve_interruptible()
+    }
+}
+
 /// All objects of a driver. Each is in here from its creation until its release operation.
 pub(crate) struct Objects(pub(crate) KVVec<NonNull<bindings::dma_buf>>);
 
@@ -361,15 +392,14 @@ impl Objects {
     /// Has a line for each object in a file of debugfs. Nobody has to wait for who reads it: of an
     /// object that is reserved, or for which `info` would wait, there is only the size.
     pub(crate) fn show(
-        &mut self,
+        &self,
         f: &mut fmt::Formatter<'_>,
-        info: impl Fn(&mut Self, &Reserved<'_>) -> Result<Info>,
+        info: impl Fn(&Reserved<'_>) -> Result<Info>,
     ) -> fmt::Result {
-        for i in 0..self.0.len() {
-            let buf = self.0[i].as_ptr();
+        for buf in self.0.iter().map(|buf| buf.as_ptr()) {
             // SAFETY: It is in the list, and stays while that is borrowed. Its size never changes.
             let (reserved, size) = unsafe { (try_reserve(buf), (*buf).size) };
-            if let Some(Ok(info)) = reserved.map(|reserved| info(self, &reserved)) {
+            if let Some(Ok(info)) = reserved.map(|reserved| info(&reserved)) {
                 for (name, value) in info.fields() {
                     write!(f, "{name} {value} ")?;
                 }
@@ -488,12 +518,21 @@ impl<D, O> Context<D, O> {
         self.object.as_ref().ok_or(ENOENT)
     }
 
-    /// The lines of the file in `/proc/PID/fdinfo`.
-    pub(crate) fn show(&self, m: &SeqFile, info: impl FnOnce(&O) -> Result<Info>) {
-        if let Ok(info) = self.object().and_then(info) {
+    /// The lines of the file in `/proc/PID/fdinfo`. Nobody has to wait for who reads it, nor reads
+    /// it in vain: of an object for which `info` would wait, there is only the size.
+    pub(crate) fn show(
+        &self,
+        m: &SeqFile,
+        buf: impl FnOnce(&O) -> &Buf,
+        info: impl FnOnce(&O) -> Result<Info>,
+    ) {
+        let Ok(object) = self.object() else { return };
+        if let Ok(info) = info(object) {
             for (name, value) in info.fields() {
                 seq_print!(m, "{name}:\t{value}\n");
             }
+        } else {
+            seq_print!(m, "size:\t{}\n", buf(object).size());
         }
     }
 

@@ -3,6 +3,7 @@
 #include <linux/iosys-map.h>
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
+#include <linux/mutex.h>
 #include <linux/shmem_fs.h>
 
 #include "dmabuf_shim.h"
@@ -14,6 +15,7 @@ int SIZE_LIMIT_MB = INT_MAX;
 module_param_named(size_limit_mb, SIZE_LIMIT_MB, int, 0644);
 MODULE_PARM_DESC(size_limit_mb, "Max size of an object, in megabytes. Default is INT_MAX.");
 
+SHIM(int, pagekit_style_lock_killable, (struct mutex *mutex), mutex_lock_killable(mutex))
 SHIM(unsigned long, pagekit_style_ram_pages, (void), totalram_pages())
 SHIM(struct file *, pagekit_style_shmem, (loff_t size),
      shmem_file_setup("pagekit", size, mk_vma_flags(VMA_NORESERVE_BIT)))

@@ -30,12 +30,16 @@ pub const CASES: &[Case] = &[
     Case::new("pins_nest", pins_nest).smoke(),
     Case::new("kernel_map_pins", kernel_map_pins).smoke(),
     Case::new("killed_pinning", killed_pinning),
+    Case::new("killed_waiting", killed_waiting),
+    Case::new("filling_keeps_nobody", filling_keeps_nobody),
     Case::new("wedged", wedged).smoke(),
     Case::new("wedged_for_a_while", wedged_for_a_while),
     Case::new("wedged_until_reset", wedged_until_reset).smoke(),
     Case::new("wedged_signal", wedged_signal).smoke(),
     Case::new("wedged_restart", wedged_restart),
     Case::new("wedged_kill", wedged_kill).smoke(),
+    Case::new("wedged_kill_behind", wedged_kill_behind).smoke(),
+    Case::new("wedged_fdinfo", wedged_fdinfo).smoke(),
     Case::new("shrink", shrink).smoke(),
     Case::new("shrink_spares_pins", shrink_spares_pins).smoke(),
     Case::new("mapping_revokes", mapping_revokes).smoke(),
@@ -153,6 +157,96 @@ fn killed_pinning(env: &Env) -> Result<()> {
     ensure!(end == End::Killed(libc::SIGKILL), "{end:?}");
     ensure!(kernel::pins()? == before && pinned(&object)? == 0);
     Ok(object.read(0, &mut [0])?)
+}
+
+/// A process that gets the pages of a large object, with the device locked for as long.
+struct Filling {
+    _child: Child,
+    /// How much shared memory there is when it has nearly done so.
+    full: u64,
+}
+
+impl Filling {
+    fn begin(env: &Env) -> Result<Self> {
+        const PAGES: usize = 1 << 16;
+        let map = Mapping::shared(Object::new(&env.device, PAGES)?.export()?, 0, PAGES * PAGE)?;
+        let before = kernel::memory("Shmem")?;
+        let child = Child::spawn(|| {
+            map.write(0, &[0]);
+            loop {
+                std::thread::park();
+            }
+        })?;
+        while kernel::memory("Shmem")? < before + (4 << 20) {
+            ensure!(!child.ends_within(Duration::ZERO)?, "it ended");
+        }
+        Ok(Self {
+            _child: child,
+            full: before + (PAGES * PAGE) as u64 * 15 / 16,
+        })
+    }
+
+    fn goes_on(&self) -> Result<bool> {
+        Ok(kernel::memory("Shmem")? < self.full)
+    }
+}
+
+/// Who waits for the device can be killed there and then.
+fn killed_waiting(env: &Env) -> Result<()> {
+    let object = written(env, 1, 1)?;
+    let buf = object.export()?;
+    let import = Object::of(STATIC, &buf)?;
+    let waits: [(&str, &dyn Fn() -> Result<()>); 7] = [
+        ("a fault", &|| {
+            // Of an object that goes with the process.
+            let map = Mapping::shared(Object::new(&env.device, 1)?.export()?, 0, PAGE)?;
+            map.touch();
+            Ok(())
+        }),
+        ("INFO", &|| Ok(object.info().map(drop)?)),
+        ("SHRINK", &|| Ok(object.shrink(0).map(drop)?)),
+        ("REVOKE", &|| Ok(object.shrink(SHRINK_REVOKE).map(drop)?)),
+        ("ACCESS", &|| Ok(object.read(0, &mut [0])?)),
+        ("importer", &|| Ok(import.map(MAP_READ)?)),
+        ("SYNC", &|| Ok(abi::sync(&buf, SYNC_START | SYNC_READ)?)),
+    ];
+    for (what, wait) in waits {
+        let filling = Filling::begin(env)?;
+        let child = Child::spawn(wait)?;
+        ensure!(
+            !child.ends_within(Duration::from_millis(100))?,
+            "{what} doesn't wait"
+        );
+        child.kill()?;
+        let end = child.wait_for(Duration::from_secs(60))?;
+        ensure!(end == End::Killed(libc::SIGKILL), "{what}: {end:?}");
+        ensure!(filling.goes_on()?, "{what} waited for the device");
+    }
+    check(&object, 1, 1)
+}
+
+/// What needs no pages doesn't wait for a device that gets some.
+fn filling_keeps_nobody(env: &Env) -> Result<()> {
+    let object = written(env, 1, 1)?;
+    let buf = object.export()?;
+    let works: [(&str, &dyn Fn() -> Result<()>); 4] = [
+        ("CREATE and release", &|| {
+            Object::new(&env.device, 1).map(drop)
+        }),
+        ("IMPORT", &|| Object::of(&env.device, &buf).map(drop)),
+        ("fdinfo", &|| {
+            abi::fdinfo(object.as_fd().as_raw_fd(), "size").map(drop)
+        }),
+        ("debugfs", &|| {
+            kernel::read("/sys/kernel/debug/pagekit-i915/objects").map(drop)
+        }),
+    ];
+    for (what, work) in works {
+        let filling = Filling::begin(env)?;
+        work()?;
+        ensure!(filling.goes_on()?, "{what} waited for the device");
+    }
+    Ok(())
 }
 
 /// What needs a device that works, for another device's sake or its own.
@@ -355,6 +449,54 @@ fn wedged_kill(env: &Env) -> Result<()> {
         child.kill()?;
         let end = child.wait_for(Duration::from_secs(30))?;
         ensure!(end == End::Killed(libc::SIGKILL), "{importer}: {end:?}");
+    }
+    Ok(())
+}
+
+/// So can one that waits for it.
+fn wedged_kill_behind(env: &Env) -> Result<()> {
+    let object = written(env, 1, 4)?;
+    let buf = object.export()?;
+    let (first, second) = (Object::of(STATIC, &buf)?, Object::of(STATIC, &buf)?);
+    let dynamic = Object::of(DYNAMIC, &buf)?;
+    let waits: [(&str, &dyn Fn() -> io::Result<()>); 3] = [
+        ("static importer", &|| second.map(MAP_READ)),
+        ("dynamic importer", &|| dynamic.map(MAP_READ)),
+        ("INFO", &|| object.info().map(drop)),
+    ];
+    let _hang = Hang::new(&object)?;
+    let _reserves = Child::spawn(|| Ok(first.map(MAP_READ)?))?;
+    std::thread::sleep(Duration::from_millis(300));
+    for (what, wait) in waits {
+        let child = Child::spawn(|| Ok(wait()?))?;
+        ensure!(
+            !child.ends_within(Duration::from_millis(300))?,
+            "{what} doesn't wait"
+        );
+        child.kill()?;
+        let end = child.wait_for(Duration::from_secs(30))?;
+        ensure!(end == End::Killed(libc::SIGKILL), "{what}: {end:?}");
+    }
+    Ok(())
+}
+
+/// Nobody has to wait for who looks at the files of a device that hangs. The size can be had.
+fn wedged_fdinfo(env: &Env) -> Result<()> {
+    let object = written(env, 1, 4)?;
+    let buf = object.export()?;
+    let imports = [Object::of(STATIC, &buf)?, Object::of(DYNAMIC, &buf)?];
+    let waits = Object::of(STATIC, &buf)?;
+    let _hang = Hang::new(&object)?;
+    let _reserves = Child::spawn(|| Ok(waits.map(MAP_READ)?))?;
+    std::thread::sleep(Duration::from_millis(300));
+    for file in [&object, &imports[0], &imports[1], &waits] {
+        let end = Child::spawn(|| {
+            let size = abi::fdinfo(file.as_fd().as_raw_fd(), "size")?;
+            ensure!(size == (4 * PAGE).to_string(), "{size}");
+            Ok(())
+        })?
+        .wait_for(Duration::from_secs(30))?;
+        ensure!(end == End::Done, "{end:?}");
     }
     Ok(())
 }
