@@ -12,6 +12,7 @@
 //!   the buffer is pending then, they stay pinned until it has signalled, and go as held pages do.
 //!   For the CPU alone they are only held. An object that nobody uses has none: they are in its
 //!   shmem file, or in swap.
+//! * Reclaim leaves pages alone while they are held or pinned.
 //! * Held pages are given back under memory pressure, or when user space asks. Not if the pressure
 //!   is that of a memory cgroup, or comes of an object that is being filled under the lock.
 //! * CPU mappings are of PFNs, on fault, and revoked when the pages go. Or they are those of the
@@ -490,6 +491,19 @@ impl<'a> Own<'a> {
         })
     }
 
+    /// Has the pages held, unless they are there.
+    fn hold(self, objects: &mut Objects) -> Result {
+        let file = &self.bo().file;
+        if let Pages::Away = self.backing(objects).pages {
+            // Before, so that new pages are marked at once.
+            style::set_unevictable(file);
+            let array = PageArray::from_shmem(file, 0, self.bo().pages, ShmemFlags::WRITE)
+                .inspect_err(|_| style::clear_unevictable(file))?;
+            self.backing(objects).pages = Pages::Held(array);
+        }
+        Ok(())
+    }
+
     /// Pins the pages for one user more, and returns them.
     fn pin<'b>(self, objects: &'b mut Objects) -> Result<&'b [PageRef<'b, PfnOnly>]>
     where
@@ -509,8 +523,11 @@ impl<'a> Own<'a> {
                 pins.pin_memfd(&bo.file, 0, bo.pages)?;
                 Ok(pins)
             };
+            // Before, so that new pages are marked at once.
+            style::set_unevictable(&bo.file);
             let backing = self.backing(objects);
             backing.pages = Pages::Pinned(pin().inspect_err(|_| {
+                style::clear_unevictable(&bo.file);
                 backing.users.unpin();
             })?);
             backing.is_used = true;
@@ -552,6 +569,9 @@ impl<'a> Own<'a> {
         }
         // Dropping them marks them dirty, without a lock that whoever called the shrinker may hold.
         drop(pages);
+        if count != 0 {
+            style::clear_unevictable(&self.bo().file);
+        }
         count
     }
 }
@@ -906,17 +926,14 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
         // The process never sees it: it is killed first.
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
-    let backing = own.backing(&mut objects);
-    if let Pages::Away = backing.pages {
-        match PageArray::from_shmem(&bo.file, 0, bo.pages, ShmemFlags::WRITE) {
-            Ok(array) => backing.pages = Pages::Held(array),
-            Err(e) if e == ENOMEM => return bindings::vm_fault_reason_VM_FAULT_OOM,
-            Err(_) => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
-        }
+    match own.hold(&mut objects) {
+        Ok(()) => (),
+        Err(e) if e == ENOMEM => return bindings::vm_fault_reason_VM_FAULT_OOM,
+        Err(_) => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
     }
     // SAFETY: Before the pages go, their mappings do, under the lock that is held here. Whoever has
     // the buffer may write to them.
-    unsafe { fault_pfns(vmf, backing.pages.as_slice(), 0) }
+    unsafe { fault_pfns(vmf, own.backing(&mut objects).pages.as_slice(), 0) }
 }
 
 /// # Safety

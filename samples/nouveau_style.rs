@@ -8,7 +8,7 @@
 //!   where importers map, and the driver takes it for all else. It comes after the mmap lock.
 //!   (There is another one for the list of objects that debugfs shows, and for nothing else.)
 //! * Objects are created for export: each is a dma-buf from the start, and its pages are pinned
-//!   then and unpinned when it is released. Nothing ever moves.
+//!   then and unpinned when it is released. Nothing ever moves, and reclaim leaves it alone.
 //! * CPU mappings are of PFNs, mapped at once: there is nothing to revoke.
 //! * The mapping for the kernel is made when it is first asked for, and kept.
 //! * Foreign buffers may move: their exporter says so, and the mapping is undone there and then.
@@ -264,7 +264,7 @@ impl Handle {
             Locked(UnsafeCell::new(Bo {
                 device,
                 pins: PinArray::with_capacity(pages, PinFlags::WRITE)?,
-                file: style::shmem(size)?,
+                file: style::shmem_unevictable(size)?,
                 vmap: None,
                 files: 0,
             })),

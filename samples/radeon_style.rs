@@ -9,7 +9,8 @@
 //!   waits for others unless it is killed, or asks not to (`EBUSY`). The copies of the driver and
 //!   the count of those who share the object are under it.
 //! * Pages are pinned when an object is created, while it is reserved, and unpinned when it is
-//!   released. As pinned pages stay, mapping them needs no reservation.
+//!   released. As pinned pages stay, mapping them needs no reservation, and reclaim leaves those of
+//!   a file alone.
 //! * Objects may be of user memory, which is accounted as locked memory of the user for as long as
 //!   they exist: that of the process would end with it, or with an `exec()`, while pages stay
 //!   pinned. They are not exported (`EPERM`): their memory goes with the process.
@@ -248,7 +249,7 @@ impl Bo {
             pins.pin_user(create.address()?, pages)?;
             (None, Some(account))
         } else {
-            (Some(style::shmem(pages << PAGE_SHIFT)?), None)
+            (Some(style::shmem_unevictable(pages << PAGE_SHIFT)?), None)
         };
         let bo = room.write_pin_init(pin_init!(Self {
             device,

@@ -65,10 +65,15 @@ use kernel::{
     reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
+    // mm/vmscan.c exports it, `bindings` does not have it.
+    fn check_move_unevictable_folios(batch: *mut bindings::folio_batch);
     // Static inlines, see style_shim.h.
     fn pagekit_style_lock_killable(mutex: *mut bindings::mutex) -> c_int;
     fn pagekit_style_ram_pages() -> c_ulong;
     fn pagekit_style_shmem(size: bindings::loff_t) -> *mut bindings::file;
+    fn pagekit_style_set_unevictable(mapping: *mut bindings::address_space);
+    fn pagekit_style_clear_unevictable(mapping: *mut bindings::address_space);
+    fn pagekit_style_put_batch(batch: *mut bindings::folio_batch);
     fn pagekit_style_copy_from(
         to: *mut c_void,
         map: *const bindings::iosys_map,
@@ -568,6 +573,30 @@ impl<O, F> Object<O, F> {
     }
 }
 
+/// `mapping_set_unevictable()`: reclaim is to leave the pages of a file alone, which has no other
+/// user than the driver. It couldn't free them, and would look at them time and again.
+pub(crate) fn set_unevictable(file: &File) {
+    // SAFETY: An open file has a mapping.
+    unsafe { pagekit_style_set_unevictable((*file.as_ptr()).f_mapping) };
+}
+
+/// `mapping_clear_unevictable()`, and `shmem_unlock_mapping()`, which modules can't call: reclaim
+/// finds the pages again. May be called by a shrinker.
+pub(crate) fn clear_unevictable(file: &File) {
+    let mut batch = bindings::folio_batch::default();
+    let mut next = 0;
+    // SAFETY: An open file has a mapping. The batch is an empty one each time it is filled, with a
+    // reference on each folio.
+    unsafe {
+        let mapping = (*file.as_ptr()).f_mapping;
+        pagekit_style_clear_unevictable(mapping);
+        while bindings::filemap_get_folios(mapping, &mut next, c_ulong::MAX, &mut batch) != 0 {
+            check_move_unevictable_folios(&mut batch);
+            pagekit_style_put_batch(&mut batch);
+        }
+    }
+}
+
 /// `shmem_file_setup()`: a file of a driver's own, for the pages of an object.
 pub(crate) fn shmem(size: usize) -> Result<ARef<File>> {
     // SAFETY: Any size will do: those that are too large are refused.
@@ -575,4 +604,12 @@ pub(crate) fn shmem(size: usize) -> Result<ARef<File>> {
     // SAFETY: The new file's reference is ours, and nobody has a file descriptor for it. It is no
     // error, and the kernel returns no null.
     Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(file.cast())) })
+}
+
+/// The same, of pages that are pinned for as long as there is the file. They go with it, so that
+/// reclaim need not find them again.
+pub(crate) fn shmem_unevictable(size: usize) -> Result<ARef<File>> {
+    let file = shmem(size)?;
+    set_unevictable(&file);
+    Ok(file)
 }

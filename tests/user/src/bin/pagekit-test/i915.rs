@@ -23,11 +23,12 @@ use rustix::mm::MapFlags;
 use crate::env::{check_file, Content, Env};
 use crate::groups::Case;
 use crate::mappings::process_vm;
-use crate::style::{check, fill, foreign, vmaps, written, ODD_SIZE};
+use crate::style::{check, fill, foreign, unevictable, vmaps, written, MANY, ODD_SIZE};
 
 pub const CASES: &[Case] = &[
     Case::new("pins", pins).smoke(),
     Case::new("pins_nest", pins_nest).smoke(),
+    Case::new("unevictable", unevictable_while_used).smoke(),
     Case::new("kernel_map_pins", kernel_map_pins).smoke(),
     Case::new("killed_pinning", killed_pinning),
     Case::new("killed_waiting", killed_waiting),
@@ -124,6 +125,40 @@ fn pins_nest(env: &Env) -> Result<()> {
     }
     ensure!(kernel::pins()? == before && pinned(&object)? == 0);
     check(&object, 1, 16)
+}
+
+/// Reclaim leaves pages alone while it could not free them, and finds them afterwards.
+fn unevictable_while_used(env: &Env) -> Result<()> {
+    let object = Object::new(&env.device, MANY)?;
+    let buf = object.export()?;
+    let map = Mapping::shared(&buf, 0, MANY * PAGE)?;
+    let import = Object::of(STATIC, &buf)?;
+    let steps: [(&str, bool, &dyn Fn() -> io::Result<()>); 4] = [
+        ("CREATE", false, &|| Ok(())),
+        ("map", true, &|| import.map(MAP_READ)),
+        ("unmap", false, &|| import.unmap()),
+        ("a copy", false, &|| object.read(0, &mut [0])),
+    ];
+    let before = unevictable()?;
+    for (what, want, step) in steps {
+        step()?;
+        let now = unevictable()? - before;
+        let range = match want {
+            true => MANY as i64 * 7 / 8..i64::MAX,
+            false => -(MANY as i64) / 8..MANY as i64 / 8,
+        };
+        ensure!(range.contains(&now), "{now} pages of {MANY} after {what}");
+    }
+    drop((object, import, buf, map));
+    let object = Object::new(&env.device, MANY)?;
+    let map = Mapping::shared(object.export()?, 0, MANY * PAGE)?;
+    map.touch();
+    let now = unevictable()? - before;
+    ensure!(now > MANY as i64 * 7 / 8, "{now} pages of {MANY} are held");
+    object.shrink(0)?;
+    let now = unevictable()? - before;
+    ensure!(now < MANY as i64 / 8, "{now} pages when given back");
+    Ok(())
 }
 
 fn kernel_map_pins(env: &Env) -> Result<()> {

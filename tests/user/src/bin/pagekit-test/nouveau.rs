@@ -6,10 +6,11 @@ use pagekit_user::style::Object;
 
 use crate::env::Env;
 use crate::groups::Case;
-use crate::style::{pins_from_creation, vmaps, ODD_SIZE};
+use crate::style::{pins_from_creation, unevictable_from_creation, vmaps, ODD_SIZE};
 
 pub const CASES: &[Case] = &[
     Case::new("pins", pins_from_creation).smoke(),
+    Case::new("unevictable", unevictable_from_creation).smoke(),
     Case::new("kernel_map_is_kept", kernel_map_is_kept),
 ];
 

@@ -14,10 +14,11 @@ use rustix::process::{setrlimit, Resource, Rlimit};
 
 use crate::env::{Content, Env};
 use crate::groups::Case;
-use crate::style::{check, fill, pins_from_creation, vmaps, ODD_SIZE};
+use crate::style::{check, fill, pins_from_creation, unevictable_from_creation, vmaps, ODD_SIZE};
 
 pub const CASES: &[Case] = &[
     Case::new("pins", pins_from_creation).smoke(),
+    Case::new("unevictable", unevictable_from_creation).smoke(),
     Case::new("sharers", sharers).smoke(),
     Case::new("kernel_map_is_not_kept", kernel_map_is_not_kept),
     Case::new("nowait", nowait).smoke(),

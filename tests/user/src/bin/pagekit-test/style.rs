@@ -91,6 +91,30 @@ pub fn vmaps(pages: usize) -> Result<usize> {
     Ok(areas.lines().filter(is).count())
 }
 
+/// How many pages reclaim doesn't look at.
+pub fn unevictable() -> Result<i64> {
+    // New pages wait in lists of each CPU: this drains them.
+    kernel::write("/proc/sys/vm/compact_memory", "1")?;
+    // The counters drift per CPU until this is written.
+    kernel::write("/proc/sys/vm/stat_refresh", "1")?;
+    Ok(kernel::memory("Unevictable")? as i64 / PAGE as i64)
+}
+
+/// A number of pages beside which those that come and go elsewhere are few.
+pub const MANY: usize = 2048;
+
+/// For drivers that pin from creation to release: reclaim leaves their pages alone.
+pub fn unevictable_from_creation(env: &Env) -> Result<()> {
+    let before = unevictable()?;
+    let object = Object::new(&env.device, MANY)?;
+    let now = unevictable()? - before;
+    ensure!(now > MANY as i64 * 7 / 8, "{now} pages of {MANY}");
+    drop(object);
+    let now = unevictable()? - before;
+    ensure!(now < MANY as i64 / 8, "{now} pages after release");
+    Ok(())
+}
+
 /// For drivers that pin from creation to release, whatever happens in between.
 pub fn pins_from_creation(env: &Env) -> Result<()> {
     let before = kernel::pins()?;
