@@ -107,7 +107,8 @@ bitflags::bitflags! {
         /// [`Marks::DIRTY`] when the array is dropped, so that what was written survives reclaim.
         const WRITE = 16;
         /// Fill holes with memory that is free, and reclaim none: `ENOMEM` comes soon. What was
-        /// filled until then stays in the file, so that after shrinking the next call goes on.
+        /// filled until then stays in the file, so that after shrinking the next call goes on. (For
+        /// the array itself a little is reclaimed.)
         const NO_RECLAIM = 4;
         /// Reclaim as hard as may be, C's `__GFP_RETRY_MAYFAIL`, but have nobody killed for it:
         /// `ENOMEM` comes instead.
@@ -203,12 +204,6 @@ impl PageArray {
         if end > size || !unsafe { shmem_mapping(mapping) } {
             return Err(EINVAL);
         }
-        let mut array = Self {
-            // INVARIANT: There are no entries yet.
-            pages: PageVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?,
-            // Nothing was written to what is given back on errors.
-            marks: Marks::empty(),
-        };
         // SAFETY: It is the mapping of an open file.
         let mut gfp = unsafe { (*mapping).gfp_mask };
         if flags.contains(ShmemFlags::NO_RECLAIM) {
@@ -216,6 +211,14 @@ impl PageArray {
         } else if flags.contains(ShmemFlags::RETRY_MAYFAIL) {
             gfp |= GFP_RETRY_MAYFAIL;
         }
+        // The array is no reason to kill anybody either. `kvmalloc()` must be allowed to reclaim.
+        let effort = gfp & (GFP_NORETRY | GFP_RETRY_MAYFAIL);
+        let mut array = Self {
+            // INVARIANT: There are no entries yet.
+            pages: PageVec::with_capacity(count, effort)?,
+            // Nothing was written to what is given back on errors.
+            marks: Marks::empty(),
+        };
         let mut batch = bindings::folio_batch::default();
         while array.len() < count {
             // SAFETY: `mapping` is a shmem mapping, and `file` keeps it. Room was made for `count`
@@ -261,7 +264,7 @@ impl PageArray {
         }
         let mut array = Self {
             // INVARIANT: There are no entries yet.
-            pages: PageVec::with_capacity(count, GFP_KERNEL_ACCOUNT | __GFP_ZERO)?,
+            pages: PageVec::with_capacity(count, bindings::__GFP_ZERO)?,
             // No file wants to have them saved.
             marks: Marks::empty(),
         };

@@ -7,6 +7,7 @@
 
 #include "shim.h"
 
+ARRAY()
 SHIM(loff_t, pagekit_pages_file_size, (struct file *file), i_size_read(file_inode(file)))
 SHIM(unsigned long, pagekit_pages_rest, (struct page *page), folio_rest(page_folio(page), page))
 SHIM(struct page *, pagekit_pages_page, (struct folio *folio, pgoff_t index),

@@ -77,13 +77,17 @@ extern "C" {
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub struct PinFlags(u32);
 
-// The value is that of pagekit.h.
+// The values are those of pagekit.h.
 bitflags::bitflags! {
     impl PinFlags: u32 {
         /// The pages may be written through the array, by a device or a mapping, C's
         /// `FOLL_WRITE`: they are marked [`Marks::DIRTY`] when the array is dropped, so that what
         /// was written survives reclaim.
         const WRITE = 16;
+        /// Reclaim as hard as may be for the array itself, C's `__GFP_RETRY_MAYFAIL`, but have
+        /// nobody killed for it: `ENOMEM` comes instead. Pages are got as ever: a driver that wants
+        /// nobody killed for those of a file fills it first, with `pagekit_pages`.
+        const RETRY_MAYFAIL = 8;
     }
 }
 
@@ -120,9 +124,14 @@ impl PinArray {
     /// `ENOMEM`.
     #[export_name = "pagekit_pin_array_with_capacity"]
     pub fn with_capacity(count: usize, flags: PinFlags) -> Result<Self> {
+        let effort = if flags.contains(PinFlags::RETRY_MAYFAIL) {
+            1 << bindings::___GFP_RETRY_MAYFAIL_BIT
+        } else {
+            0
+        };
         Ok(Self {
             // INVARIANT: There are no entries yet.
-            pages: PageVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?,
+            pages: PageVec::with_capacity(count, effort)?,
             ordered: true,
             flags,
         })

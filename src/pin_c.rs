@@ -42,7 +42,10 @@ unsafe extern "C" fn pagekit_pin_user(
     flags: c_uint,
 ) -> c_int {
     let pin = |array: &mut PinArray| {
-        array.flags = PinFlags::from_bits(flags).ok_or(EINVAL)?;
+        // The array is there.
+        array.flags = PinFlags::from_bits(flags)
+            .filter(|flags| !flags.contains(PinFlags::RETRY_MAYFAIL))
+            .ok_or(EINVAL)?;
         array.pin_user(addr, count)
     };
     // SAFETY: The caller has room for `count` more behind what is pinned, and nobody else uses it.

@@ -7,6 +7,7 @@
 
 #include "shim.h"
 
+ARRAY()
 SHIM(bool, pagekit_pin_has_mm, (void), current->mm)
 SHIM(loff_t, pagekit_pin_file_size, (struct file *file), i_size_read(file_inode(file)))
 SHIM(pgoff_t, pagekit_pin_index, (struct folio *folio), folio->index)

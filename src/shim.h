@@ -6,6 +6,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/sched/signal.h>
+#include <linux/slab.h>
 
 /* What view.rs takes it to be. */
 static_assert((IS_ENABLED(CONFIG_S390) ? 4 : 3) == PAGE_SHIFT - PMD_ORDER);
@@ -111,6 +112,12 @@ static __always_inline unsigned long put_small_prefix(struct page *const *pages,
 	}
 	return i;
 }
+
+/* Room for an array of pages, for view.rs. */
+#define ARRAY()								\
+	SHIM(void *, pagekit_array, (unsigned long count, gfp_t how),		\
+	     kvmalloc_array(count, sizeof(struct page *),			\
+			    GFP_KERNEL_ACCOUNT | __GFP_NOWARN | how))
 
 /* What a helper says of itself, and what view.rs has each of them call. */
 #define HELPER(description)					\

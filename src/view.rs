@@ -20,7 +20,6 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::{
-    alloc::Flags,
     bindings,
     page::PAGE_SHIFT,
     prelude::*, //
@@ -36,8 +35,9 @@ compile_error!("pagekit needs struct pages that are contiguous where their pfns 
 compile_error!("pagekit needs a 64-bit kernel: file offsets are page offsets in a usize");
 
 extern "C" {
-    // A static inline, see `HELPER()` in shim.h.
+    // Static inlines, see `HELPER()` and `ARRAY()` in shim.h.
     fn pagekit_yield() -> bool;
+    fn pagekit_array(count: usize, how: bindings::gfp_t) -> *mut c_void;
 }
 
 /// Reschedules if needed. `EINTR` if a fatal signal is pending.
@@ -243,11 +243,17 @@ impl BitOr for Marks {
 pub struct PageVec<Of: 'static = Counted>(ManuallyDrop<KVVec<PageRef<'static, Of>>>);
 
 impl<Of> PageVec<Of> {
-    /// Makes room for `count` pages.
+    /// Makes room for `count` pages, with `how` beside `GFP_KERNEL_ACCOUNT`. The kernel crate has
+    /// no flags for how hard to try.
     #[inline]
-    pub fn with_capacity(count: usize, flags: Flags) -> Result<Self> {
-        let pages = KVVec::with_capacity(count, flags | __GFP_NOWARN)?;
-        Ok(Self(ManuallyDrop::new(pages)))
+    pub fn with_capacity(count: usize, how: bindings::gfp_t) -> Result<Self> {
+        // SAFETY: Whoever makes an array may sleep. Sizes that are too large are refused.
+        let pages = unsafe { pagekit_array(count, how) };
+        if pages.is_null() {
+            return Err(ENOMEM);
+        }
+        // SAFETY: It is memory of `kvmalloc()`, with room for `count` pointers, and ours.
+        Ok(unsafe { Self::from_raw_parts(pages.cast(), 0, count) })
     }
 
     /// Takes over an array that C has, [`KVVec::from_raw_parts`].

@@ -204,6 +204,7 @@ static void pin_user(struct kunit *test)
 	struct page *pages[3];
 
 	KUNIT_EXPECT_EQ(test, pagekit_pin_user(&pins, addr, 1, PAGEKIT_DIRTY), -EINVAL);
+	KUNIT_EXPECT_EQ(test, pagekit_pin_user(&pins, addr, 1, PAGEKIT_RETRY_MAYFAIL), -EINVAL);
 	KUNIT_ASSERT_EQ(test, pagekit_pin_user(&pins, addr + PAGE_SIZE, 3, PAGEKIT_WRITE), 0);
 	KUNIT_EXPECT_EQ(test, pagekit_pin_user(&pins, addr + 1, 1, PAGEKIT_WRITE), -EINVAL);
 	KUNIT_EXPECT_EQ(test, pagekit_pin_user(&pins, fixed, 1, PAGEKIT_WRITE), -EFAULT);
