@@ -13,8 +13,10 @@
 //!   For the CPU alone they are only held. An object that nobody uses has none: they are in its
 //!   shmem file, or in swap.
 //! * Reclaim leaves pages alone while they are held or pinned.
-//! * Held pages are given back under memory pressure, or when user space asks. Not if the pressure
-//!   is that of a memory cgroup, or comes of an object that is being filled under the lock.
+//! * Held pages are given back under memory pressure, or when user space asks.
+//! * Pages of an object come from free memory. If there is none, or no more in the memory cgroup,
+//!   all held pages are given back, so that they can be swapped out, and memory is reclaimed. If
+//!   that doesn't do it, it ends in `ENOMEM`, and for a fault in `SIGBUS`: nobody else is killed.
 //! * CPU mappings are of PFNs, on fault, and revoked when the pages go. Or they are those of the
 //!   shmem file, if the object was created so.
 //! * Importers that can do without for a while are asked for pinned pages, too, but only by user
@@ -148,6 +150,8 @@ extern "C" {
     #[link_name = "pagekit_i915_size_limit_mb"]
     static SIZE_LIMIT_MB: c_int;
     // Static inlines, see i915_style_shim.c.
+    fn pagekit_i915_pin_save() -> c_uint;
+    fn pagekit_i915_pin_restore(flags: c_uint);
     fn pagekit_i915_lock_interruptible(mutex: *mut bindings::mutex) -> c_int;
     fn pagekit_i915_mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int;
 }
@@ -493,15 +497,48 @@ impl<'a> Own<'a> {
 
     /// Has the pages held, unless they are there.
     fn hold(self, objects: &mut Objects) -> Result {
-        let file = &self.bo().file;
         if let Pages::Away = self.backing(objects).pages {
-            // Before, so that new pages are marked at once.
-            style::set_unevictable(file);
-            let array = PageArray::from_shmem(file, 0, self.bo().pages, ShmemFlags::WRITE)
-                .inspect_err(|_| style::clear_unevictable(file))?;
-            self.backing(objects).pages = Pages::Held(array);
+            self.backing(objects).pages = Pages::Held(self.fill(objects)?);
         }
         Ok(())
+    }
+
+    /// Fills the file, from which reclaim takes nothing from here on.
+    ///
+    /// C: `shmem_sg_alloc_table()` in `drivers/gpu/drm/i915/gem/i915_gem_shmem.c`.
+    fn fill(self, objects: &mut Objects) -> Result<PageArray> {
+        let bo = self.bo();
+        let fill = |how| PageArray::from_shmem(&bo.file, 0, bo.pages, ShmemFlags::WRITE | how);
+        // Before, so that new pages are marked at once.
+        style::set_unevictable(&bo.file);
+        fill(ShmemFlags::NO_RECLAIM)
+            .or_else(|e| {
+                if e != ENOMEM {
+                    return Err(e);
+                }
+                // The shrinker can't do it, as the device is locked.
+                objects.shrink(&bo.device.list.lock(), usize::MAX);
+                fill(ShmemFlags::RETRY_MAYFAIL)
+            })
+            .inspect_err(|_| style::clear_unevictable(&bo.file))
+    }
+
+    /// The same, and pins what is there then.
+    fn fill_and_pin(self, objects: &mut Objects) -> Result<PinArray> {
+        let bo = self.bo();
+        let flags = PinFlags::WRITE | PinFlags::RETRY_MAYFAIL;
+        let mut pins = PinArray::with_capacity(bo.pages, flags)?;
+        // New pages are of memory where they can stay.
+        // SAFETY: What is saved here is restored below, by the same task.
+        let scope = unsafe { pagekit_i915_pin_save() };
+        let filled = self.fill(objects);
+        // SAFETY: It was saved above.
+        unsafe { pagekit_i915_pin_restore(scope) };
+        // References would keep old pages where they are, which may be where none are pinned.
+        drop(filled?);
+        pins.pin_memfd(&bo.file, 0, bo.pages)
+            .inspect_err(|_| style::clear_unevictable(&bo.file))?;
+        Ok(pins)
     }
 
     /// Pins the pages for one user more, and returns them.
@@ -509,25 +546,17 @@ impl<'a> Own<'a> {
     where
         'a: 'b,
     {
-        let bo = self.bo();
         if self.backing(objects).users.pin() {
             if let Pages::Pinned(_) = self.backing(objects).pages {
                 // A fence has kept them.
                 self.backing(objects).is_used = true;
                 return Ok(self.backing(objects).pages.as_slice());
             }
-            // References would keep the pages where they are, which may be where none are pinned.
+            // Their mappings go, too: pages may be moved to be pinned.
             self.give_back(objects);
-            let pin = || -> Result<PinArray> {
-                let mut pins = PinArray::with_capacity(bo.pages, PinFlags::WRITE)?;
-                pins.pin_memfd(&bo.file, 0, bo.pages)?;
-                Ok(pins)
-            };
-            // Before, so that new pages are marked at once.
-            style::set_unevictable(&bo.file);
+            let pins = self.fill_and_pin(objects);
             let backing = self.backing(objects);
-            backing.pages = Pages::Pinned(pin().inspect_err(|_| {
-                style::clear_unevictable(&bo.file);
+            backing.pages = Pages::Pinned(pins.inspect_err(|_| {
                 backing.users.unpin();
             })?);
             backing.is_used = true;
@@ -926,10 +955,9 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
         // The process never sees it: it is killed first.
         return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     };
-    match own.hold(&mut objects) {
-        Ok(()) => (),
-        Err(e) if e == ENOMEM => return bindings::vm_fault_reason_VM_FAULT_OOM,
-        Err(_) => return bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+    if own.hold(&mut objects).is_err() {
+        // Also if memory is short. `VM_FAULT_OOM` would have it tried again, for ever.
+        return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
     }
     // SAFETY: Before the pages go, their mappings do, under the lock that is held here. Whoever has
     // the buffer may write to them.

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::kernel::{self, Cgroup, RootGroup, ZramSwap};
@@ -15,6 +16,7 @@ use pagekit_user::style::{Object, CREATE_SHMEM_MMAP, CREATE_USERPTR, MAP_READ};
 use pagekit_user::test_importer::{Importer, Through};
 use pagekit_user::{abi, PAGE};
 use rustix::io::Errno;
+use rustix::mm::MapFlags;
 
 use crate::env::{check_file, written, Content, Env};
 use crate::groups::Case;
@@ -44,6 +46,9 @@ pub const STYLE: &[Case] = &[
 pub const I915: &[Case] = &[
     Case::new("hwpoison", hwpoison_of_object).smoke(),
     Case::new("imported_limit", |env| memory_limit(|| of_importer(env))).smoke(),
+    Case::new("more_than_memory", more_than_memory),
+    Case::new("more_than_limit", more_than_limit).smoke(),
+    Case::new("fault_beyond_limit", fault_beyond_limit).smoke(),
 ];
 
 /// For a machine with a CMA area, see `cma`.
@@ -119,6 +124,110 @@ fn memory_limit(make: impl Fn() -> Result<OwnedFd>) -> Result<()> {
     ensure!(charge < SLACK, "{charge} bytes stay charged");
     ensure!(kernel::buffers()? == before, "a buffer stays");
     Ok(())
+}
+
+/// A process that has all memory but so much, until dropped. It would be the first to be killed.
+fn leave(bytes: u64) -> Result<Child> {
+    let free = kernel::memory("MemFree")?;
+    let size = free.checked_sub(bytes).context("memory is short already")? as usize;
+    let done = Mapping::anonymous_with(PAGE, MapFlags::SHARED)?;
+    let child = Child::spawn(|| {
+        let memory = Mapping::anonymous(size)?;
+        // SAFETY: it is mapped, and the kernel only makes it stay.
+        let ret = unsafe { libc::mlock(memory.at(0).cast(), size) };
+        ensure!(ret == 0, "mlock");
+        done.write(0, &[1]);
+        loop {
+            std::thread::park();
+        }
+    })?;
+    while done.page(0)[0] == 0 {
+        ensure!(!child.ends_within(Duration::from_millis(10))?, "it ended");
+    }
+    Ok(child)
+}
+
+/// Of pages so far apart each has its own.
+const STRIDE: usize = 64;
+
+/// Objects that fit into memory one by one, and only some at a time, have their content.
+fn one_by_one(env: &Env, objects: usize, pages: usize) -> Result<()> {
+    let objects: Vec<_> = (0..objects)
+        .map(|_| Object::new(&env.device, pages))
+        .collect::<Result<_>>()?;
+    let maps: Vec<_> = objects
+        .iter()
+        .map(|object| Ok(Mapping::shared(object.export()?, 0, pages * PAGE)?))
+        .collect::<Result<_>>()?;
+    for (id, map) in (1..).zip(&maps) {
+        for page in (0..pages).step_by(STRIDE) {
+            map.write(page * PAGE, &Content::Page(id, page).bytes());
+        }
+    }
+    // All of an object is pinned for a copy.
+    for (id, object) in (1..).zip(&objects) {
+        let mut bytes = [0; PAGE];
+        object.read(STRIDE * PAGE, &mut bytes)?;
+        Content::Page(id, STRIDE).check(&bytes)?;
+    }
+    for page in (0..pages).step_by(STRIDE) {
+        Content::Page(1, page).check(&maps[0].page(page))?;
+    }
+    Ok(())
+}
+
+/// What nobody uses is swapped out for what somebody does, though the device is locked meanwhile.
+fn more_than_memory(env: &Env) -> Result<()> {
+    let _swap = ZramSwap::new(1 << 30)?;
+    let others = leave(384 << 20)?;
+    let before = kernel::event("oom_kill")?;
+    one_by_one(env, 3, (160 << 20) / PAGE)?;
+    let killed = kernel::event("oom_kill")? - before;
+    ensure!(killed == 0, "{killed} processes were killed");
+    ensure!(!others.ends_within(Duration::ZERO)?, "they ended");
+    Ok(())
+}
+
+/// The same with the memory of a cgroup.
+fn more_than_limit(env: &Env) -> Result<()> {
+    let _swap = ZramSwap::new(64 << 20)?;
+    let cgroup = Cgroup::new("pagekit-limit")?;
+    cgroup.limit(SIZE + SIZE / 2)?;
+    Child::spawn(|| {
+        cgroup.enter()?;
+        one_by_one(env, 2, PAGES)
+    })?
+    .join("child")
+}
+
+/// Who touches what can't be had is the one to end.
+fn fault_beyond_limit(env: &Env) -> Result<()> {
+    let cgroup = Cgroup::new("pagekit-limit")?;
+    cgroup.limit(SIZE / 2)?;
+    let before = kernel::event("oom_kill")?;
+    let object = Object::new(&env.device, PAGES)?;
+    let map = Mapping::shared(object.export()?, 0, SIZE as usize)?;
+    // The second time the limit is reached before it begins.
+    for _ in 0..2 {
+        let end = Child::spawn(|| {
+            cgroup.enter()?;
+            map.touch();
+            Ok(())
+        })?
+        .wait()?;
+        ensure!(end == End::Killed(libc::SIGBUS), "{end:?}");
+    }
+    Child::spawn(|| {
+        cgroup.enter()?;
+        let result = object.read(0, &mut [0]);
+        ensure!(result == Err(Errno::NOMEM), "a copy: {result:?}");
+        Ok(())
+    })?
+    .join("child")?;
+    let killed = kernel::event("oom_kill")? - before;
+    ensure!(killed == 0, "{killed} processes were killed");
+    // What it got until then stays, and can be had by who may have more.
+    Ok(object.read(0, &mut [0])?)
 }
 
 /// Swap with no room left, and the file that is in there.
