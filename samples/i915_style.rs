@@ -521,6 +521,7 @@ impl<'a> Own<'a> {
                 fill(ShmemFlags::RETRY_MAYFAIL)
             })
             .inspect_err(|_| style::clear_unevictable(&bo.file))
+            .map_err(style::enomem)
     }
 
     /// The same, and pins what is there then.
@@ -537,7 +538,8 @@ impl<'a> Own<'a> {
         // References would keep old pages where they are, which may be where none are pinned.
         drop(filled?);
         pins.pin_memfd(&bo.file, 0, bo.pages)
-            .inspect_err(|_| style::clear_unevictable(&bo.file))?;
+            .inspect_err(|_| style::clear_unevictable(&bo.file))
+            .map_err(style::enomem)?;
         Ok(pins)
     }
 

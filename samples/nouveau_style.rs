@@ -281,7 +281,9 @@ impl Handle {
                 bo,
             )?))
         };
-        handle.reserved(|bo| bo.pins.pin_memfd(&bo.file, 0, pages))?;
+        handle
+            .reserved(|bo| bo.pins.pin_memfd(&bo.file, 0, pages))
+            .map_err(style::enomem)?;
         let mut objects = device.objects.lock();
         objects.add(&handle.0)?;
         drop(objects);

@@ -260,7 +260,7 @@ impl Bo {
         }))?;
         let reserved = lock(&bo.reservation, false)?;
         if let Some(file) = &bo.file {
-            pins.pin_memfd(file, 0, pages)?;
+            pins.pin_memfd(file, 0, pages).map_err(style::enomem)?;
         }
         bo.pins.populate(pins);
         drop(reserved);

@@ -573,6 +573,16 @@ impl<O, F> Object<O, F> {
     }
 }
 
+/// shmem says `ENOSPC`, as of a file system that is full, where the machine's limit for memory is
+/// reached. `pagekit_style.h` has `ENOMEM` for that.
+pub(crate) fn enomem(error: Error) -> Error {
+    if error == ENOSPC {
+        ENOMEM
+    } else {
+        error
+    }
+}
+
 /// `mapping_set_unevictable()`: reclaim is to leave the pages of a file alone, which has no other
 /// user than the driver. It couldn't free them, and would look at them time and again.
 pub(crate) fn set_unevictable(file: &File) {
@@ -600,7 +610,8 @@ pub(crate) fn clear_unevictable(file: &File) {
 /// `shmem_file_setup()`: a file of a driver's own, for the pages of an object.
 pub(crate) fn shmem(size: usize) -> Result<ARef<File>> {
     // SAFETY: Any size will do: those that are too large are refused.
-    let file = from_err_ptr(unsafe { pagekit_style_shmem(bindings::loff_t::try_from(size)?) })?;
+    let file = from_err_ptr(unsafe { pagekit_style_shmem(bindings::loff_t::try_from(size)?) })
+        .map_err(enomem)?;
     // SAFETY: The new file's reference is ours, and nobody has a file descriptor for it. It is no
     // error, and the kernel returns no null.
     Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(file.cast())) })

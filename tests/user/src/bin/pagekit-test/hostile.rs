@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
-use pagekit_user::kernel::{self, Cgroup, RootGroup, ZramSwap};
+use pagekit_user::kernel::{self, Cgroup, RootGroup, Setting, ZramSwap};
 use pagekit_user::mapping::Mapping;
 use pagekit_user::process::{signal_of, Child, End};
 use pagekit_user::style::{Object, CREATE_SHMEM_MMAP, CREATE_USERPTR, MAP_READ};
@@ -41,6 +41,7 @@ pub const STYLE: &[Case] = &[
     Case::new("charged", |env| charged(|| of_device(env))).smoke(),
     Case::new("memory_limit", |env| memory_limit(|| of_device(env))).smoke(),
     Case::new("swap_full", swap_full),
+    Case::new("strict_overcommit", strict_overcommit),
 ];
 
 pub const I915: &[Case] = &[
@@ -123,6 +124,38 @@ fn memory_limit(make: impl Fn() -> Result<OwnedFd>) -> Result<()> {
     let charge = cgroup.charge()?;
     ensure!(charge < SLACK, "{charge} bytes stay charged");
     ensure!(kernel::buffers()? == before, "a buffer stays");
+    Ok(())
+}
+
+/// Where memory is accounted before it is there, to the last page: `ENOMEM`, as the header says.
+fn strict_overcommit(env: &Env) -> Result<()> {
+    let (total, used) = (kernel::memory("MemTotal")?, kernel::memory("Committed_AS")?);
+    let ratio = (used * 100 / total + 5).to_string();
+    let _ratio = Setting::set("/proc/sys/vm/overcommit_ratio", &ratio)?;
+    let _strict = Setting::set("/proc/sys/vm/overcommit_memory", "2")?;
+    let refused = |what, result: Result<()>| {
+        let error = result.err().and_then(|e| e.downcast::<Errno>().ok());
+        ensure!(error == Some(Errno::NOMEM), "{what}: {error:?}");
+        Ok(())
+    };
+    let pages = total as usize / 8 / PAGE;
+    let object = match Object::new(&env.device, pages) {
+        Ok(object) => object,
+        Err(e) => return refused("CREATE", Err(e)),
+    };
+    // One that gets pages when it needs them. It has all that is to be had then: no more forks.
+    let buf = object.export()?;
+    let map = Mapping::shared(&buf, 0, PAGE)?;
+    let signal = signal_of(|| map.touch())?;
+    ensure!(signal == Some(libc::SIGBUS), "ended with {signal:?}");
+    refused(
+        "ACCESS",
+        object.read(0, &mut [0]).map_err(anyhow::Error::from),
+    )?;
+    for importer in ["/dev/pagekit-radeon", "/dev/pagekit-nouveau"] {
+        let import = Object::of(importer, &buf)?;
+        refused(importer, import.map(MAP_READ).map_err(Into::into))?;
+    }
     Ok(())
 }
 
