@@ -64,6 +64,18 @@ extern "C" {
         dir: bindings::dma_data_direction,
     );
     fn pagekit_dmabuf_assert_held(resv: *mut bindings::dma_resv);
+    fn pagekit_dmabuf_ram_pages() -> usize;
+}
+
+/// Refuses more pages than there is memory: the kernel would kill one process after another for
+/// them, and then have none after all.
+pub(crate) fn check_fits_ram(pages: usize) -> Result {
+    // SAFETY: It reads a counter.
+    if pages > unsafe { pagekit_dmabuf_ram_pages() } {
+        Err(ENOMEM)
+    } else {
+        Ok(())
+    }
 }
 
 /// `dma_resv_assert_held()`: warns where lockdep can tell that the caller doesn't hold the

@@ -5,6 +5,7 @@
  */
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
+#include <linux/mm.h>
 #include <linux/vmalloc.h>
 
 #include "../src/shim.h"
@@ -17,6 +18,7 @@ SHIM(void, pagekit_dmabuf_for_device, (struct device *dev, struct sg_table *sgt,
      dma_sync_sgtable_for_device(dev, sgt, dir))
 SHIM(void *, pagekit_dmabuf_vmap, (struct page **pages, unsigned int count),
      vmap(pages, count, VM_MAP, PAGE_KERNEL))
+SHIM(unsigned long, pagekit_dmabuf_ram_pages, (void), totalram_pages())
 #ifdef CONFIG_LOCKDEP
 SHIM(void, pagekit_dmabuf_assert_held, (struct dma_resv *resv), ({ dma_resv_assert_held(resv); }))
 #endif

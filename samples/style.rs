@@ -69,7 +69,6 @@ extern "C" {
     fn check_move_unevictable_folios(batch: *mut bindings::folio_batch);
     // Static inlines, see style_shim.h.
     fn pagekit_style_lock_killable(mutex: *mut bindings::mutex) -> c_int;
-    fn pagekit_style_ram_pages() -> c_ulong;
     fn pagekit_style_shmem(size: bindings::loff_t) -> *mut bindings::file;
     fn pagekit_style_set_unevictable(mapping: *mut bindings::address_space);
     fn pagekit_style_clear_unevictable(mapping: *mut bindings::address_space);
@@ -129,12 +128,10 @@ impl Create {
         {
             return Err(EINVAL);
         }
-        // Objects are in memory as a whole or not at all. What can't be had is refused before other
-        // processes are killed for it, and before a fault that can't succeed is tried for ever.
-        // So is what the kernel makes no array of.
-        // SAFETY: It reads a counter.
-        let ram = unsafe { pagekit_style_ram_pages() };
-        if pages > ram.min(i32::MAX as usize / size_of::<usize>()) {
+        // Objects are in memory as a whole or not at all.
+        dmabuf::check_fits_ram(pages)?;
+        // The kernel makes no larger array.
+        if pages > i32::MAX as usize / size_of::<usize>() {
             return Err(ENOMEM);
         }
         Ok(pages)

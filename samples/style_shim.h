@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* The same for style.rs, and for what it uses. */
 #include <linux/iosys-map.h>
-#include <linux/mm.h>
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
@@ -19,7 +18,6 @@ module_param_named(size_limit_mb, SIZE_LIMIT_MB, int, 0644);
 MODULE_PARM_DESC(size_limit_mb, "Max size of an object, in megabytes. Default is INT_MAX.");
 
 SHIM(int, pagekit_style_lock_killable, (struct mutex *mutex), mutex_lock_killable(mutex))
-SHIM(unsigned long, pagekit_style_ram_pages, (void), totalram_pages())
 SHIM(struct file *, pagekit_style_shmem, (loff_t size),
      shmem_file_setup("pagekit", size, mk_vma_flags(VMA_NORESERVE_BIT)))
 SHIM(void, pagekit_style_set_unevictable, (struct address_space *mapping),

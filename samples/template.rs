@@ -53,6 +53,7 @@ impl miscdevice::MiscDevice for Driver {
         if cmd != CREATE {
             return Err(ENOTTY);
         }
+        dmabuf::check_fits_ram(pages)?;
         // Charged to the memory cgroup of the caller, like all that user space chooses the size of.
         let array = PageArray::alloc(pages, pagekit_pages::AllocFlags::ACCOUNT)?;
         let data = KBox::new(array, GFP_KERNEL_ACCOUNT)?;

@@ -24,12 +24,24 @@ gone() {
 	for module; do ! grep -q "^$module " /proc/modules || return; done
 }
 
+# A buffer larger than memory is refused, before anybody is killed for it.
+TOO_LARGE='
+import errno, fcntl, os, sys
+device = os.open(sys.argv[1], os.O_RDWR)
+try:
+    fcntl.ioctl(device, ord("K") << 8, os.sysconf("SC_PHYS_PAGES") + 1)
+except OSError as error:
+    sys.exit(error.errno != errno.ENOMEM)
+sys.exit("it was made")
+'
+
 before=$(dmesg | wc -l)
 check load modprobe -d "$ROOT" "$DRIVER"
 needs=$(modinfo -b "$ROOT" -F depends "$DRIVER" | tr , ' ')
 # shellcheck disable=SC2086 # a list
 check links loaded $needs
 check share "$PYTHON" "$SHARE" "/dev/$(echo "$DRIVER" | tr _ -)"
+check refuses "$PYTHON" -c "$TOO_LARGE" "/dev/$(echo "$DRIVER" | tr _ -)"
 check unload modprobe -d "$ROOT" -r "$DRIVER"
 # shellcheck disable=SC2086 # a list
 check unlinks gone $needs
