@@ -107,8 +107,8 @@ kunit() {
 cases() {
 	case $1 in inputs) chosen "inputs.$2" ;; *) chosen "$2" ;; esac || return 0
 	case $1 in
-	user | failures | cma | numa) which_cases= ;;
-	smoke | failures-smoke) which_cases=--smoke ;;
+	user | failures | cma | numa | qemu) which_cases= ;;
+	smoke | failures-smoke | qemu-smoke) which_cases=--smoke ;;
 	bounce) which_cases="device heap.charge heap.charge_limit" ;;
 	inputs) which_cases="--inputs $OUT/inputs" ;;
 	esac
@@ -210,6 +210,11 @@ for part in $PARTS; do
 		tool "$BIN/pagekit-test" --peer --device /dev/dma_heap/system --group heap device
 		;;
 	cma) cases cma cma /dev/pagekit-udmabuf ;;
+	qemu*)
+		# If mainline's device fails too, it is QEMU that has changed.
+		cases $part qemu /dev/pagekit-udmabuf
+		cases $part qemu-mainline /dev/udmabuf
+		;;
 	failures*)
 		for kind in udmabuf i915 nouveau radeon bench; do
 			cases $part failures.$kind /dev/pagekit-$kind

@@ -14,7 +14,7 @@ from tools.lib.tap import Case
 
 COUNTS = LISTS / "cases.txt"
 # The parts of guest/test.sh with only the quick ones of the cases of others.
-SMOKE = {"user": "smoke", "failures": "failures-smoke"}
+SMOKE = {"user": "smoke", "failures": "failures-smoke", "qemu": "qemu-smoke"}
 
 
 def suite_of(name) -> str:
@@ -24,8 +24,10 @@ def suite_of(name) -> str:
 
 def part_of(name) -> str:
     """The part that runs the whole suite."""
-    kind = name.split(".")[0]
-    return kind if kind in ("failures", "inputs", "races", "cma", "numa") else "kunit" if kind.startswith("pagekit_") else "user"
+    kind = name.split(".")[0].removesuffix("-mainline")
+    if kind.startswith("pagekit_"):
+        return "kunit"
+    return kind if kind in ("failures", "inputs", "races", "cma", "numa", "qemu") else "user"
 
 
 # --- What sources and programs say ---------------------------------------------------

@@ -3,6 +3,7 @@
 //! defined here so that a change of the driver's idea of them shows.
 
 use std::ffi::{c_void, CStr};
+use std::fmt::Display;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -298,7 +299,12 @@ pub fn size(buf: impl AsFd) -> io::Result<u64> {
 
 /// A field of `/proc/self/fdinfo/N`; dma-bufs show `size`, `count`, `exp_name`.
 pub fn fdinfo(fd: RawFd, field: &str) -> Result<String> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
+    fdinfo_of("self", fd, field)
+}
+
+/// The same of another process.
+pub fn fdinfo_of(process: impl Display, fd: impl Display, field: &str) -> Result<String> {
+    let info = std::fs::read_to_string(format!("/proc/{process}/fdinfo/{fd}"))?;
     info.lines()
         .filter_map(|line| line.split_once(':'))
         .find(|(name, _)| *name == field)

@@ -18,6 +18,7 @@ mod nodes;
 mod nouveau;
 mod numa;
 mod peer;
+mod qemu;
 mod races;
 mod radeon;
 mod sharing;

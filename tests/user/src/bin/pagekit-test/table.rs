@@ -7,7 +7,7 @@ use crate::env::of_memfd;
 use crate::groups::{Case, Group, Row};
 use crate::{
     create, device, failures, heap, hostile, i915, inputs, isolation, mappings, memory, nodes,
-    nouveau, numa, races, radeon, sharing, shown, style,
+    nouveau, numa, qemu, races, radeon, sharing, shown, style,
 };
 
 /// A new sample adds itself here.
@@ -118,6 +118,8 @@ pub const GROUPS: &[Group] = &[
         tables: &[numa::CASES],
         inputs: &[],
     },
+    node("qemu", &[qemu::CASES], &[]),
+    node("qemu-mainline", &[qemu::CASES], &[]),
     Group {
         name: "races",
         fill: |_, _, _| bail!("races are between all kinds"),
