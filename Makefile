@@ -104,6 +104,10 @@ fuzz: ## do random things to all devices, on the debug kernel [MINUTES=n SEED=s 
 matrix: ## share buffers of each exporter with each importer, and show when pages are pinned
 	@$(PYTHON) -m tools.matrix
 
+.PHONY: clients
+clients: ## run Mesa and libcamera on mainline's devices and on ours, side by side
+	@$(PYTHON) -m tools.clients
+
 .PHONY: check
 check: ## check format, lints, documents, and what the modules link to and call
 	@$(PYTHON) -m tools.check

@@ -34,16 +34,17 @@ mirrors() {
 			END { printf "%s", others }'
 }
 
-# fetch_list <suite>: its list of packages, from the first mirror that has it
-# with a good signature
+# fetch_list <name> [<suite...>]: the list of packages of the suite of that name, or of
+# several as one, from the first mirror that has it with a good signature
 fetch_list() {
-	local suite=$1 dir=$cache/apt/$1 mirror
+	local name=$1 dir=$cache/apt/$1 mirror
+	shift
 	have apt-get dpkg-deb && [[ -f $keyring ]] || return 1
 	mkdir -p "$dir"/{lists,cache/archives}/partial
 	: >"$dir/status"
 	for mirror in $(mirrors); do
-		echo "deb [signed-by=$keyring] $mirror $suite main" >"$dir/sources.list"
-		private_apt "$suite" apt-get -q -o APT::Update::Error-Mode=any update && return
+		printf "deb [signed-by=$keyring] $mirror %s main\n" "${@:-$name}" >"$dir/sources.list"
+		private_apt "$name" apt-get -q -o APT::Update::Error-Mode=any update && return
 	done
 	return 1
 }

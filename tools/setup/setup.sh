@@ -13,6 +13,8 @@
 #   setup.sh convert CONFIG      all, and what converts a driver of the kernel's to C
 #   setup.sh size CONFIG         the same, and what counts lines for make size
 #   setup.sh check CONFIG        all, and what make check needs
+#   setup.sh clients             all for the base kernel, and Debian's programs for make clients; the
+#                                last line printed is where they are
 #   setup.sh bitflags            get the crate; the last line printed is its lib.rs
 #   setup.sh sphinx|ruff         a tool for documents, or for Python; prints where it is
 #   setup.sh matplotlib          the same: a Python that can draw the documents' charts
@@ -61,6 +63,8 @@ PATH=$PATH:/usr/sbin:/sbin
 . "$here/tools.sh"
 # shellcheck source=tools/setup/kernel.sh
 . "$here/kernel.sh"
+# shellcheck source=tools/setup/clients.sh
+. "$here/clients.sh"
 
 # --- Steps: jobs in the background --------------------------------------------
 
@@ -165,6 +169,7 @@ set_up() {
 	wait_steps
 	find_bitflags || step bitflags make_bitflags
 	[[ $* != *vm* ]] || virtme_ng_ready || step virtme-ng make_venv "$virtme_ng" "virtme-ng==$VIRTME_NG"
+	[[ $* != *clients* ]] || clients_ready || step clients make_clients
 	if [[ ! $KDIR ]]; then
 		find_tools || die "the set-up did not complete; see $cache/log"
 		kernel_ready "$config" || step "kernel-$config" build_kernel "$config"
@@ -256,6 +261,10 @@ main() {
 		env) print_env "$2"; exit ;;
 		esac
 		echo "$KDIR"
+		;;
+	clients)
+		set_up base modules vm clients
+		echo "$clients"
 		;;
 	python) set_up_python ;;
 	bitflags) set_up_bitflags ;;
