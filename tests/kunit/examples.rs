@@ -102,7 +102,7 @@ unsafe extern "C" fn huge_fault(vmf: *mut bindings::vm_fault, order: c_uint) -> 
 impl Driver {
     fn new(mmap: fn(&VmaNew, &[PageRef<'_>]) -> Result) -> Result<Self> {
         Ok(Self {
-            array: PageArray::alloc(1024, AllocFlags::LARGE)?,
+            array: PageArray::alloc(2 * HUGE, AllocFlags::LARGE)?,
             mmap,
             fault: |_, _| bindings::vm_fault_reason_VM_FAULT_SIGBUS,
             huge_fault: |_, _, _| bindings::vm_fault_reason_VM_FAULT_FALLBACK,
@@ -123,9 +123,9 @@ impl Driver {
     }
 
     /// Maps all pages from page 1 on in a process, and sees that they are the right ones. Returns
-    /// whether those from page 512 on are mapped as one.
+    /// whether those of the second block are mapped as one.
     fn shows_its_pages(self) -> Result<bool> {
-        const BLOCK: usize = 1 << bindings::PMD_SHIFT;
+        const BLOCK: usize = HUGE * PAGE_SIZE;
         const AT: usize = 256 * BLOCK;
         for (i, page) in self.array.pages().iter().enumerate() {
             fill(page.as_ptr(), pattern(i));
@@ -133,12 +133,12 @@ impl Driver {
         // SAFETY: This runs in a test.
         to_result(unsafe { bindings::kunit_attach_mm() })?;
         let file = TestFile::anon(&FOPS, (&raw const self).cast_mut().cast())?;
-        let (start, len) = (AT + PAGE_SIZE, 1023 * PAGE_SIZE);
+        let (start, len) = (AT + PAGE_SIZE, (2 * HUGE - 1) * PAGE_SIZE);
         // SAFETY: We are attached to an mm. Readable and writable; shared, at this address.
         let result = unsafe { bindings::vm_mmap(file.as_ptr(), start, len, 3, 0x11, PAGE_SIZE) };
         from_err_ptr(result as *mut u8)?;
         advise_huge(start)?;
-        for i in [1, 511, 512, 700, 1023] {
+        for i in [1, HUGE - 1, HUGE, HUGE + 188, 2 * HUGE - 1] {
             assert_eq!(get_user(AT + i * PAGE_SIZE)?, pattern(i));
         }
         let huge = is_huge(AT + BLOCK);

@@ -91,8 +91,11 @@ extern "C" {
     ) -> isize;
 }
 
+/// Pages of a huge page.
+pub(crate) const HUGE: usize = 1 << pagekit_view::PMD_ORDER;
+
 /// Pages of files that [`TestFile::mixed`] has filled.
-pub(crate) const MIXED: usize = 600;
+pub(crate) const MIXED: usize = HUGE + 88;
 
 /// Ends the test: this machine lacks what it needs. It does not return, but objtool does not know
 /// that of functions in C.
@@ -165,7 +168,7 @@ impl TestFile {
         // SAFETY: It needs nothing but a context that may sleep.
         let file = from_err_ptr(unsafe { fixture_hugetlb((pages * PAGE_SIZE) as i64) }).map(Self);
         file.and_then(|file| {
-            file.fallocate(0, pages.min(1024))?;
+            file.fallocate(0, pages.min(2 * HUGE))?;
             file.punch_hole(0, pages)?;
             Ok(file)
         })
@@ -199,17 +202,17 @@ impl TestFile {
         Self::shmem(pages)?.filled(pages)
     }
 
-    /// As [`Self::pattern`], in folios of 512 pages. Attaches the test to an mm.
+    /// As [`Self::pattern`], in folios of [`HUGE`] pages. Attaches the test to an mm.
     pub(crate) fn huge_pattern(pages: usize) -> Result<Self> {
         Self::shmem(pages)?
-            .with_folios((0..pages).step_by(512).map(|first| (first, 512)))?
+            .with_folios((0..pages).step_by(HUGE).map(|first| (first, HUGE)))?
             .filled(pages)
     }
 
-    /// As [`Self::pattern`], of [`MIXED`] pages in folios of 512, 16 and 1. Attaches the test to an
-    /// mm.
+    /// As [`Self::pattern`], of [`MIXED`] pages in folios of [`HUGE`], 16 and 1. Attaches the test to
+    /// an mm.
     pub(crate) fn mixed(self) -> Result<Self> {
-        self.with_folios([(0, 512), (512, 16), (544, 16)])?
+        self.with_folios([(0, HUGE), (HUGE, 16), (HUGE + 32, 16)])?
             .filled(MIXED)
     }
 
@@ -237,9 +240,7 @@ impl TestFile {
         for (first, nr) in folios {
             if !self.add_folio(first, nr)? {
                 drop(self);
-                return Err(skip(
-                    c"no such folios of shmem: boot with thp_shmem=64K,2M:advise",
-                ));
+                return Err(skip(c"no such folios of shmem: boot with thp_shmem="));
             }
         }
         Ok(self)

@@ -125,17 +125,17 @@ mod tests {
 
     #[test]
     fn large_folios_are_expanded() -> Result {
-        let file = TestFile::huge_pattern(1024)?;
+        let file = TestFile::huge_pattern(2 * HUGE)?;
         let before = file.refs(0);
-        let array = PageArray::from_shmem(file.file(), 3, 1000, ShmemFlags::empty())?;
-        assert_eq!(file.refs(0), before + 509);
-        assert_eq!(file.refs(512), before + 491);
+        let array = PageArray::from_shmem(file.file(), 3, 2 * HUGE - 24, ShmemFlags::empty())?;
+        assert_eq!(file.refs(0), before + HUGE as c_int - 3);
+        assert_eq!(file.refs(HUGE), before + HUGE as c_int - 21);
         for (i, page) in array.pages().iter().enumerate() {
             assert!(all(page.as_ptr(), pattern(3 + i)));
         }
         drop(array);
         assert_eq!(file.refs(0), before);
-        assert_eq!(file.refs(512), before);
+        assert_eq!(file.refs(HUGE), before);
         Ok(())
     }
 
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn marking_takes_no_folio_lock() -> Result {
         let file = TestFile::shmem(MIXED)?.mixed()?;
-        for i in [0, 512, 599] {
+        for i in [0, HUGE, HUGE + 87] {
             let array = PageArray::from_shmem(file.file(), 0, MIXED, ShmemFlags::empty())?;
             let page = file.find(i).ok_or(ENOENT)?;
             page.clear_dirty();
@@ -294,12 +294,12 @@ mod tests {
     fn fresh_pages_are_not_stale() -> Result {
         // What is freed here is what the next allocation on this CPU gets first.
         for flags in [AllocFlags::empty(), AllocFlags::LARGE] {
-            let array = PageArray::alloc(512, flags)?;
+            let array = PageArray::alloc(HUGE, flags)?;
             for page in array.pages() {
                 fill(page.as_ptr(), 0xa5);
             }
             drop(array);
-            for page in PageArray::alloc(512, flags)?.pages() {
+            for page in PageArray::alloc(HUGE, flags)?.pages() {
                 assert!(all(page.as_ptr(), 0));
             }
         }
@@ -308,12 +308,12 @@ mod tests {
 
     #[test]
     fn fresh_pages_have_one_reference_each() -> Result {
-        let array = PageArray::alloc(600, AllocFlags::empty())?;
+        let array = PageArray::alloc(MIXED, AllocFlags::empty())?;
         for page in array.pages() {
             assert_eq!(refs(page.as_ptr()), 1);
         }
         drop(array);
-        let array = PageArray::alloc(600, AllocFlags::LARGE)?;
+        let array = PageArray::alloc(MIXED, AllocFlags::LARGE)?;
         let mut large = 0;
         for page in array.pages() {
             // As many as the folio has pages, for all of them are in the array.
@@ -360,11 +360,11 @@ mod tests {
         let before = file.folios(MIXED)?;
         for ranges in [
             // All, and a part twice.
-            [(0, MIXED), (500, 40)],
+            [(0, MIXED), (HUGE - 12, 40)],
             // From within a folio into another, and one page.
-            [(3, 550), (511, 1)],
-            [(513, 40), (527, 1)],
-            [(528, 16), (540, 60)],
+            [(3, HUGE + 38), (HUGE - 1, 1)],
+            [(HUGE + 1, 40), (HUGE + 15, 1)],
+            [(HUGE + 16, 16), (HUGE + 28, 60)],
         ] {
             let mut arrays = KVec::new();
             for (pgoff, count) in ranges {
@@ -402,7 +402,7 @@ mod tests {
     fn swapped_out_pages_are_brought_back() -> Result {
         needs_swap();
         let file = TestFile::shmem(MIXED)?.mixed()?;
-        for i in [0, 512, 530, 599] {
+        for i in [0, HUGE, HUGE + 18, HUGE + 87] {
             file.reclaim(i);
             assert!(file.find(i).is_none());
         }
@@ -456,7 +456,7 @@ mod tests {
 
     #[test]
     fn hugetlb_files_are_einval() -> Result {
-        let file = TestFile::hugetlb(512)?;
+        let file = TestFile::hugetlb(HUGE)?;
         let result = PageArray::from_shmem(file.file(), 0, 1, ShmemFlags::empty());
         assert_eq!(result.err(), Some(EINVAL));
         assert!(file.find(0).is_none());
@@ -468,7 +468,11 @@ mod tests {
         needs_memory_failure();
         let file = TestFile::shmem(MIXED)?.mixed()?;
         let before = file.folios(MIXED)?;
-        for (bad, range) in [(100, (3, 4)), (520, (0, MIXED)), (544, (559, 2))] {
+        for (bad, range) in [
+            (100, (3, 4)),
+            (HUGE + 8, (0, MIXED)),
+            (HUGE + 32, (HUGE + 47, 2)),
+        ] {
             let bad = file.find(bad).ok_or(ENOENT)?;
             let result = bad.poisoned(|| {
                 PageArray::from_shmem(file.file(), range.0, range.1, ShmemFlags::empty())
@@ -485,7 +489,7 @@ mod tests {
     fn too_many_references_are_enomem() -> Result {
         let file = TestFile::shmem(MIXED)?.mixed()?;
         let before = file.folios(MIXED)?;
-        for i in [0, 512, 599] {
+        for i in [0, HUGE, HUGE + 87] {
             let page = file.find(i).ok_or(ENOENT)?;
             let result =
                 page.crowded(|| PageArray::from_shmem(file.file(), 0, MIXED, ShmemFlags::empty()));

@@ -169,22 +169,26 @@ mod tests {
 
     #[test]
     fn large_folios_have_a_pin_per_entry() -> Result {
-        let file = TestFile::huge_pattern(1024)?;
+        let file = TestFile::huge_pattern(2 * HUGE)?;
         let before = file.refs(0);
-        let mut array = PinArray::with_capacity(1010, PinFlags::WRITE)?;
-        array.pin_memfd(file.file(), 3, 1000)?;
-        array.pin_memfd(file.file(), 500, 10)?;
-        assert_eq!(array.pages().len(), 1010);
-        for (index, pins) in [(0, 509 + 10), (512, 491)] {
+        let mut array = PinArray::with_capacity(2 * HUGE - 14, PinFlags::WRITE)?;
+        array.pin_memfd(file.file(), 3, 2 * HUGE - 24)?;
+        array.pin_memfd(file.file(), HUGE - 12, 10)?;
+        assert_eq!(array.pages().len(), 2 * HUGE - 14);
+        for (index, pins) in [(0, HUGE as c_int - 3 + 10), (HUGE, HUGE as c_int - 21)] {
             assert_eq!(file.refs(index), before + pins);
             assert_eq!(file.find(index).map(|page| page.pincount()), Some(pins));
         }
         for (i, page) in array.pages().iter().enumerate() {
-            let index = if i < 1000 { 3 + i } else { i - 500 };
+            let index = if i < 2 * HUGE - 24 {
+                3 + i
+            } else {
+                i - (HUGE - 12)
+            };
             assert!(all(page.as_ptr(), pattern(index)));
         }
         drop(array);
-        for index in [0, 512] {
+        for index in [0, HUGE] {
             assert_eq!(file.refs(index), before);
             assert_eq!(file.find(index).map(|page| page.pincount()), Some(0));
         }
@@ -193,14 +197,14 @@ mod tests {
 
     #[test]
     fn single_pages_of_large_folios() -> Result {
-        let file = TestFile::huge_pattern(512)?;
+        let file = TestFile::huge_pattern(HUGE)?;
         let before = file.refs(0);
         let mut array = PinArray::with_capacity(3, PinFlags::WRITE)?;
-        for i in [511, 0, 77] {
+        for i in [HUGE - 1, 0, 77] {
             array.pin_memfd(file.file(), i, 1)?;
         }
         assert_eq!(file.refs(0), before + 3);
-        for (page, i) in array.pages().iter().zip([511, 0, 77]) {
+        for (page, i) in array.pages().iter().zip([HUGE - 1, 0, 77]) {
             assert!(all(page.as_ptr(), pattern(i)));
         }
         drop(array);
@@ -224,7 +228,7 @@ mod tests {
 
     #[test]
     fn put_marks_what_it_is_told() -> Result {
-        let large = TestFile::shmem(512)?.with_folios([(0, 512)])?;
+        let large = TestFile::shmem(HUGE)?.with_folios([(0, HUGE)])?;
         for file in [TestFile::shmem(2)?, large] {
             for (marks, dirty, accessed) in [
                 (Marks::empty(), false, false),
@@ -256,13 +260,13 @@ mod tests {
     #[test]
     fn marking_memfds_takes_no_folio_lock() -> Result {
         let file = TestFile::shmem(MIXED)?.mixed()?;
-        for i in [0, 512, 599] {
+        for i in [0, HUGE, HUGE + 87] {
             assert!(marks_without_lock(&file, i, MIXED)?);
         }
         assert!(marks_without_lock(
-            &TestFile::hugetlb_pattern(512)?,
+            &TestFile::hugetlb_pattern(HUGE)?,
             0,
-            512
+            HUGE
         )?);
         assert!(file.is_unused(MIXED)?);
         Ok(())
@@ -532,11 +536,11 @@ mod tests {
         let file = TestFile::shmem(MIXED)?.mixed()?;
         for ranges in [
             // All, and a part twice.
-            [(0, MIXED), (500, 40)],
+            [(0, MIXED), (HUGE - 12, 40)],
             // From within a folio into another, and one page.
-            [(3, 550), (511, 1)],
-            [(513, 40), (527, 1)],
-            [(528, 16), (540, 60)],
+            [(3, HUGE + 38), (HUGE - 1, 1)],
+            [(HUGE + 1, 40), (HUGE + 15, 1)],
+            [(HUGE + 16, 16), (HUGE + 28, 60)],
         ] {
             assert!(pins_and_unpins(&file, MIXED, ranges)?);
         }
@@ -546,7 +550,7 @@ mod tests {
     #[test]
     fn folios_that_are_pinned_in_two_goes() -> Result {
         // From page 3 on, the first 4096 pages end within a folio.
-        const PAGES: usize = 9 * 512;
+        const PAGES: usize = 4096 + HUGE;
         let file = TestFile::huge_pattern(PAGES)?;
         assert!(pins_and_unpins(&file, PAGES, [(3, PAGES - 3), (4095, 5)])?);
         Ok(())
@@ -554,60 +558,65 @@ mod tests {
 
     #[test]
     fn hugetlb_files_have_a_pin_per_entry() -> Result {
-        let file = TestFile::hugetlb_pattern(1024)?;
+        let file = TestFile::hugetlb_pattern(2 * HUGE)?;
         for ranges in [
-            [(0, 1024), (0, 1024)],
-            [(3, 700), (500, 40)],
-            [(511, 2), (1023, 1)],
+            [(0, 2 * HUGE), (0, 2 * HUGE)],
+            [(3, HUGE + 188), (HUGE - 12, 40)],
+            [(HUGE - 1, 2), (2 * HUGE - 1, 1)],
         ] {
-            assert!(pins_and_unpins(&file, 1024, ranges)?);
+            assert!(pins_and_unpins(&file, 2 * HUGE, ranges)?);
         }
         Ok(())
     }
 
     #[test]
     fn hugetlb_holes_are_filled_with_zeroes() -> Result {
-        let file = TestFile::hugetlb_pattern(1024)?;
+        let file = TestFile::hugetlb_pattern(2 * HUGE)?;
         // What was pinned once is in memory that can be, and now comes first in the pool.
-        drop(pinned(&file, 0, 1024)?);
-        file.punch_hole(512, 512)?;
-        assert!(file.find(512).is_none());
-        let array = pinned(&file, 500, 500)?;
+        drop(pinned(&file, 0, 2 * HUGE)?);
+        file.punch_hole(HUGE, HUGE)?;
+        assert!(file.find(HUGE).is_none());
+        let array = pinned(&file, HUGE - 12, HUGE - 12)?;
         assert!(array.pages()[..12]
             .iter()
             .enumerate()
-            .all(|(i, page)| all(page.as_ptr(), pattern(500 + i))));
+            .all(|(i, page)| all(page.as_ptr(), pattern(HUGE - 12 + i))));
         assert!(array.pages()[12..].iter().all(|page| all(page.as_ptr(), 0)));
         drop(array);
-        assert!(file.is_unused(1024)?);
+        assert!(file.is_unused(2 * HUGE)?);
         Ok(())
     }
 
     #[test]
     fn bad_hugetlb_ranges_leave_no_pin() -> Result {
         needs_memory_failure();
-        let file = TestFile::hugetlb_pattern(1024)?;
-        let mut array = PinArray::with_capacity(1024, PinFlags::WRITE)?;
-        array.pin_memfd(file.file(), 510, 4)?;
-        let before = file.folios(1024)?;
-        for (pgoff, count) in [(0, 0), (1000, 25), (1024, 1), (0, 1021)] {
+        let file = TestFile::hugetlb_pattern(2 * HUGE)?;
+        let mut array = PinArray::with_capacity(2 * HUGE, PinFlags::WRITE)?;
+        array.pin_memfd(file.file(), HUGE - 2, 4)?;
+        let before = file.folios(2 * HUGE)?;
+        for (pgoff, count) in [
+            (0, 0),
+            (2 * HUGE - 24, 25),
+            (2 * HUGE, 1),
+            (0, 2 * HUGE - 3),
+        ] {
             assert_eq!(array.pin_memfd(file.file(), pgoff, count), Err(EINVAL));
         }
         // hugetlb says of the first page that the memory of any has an error.
-        let bad = file.find(512).ok_or(ENOENT)?;
-        let result = bad.poisoned(|| array.pin_memfd(file.file(), 100, 500));
+        let bad = file.find(HUGE).ok_or(ENOENT)?;
+        let result = bad.poisoned(|| array.pin_memfd(file.file(), 100, HUGE - 12));
         assert_eq!(result, Err(EIO));
         drop(bad);
         assert_eq!(array.pages().len(), 4);
-        assert!(*file.folios(1024)? == *before);
+        assert!(*file.folios(2 * HUGE)? == *before);
         Ok(())
     }
 
     #[test]
     fn more_holes_than_huge_pages_are_enomem() -> Result {
-        const PAGES: usize = 16 * 512;
+        const PAGES: usize = 16 * HUGE;
         // There is one at least.
-        drop(pinned(&TestFile::hugetlb_pattern(512)?, 0, 512)?);
+        drop(pinned(&TestFile::hugetlb_pattern(HUGE)?, 0, HUGE)?);
         let file = TestFile::hugetlb(PAGES)?;
         let mut array = PinArray::with_capacity(PAGES, PinFlags::WRITE)?;
         assert_eq!(array.pin_memfd(file.file(), 0, PAGES), Err(ENOMEM));
@@ -621,7 +630,7 @@ mod tests {
     fn swapped_out_pages_are_brought_back() -> Result {
         needs_swap();
         let file = TestFile::shmem(MIXED)?.mixed()?;
-        for i in [0, 512, 530, 599] {
+        for i in [0, HUGE, HUGE + 18, HUGE + 87] {
             file.reclaim(i);
             assert!(file.find(i).is_none());
         }
@@ -658,7 +667,11 @@ mod tests {
     fn memory_errors_in_large_folios_are_eio() -> Result {
         needs_memory_failure();
         let file = TestFile::shmem(MIXED)?.mixed()?;
-        for (bad, range) in [(100, (3, 4)), (520, (0, MIXED)), (544, (559, 2))] {
+        for (bad, range) in [
+            (100, (3, 4)),
+            (HUGE + 8, (0, MIXED)),
+            (HUGE + 32, (HUGE + 47, 2)),
+        ] {
             let bad = file.find(bad).ok_or(ENOENT)?;
             let result = bad.poisoned(|| pinned(&file, range.0, range.1));
             assert_eq!(result.err(), Some(EIO));
@@ -672,7 +685,7 @@ mod tests {
     #[test]
     fn too_many_references_are_enomem() -> Result {
         let file = TestFile::shmem(MIXED)?.mixed()?;
-        for i in [0, 512, 599] {
+        for i in [0, HUGE, HUGE + 87] {
             let page = file.find(i).ok_or(ENOENT)?;
             let result = page.crowded(|| pinned(&file, 0, MIXED));
             assert_eq!(result.err(), Some(ENOMEM));
@@ -789,11 +802,11 @@ mod tests {
     fn anonymous_memory_has_a_pin_per_entry() -> Result {
         assert!(user_pins_and_unpins(user_memory(None, MANY, RW)?, MANY)?);
         // Huge pages.
-        let start = map_user(AT, None, 0, 1024, RW, PRIVATE | FIXED)?;
+        let start = map_user(AT, None, 0, 2 * HUGE, RW, PRIVATE | FIXED)?;
         advise_huge(start)?;
         put_user(start, 0)?;
-        assert_eq!(user_page(start)?.nr(), 512);
-        assert!(user_pins_and_unpins(start, 1024)?);
+        assert_eq!(user_page(start)?.nr(), HUGE);
+        assert!(user_pins_and_unpins(start, 2 * HUGE)?);
         Ok(())
     }
 
@@ -810,11 +823,11 @@ mod tests {
     #[test]
     fn hugetlb_memory_has_a_pin_per_entry() -> Result {
         for flags in [SHARED, PRIVATE] {
-            let file = TestFile::hugetlb(1024)?;
-            let start = map_user(AT, Some(&file), 0, 1024, RW, flags | FIXED)?;
-            assert!(user_pins_and_unpins(start, 1024)?);
-            unmap_user(start, 1024);
-            assert!(file.is_unused(1024)?);
+            let file = TestFile::hugetlb(2 * HUGE)?;
+            let start = map_user(AT, Some(&file), 0, 2 * HUGE, RW, flags | FIXED)?;
+            assert!(user_pins_and_unpins(start, 2 * HUGE)?);
+            unmap_user(start, 2 * HUGE);
+            assert!(file.is_unused(2 * HUGE)?);
         }
         Ok(())
     }
@@ -822,14 +835,14 @@ mod tests {
     #[test]
     fn one_range_of_memory_of_all_kinds() -> Result {
         // 16 pages of a file, 16 anonymous ones, a hugetlb page, an anonymous huge page.
-        const PAGES: usize = 16 + 16 + 512 + 512;
+        const PAGES: usize = 16 + 16 + HUGE + HUGE;
         let start = AT - 32 * PAGE_SIZE;
-        let huge = AT + 512 * PAGE_SIZE;
-        let (file, hugetlb) = (TestFile::shmem(16)?, TestFile::hugetlb(512)?);
+        let huge = AT + HUGE * PAGE_SIZE;
+        let (file, hugetlb) = (TestFile::shmem(16)?, TestFile::hugetlb(HUGE)?);
         map_user(start, Some(&file), 0, 16, RW, SHARED | FIXED)?;
         map_user(start + 16 * PAGE_SIZE, None, 0, 16, RW, PRIVATE | FIXED)?;
-        map_user(AT, Some(&hugetlb), 0, 512, RW, SHARED | FIXED)?;
-        map_user(huge, None, 0, 512, RW, PRIVATE | FIXED)?;
+        map_user(AT, Some(&hugetlb), 0, HUGE, RW, SHARED | FIXED)?;
+        map_user(huge, None, 0, HUGE, RW, PRIVATE | FIXED)?;
         advise_huge(huge)?;
         put_pattern(start, PAGES)?;
         let before = user_folios(start, PAGES)?;
@@ -838,7 +851,7 @@ mod tests {
         assert!(has_pattern(&array, 0));
         let now = user_folios(start, PAGES)?;
         for (i, (now, then)) in now.iter().zip(&before).enumerate() {
-            assert_eq!(now.nr, if i < 32 { 1 } else { 512 });
+            assert_eq!(now.nr, if i < 32 { 1 } else { HUGE });
             assert_eq!(gained(now, then), Some(now.nr as c_int));
         }
         drop(array);
@@ -855,12 +868,12 @@ mod tests {
         let parts = [
             (8, 8),
             (0, 8),
-            (600 - 40, 2),
+            (HUGE + 48, 2),
             (8, 1),
-            (513, 1),
+            (HUGE + 1, 1),
             (10, 4),
-            (511, 3),
-            (530, 1),
+            (HUGE - 1, 3),
+            (HUGE + 18, 1),
         ];
         let mut pages = 0;
         for (pgoff, n) in parts {
@@ -897,7 +910,14 @@ mod tests {
         let other = TestFile::pattern(1)?;
         let mut array = PinArray::with_capacity(MIXED, PinFlags::WRITE)?;
         // What one range ends with doesn't go on in the next, though it looks so further on.
-        let ranges = [(0, 1), (2, 20), (540, 5), (546, 10), (100, 412), (512, 88)];
+        let ranges = [
+            (0, 1),
+            (2, 20),
+            (HUGE + 28, 5),
+            (HUGE + 34, 10),
+            (100, HUGE - 100),
+            (HUGE, 88),
+        ];
         for (pgoff, n) in ranges {
             array.pin_memfd(file.file(), pgoff, n)?;
             array.pin_memfd(other.file(), 0, 1)?;
@@ -992,7 +1012,11 @@ mod tests {
         needs_movable();
         let file = TestFile::shmem(MIXED)?.movable().mixed()?;
         assert_eq!(movable(&file, MIXED), MIXED);
-        assert!(pins_and_unpins(&file, MIXED, [(0, MIXED), (500, 40)])?);
+        assert!(pins_and_unpins(
+            &file,
+            MIXED,
+            [(0, MIXED), (HUGE - 12, 40)]
+        )?);
         assert_eq!(movable(&file, MIXED), 0);
         for i in 0..MIXED {
             assert!(file.reads(i, pattern(i))?);
@@ -1009,10 +1033,14 @@ mod tests {
     fn pinning_moves_huge_pages_out_of_movable_memory() -> Result {
         needs_movable();
         // All that there are: other cases have had some of them moved.
-        const PAGES: usize = 8 * 512;
+        const PAGES: usize = 8 * HUGE;
         let file = TestFile::hugetlb_pattern(PAGES)?;
         assert!(movable(&file, PAGES) > 0);
-        assert!(pins_and_unpins(&file, PAGES, [(0, PAGES), (500, 40)])?);
+        assert!(pins_and_unpins(
+            &file,
+            PAGES,
+            [(0, PAGES), (HUGE - 12, 40)]
+        )?);
         assert_eq!(movable(&file, PAGES), 0);
         Ok(())
     }
@@ -1020,9 +1048,9 @@ mod tests {
     #[test]
     fn pinning_moves_memory_out_of_movable_memory() -> Result {
         needs_movable();
-        let huge = map_user(AT, None, 0, 1024, RW, PRIVATE | FIXED)?;
+        let huge = map_user(AT, None, 0, 2 * HUGE, RW, PRIVATE | FIXED)?;
         advise_huge(huge)?;
-        for (start, pages) in [(user_memory(None, MANY, RW)?, MANY), (huge, 1024)] {
+        for (start, pages) in [(user_memory(None, MANY, RW)?, MANY), (huge, 2 * HUGE)] {
             put_pattern(start, pages)?;
             assert_eq!(movable_user(start, pages)?, pages);
             assert!(user_pins_and_unpins(start, pages)?);

@@ -31,7 +31,10 @@ use pagekit_pages::{
     PageArray,
     ShmemFlags, //
 };
-use pagekit_view::PageRef;
+use pagekit_view::{
+    PageRef,
+    PMD_ORDER, //
+};
 use pagekit_vma::{
     fault_pages,
     fault_pfns,
@@ -202,10 +205,10 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
         }
         match object.kind {
             HugePfns if object.overtaken => {
-                huge_fault_pfns(vmf, 9, object.pages(), object.base);
+                huge_fault_pfns(vmf, PMD_ORDER, object.pages(), object.base);
             }
             HugePages if object.overtaken => {
-                huge_fault_pages(vmf, 9, object.pages(), object.base);
+                huge_fault_pages(vmf, PMD_ORDER, object.pages(), object.base);
             }
             _ => (),
         }
@@ -379,7 +382,10 @@ impl Mapping {
 mod tests {
     use super::*;
     use crate::fixture::*;
-    use kernel::error::to_result;
+    use kernel::{
+        error::to_result,
+        sizes::SZ_2M, //
+    };
 
     const PAGES: usize = 20;
     const READ: u32 = 1; // PROT_READ
@@ -449,7 +455,7 @@ mod tests {
         let mut object = Object::new(&file, PAGES, 0)?;
         let map = object.mmap(0, PAGES, READ, SHARED)?;
         // Both ends of the VMA are within one page table unless it straddles a boundary.
-        let straddles = (map.start ^ (map.start + map.len - 1)) >> bindings::PMD_SHIFT != 0;
+        let straddles = (map.start ^ (map.start + map.len - 1)) / BLOCK != 0;
         assert_eq!(map.read(9)?, pattern(9));
         // Without an array a further fault would fail.
         object.base = usize::MAX;
@@ -564,10 +570,20 @@ mod tests {
     #[test]
     fn crosses_page_tables() -> Result {
         attach()?;
-        let pages = 1100;
+        let pages = 2 * HUGE + 76;
         let object = Object::new(&TestFile::pattern(pages)?, pages, 0)?;
         let map = object.mmap(1, pages - 1, RW, SHARED)?;
-        for i in [0, 1, 510, 511, 512, 513, 1023, 1024, pages - 2] {
+        for i in [
+            0,
+            1,
+            HUGE - 2,
+            HUGE - 1,
+            HUGE,
+            HUGE + 1,
+            2 * HUGE - 1,
+            2 * HUGE,
+            pages - 2,
+        ] {
             assert_eq!(map.read(i)?, pattern(1 + i));
         }
         for i in 0..pages - 1 {
@@ -682,14 +698,14 @@ mod tests {
     fn all_kinds_can_be_read_only() -> Result {
         attach()?;
         for kind in KINDS {
-            let mut object = Object::large(kind, 512)?;
+            let mut object = Object::large(kind, HUGE)?;
             object.read_only = true;
             for flags in [SHARED, PRIVATE] {
                 assert_eq!(object.mmap(0, 1, RW, flags).err(), Some(EACCES));
             }
             // What is private and can't be written to shows the pages, too.
             for flags in [FIXED, FIXED ^ SHARED ^ PRIVATE] {
-                let map = object.mmap_at(AT, 0, 512, READ, flags)?;
+                let map = object.mmap_at(AT, 0, HUGE, READ, flags)?;
                 advise_huge(AT)?;
                 fill(object.array.pages()[7].as_ptr(), 0xee);
                 assert_eq!(map.read(7)?, 0xee);
@@ -697,7 +713,7 @@ mod tests {
                 assert_eq!(map.write(300, 1), Err(EFAULT));
                 assert_eq!(map.read(300)?, pattern(300));
             }
-            assert_eq!(object.mmap(0, 513, READ, SHARED).err(), Some(EINVAL));
+            assert_eq!(object.mmap(0, HUGE + 1, READ, SHARED).err(), Some(EINVAL));
         }
         Ok(())
     }
@@ -900,12 +916,12 @@ mod tests {
     #[test]
     fn each_page_is_asked_whose_it_is() -> Result {
         attach()?;
-        let file = TestFile::huge_pattern(512)?;
-        let held = PageArray::from_shmem(file.file(), 0, 512, ShmemFlags::empty())?;
+        let file = TestFile::huge_pattern(HUGE)?;
+        let held = PageArray::from_shmem(file.file(), 0, HUGE, ShmemFlags::empty())?;
         // A huge page that has left its file.
-        let hugetlb = TestFile::hugetlb_pattern(512)?;
+        let hugetlb = TestFile::hugetlb_pattern(HUGE)?;
         let huge = hugetlb.find(5).ok_or(ENOENT)?;
-        hugetlb.punch_hole(0, 512)?;
+        hugetlb.punch_hole(0, HUGE)?;
         // Two pages that follow each other, each a folio of its own, the second as if of a process.
         // SAFETY: It may sleep here, and nobody else has the pages.
         let (free, next) = unsafe {
@@ -934,7 +950,7 @@ mod tests {
             bindings::__free_pages(next, 0);
         }
         // The first, too, where the array has the one before it.
-        let mut object = Object::new(&file, 512, 0)?;
+        let mut object = Object::new(&file, HUGE, 0)?;
         (object.kind, object.part) = (EagerPages, 5..9);
         assert_eq!(object.mmap(0, 4, READ, SHARED).err(), Some(EINVAL));
         Ok(())
@@ -955,31 +971,38 @@ mod tests {
         Ok(())
     }
 
-    const BLOCK: usize = 1 << bindings::PMD_SHIFT;
+    const BLOCK: usize = HUGE * PAGE_SIZE;
     const FIXED: u32 = SHARED | 0x10; // MAP_SHARED | MAP_FIXED
     const AT: usize = 256 * BLOCK;
 
     #[test]
     fn aligned_blocks_are_huge() -> Result {
         attach()?;
-        let file = TestFile::huge_pattern(1536)?;
-        let mut object = Object::new(&file, 1536, 0)?;
+        let file = TestFile::huge_pattern(3 * HUGE)?;
+        let mut object = Object::new(&file, 3 * HUGE, 0)?;
         object.kind = HugePfns;
-        // From page 500 on: a bit of the first block, the second, and a bit of the third.
-        let map = object.mmap_at(AT - 12 * PAGE_SIZE, 500, 600, RW, FIXED)?;
-        for i in [0, 11, 12, 100, 523, 524, 599] {
-            assert_eq!(map.read(i)?, pattern(500 + i));
+        // The last 12 pages of the first block, the second, and a bit of the third.
+        let map = object.mmap_at(AT - 12 * PAGE_SIZE, HUGE - 12, HUGE + 88, RW, FIXED)?;
+        for i in [0, 11, 12, 100, HUGE + 11, HUGE + 12, HUGE + 87] {
+            assert_eq!(map.read(i)?, pattern(HUGE - 12 + i));
         }
         assert!(!is_huge(AT - PAGE_SIZE));
         assert!(is_huge(AT));
         assert!(!is_huge(AT + BLOCK));
         map.write(300, 0xee)?;
-        assert_eq!(first(object.array.pages()[800].as_ptr()), 0xee);
+        assert_eq!(first(object.array.pages()[HUGE + 288].as_ptr()), 0xee);
         // A split block is mapped by pages.
         // SAFETY: We are attached to the mm of the test.
         unsafe { bindings::vm_munmap(AT + 5 * PAGE_SIZE, PAGE_SIZE) };
-        for i in [12, 16, 18, 100, 523] {
-            assert_eq!(map.read(i)?, if i == 300 { 0xee } else { pattern(500 + i) });
+        for i in [12, 16, 18, 100, HUGE + 11] {
+            assert_eq!(
+                map.read(i)?,
+                if i == 300 {
+                    0xee
+                } else {
+                    pattern(HUGE - 12 + i)
+                }
+            );
         }
         assert!(!is_huge(AT));
         assert_eq!(map.read(17), Err(EFAULT));
@@ -989,11 +1012,11 @@ mod tests {
     #[test]
     fn unaligned_blocks_are_not_huge() -> Result {
         attach()?;
-        let file = TestFile::huge_pattern(1024)?;
-        let mut object = Object::new(&file, 1024, 0)?;
+        let file = TestFile::huge_pattern(2 * HUGE)?;
+        let mut object = Object::new(&file, 2 * HUGE, 0)?;
         object.kind = HugePfns;
-        let map = object.mmap_at(AT, 1, 1023, RW, FIXED)?;
-        for i in [0, 511, 1022] {
+        let map = object.mmap_at(AT, 1, 2 * HUGE - 1, RW, FIXED)?;
+        for i in [0, HUGE - 1, 2 * HUGE - 2] {
             assert_eq!(map.read(i)?, pattern(1 + i));
         }
         assert!(!is_huge(AT));
@@ -1003,13 +1026,13 @@ mod tests {
     #[test]
     fn blocks_beyond_the_array_are_not_huge() -> Result {
         attach()?;
-        let file = TestFile::huge_pattern(512)?;
-        let mut object = Object::new(&file, 511, 0)?;
+        let file = TestFile::huge_pattern(HUGE)?;
+        let mut object = Object::new(&file, HUGE - 1, 0)?;
         object.kind = HugePfns;
-        object.claim = 512;
-        let map = object.mmap_at(AT, 0, 512, READ, FIXED)?;
-        assert_eq!(map.read(510)?, pattern(510));
-        assert_eq!(map.read(511), Err(EFAULT));
+        object.claim = HUGE;
+        let map = object.mmap_at(AT, 0, HUGE, READ, FIXED)?;
+        assert_eq!(map.read(HUGE - 2)?, pattern(HUGE - 2));
+        assert_eq!(map.read(HUGE - 1), Err(EFAULT));
         assert!(!is_huge(AT));
         Ok(())
     }
@@ -1018,19 +1041,26 @@ mod tests {
     fn blocks_in_another_order_are_not_huge() -> Result {
         attach()?;
         for kind in [HugePfns, EagerHugePfns, HugePages] {
-            let mut object = Object::large(kind, 512)?;
-            let mut pages = KVec::with_capacity(512, GFP_KERNEL)?;
+            let mut object = Object::large(kind, HUGE)?;
+            let mut pages = KVec::with_capacity(HUGE, GFP_KERNEL)?;
             for page in object.array.pages() {
                 pages.push(page.as_ptr(), GFP_KERNEL)?;
             }
             // Within a group of those that are looked at together, across two, and at its borders.
-            for (a, b) in [(1, 2), (7, 8), (15, 16), (31, 300), (495, 510), (100, 100)] {
+            for (a, b) in [
+                (1, 2),
+                (7, 8),
+                (15, 16),
+                (31, 300),
+                (HUGE - 17, HUGE - 2),
+                (100, 100),
+            ] {
                 pages.swap(a, b);
                 // SAFETY: These are the pages of the array, which outlives its mappings.
                 unsafe { object.show(&mut pages) };
-                let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+                let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
                 advise_huge(AT)?;
-                for (i, shown) in [(0, 0), (a, b), (b, a), (200, 200), (511, 511)] {
+                for (i, shown) in [(0, 0), (a, b), (b, a), (200, 200), (HUGE - 1, HUGE - 1)] {
                     assert_eq!(map.read(i)?, pattern(shown));
                 }
                 assert_eq!(is_huge(AT), a == b);
@@ -1043,7 +1073,7 @@ mod tests {
             }
             // SAFETY: These are the pages of the array, which outlives its mappings.
             unsafe { object.show(&mut pages) };
-            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
             advise_huge(AT)?;
             assert_eq!(map.read(8)?, pattern(16));
             assert!(!is_huge(AT));
@@ -1051,35 +1081,51 @@ mod tests {
         Ok(())
     }
 
+    /// Folios of so many pages, two of which follow each other, from a multiple of `align` pages on:
+    /// the machine has just booted. Returns the first page of these two, too.
+    fn neighbours(pages: usize, align: usize) -> Result<(KVec<PageArray>, *mut bindings::page)> {
+        let mut folios = KVec::<PageArray>::new();
+        loop {
+            let folio = PageArray::alloc(pages, AllocFlags::LARGE)?;
+            let last = folio.pages()[0].as_ptr();
+            assert_eq!(nr(last), pages);
+            folios.push(folio, GFP_KERNEL)?;
+            let has = |page| folios.iter().any(|folio| folio.pages()[0].as_ptr() == page);
+            for lower in [last, last.wrapping_sub(pages)] {
+                // As the PFN is: the structures of pages begin at an address that is.
+                let pfn = lower as usize / size_of::<bindings::page>();
+                if pfn % align == 0 && has(lower) && has(lower.wrapping_add(pages)) {
+                    return Ok((folios, lower));
+                }
+            }
+        }
+    }
+
     #[test]
     fn memory_that_is_not_aligned_is_not_huge() -> Result {
         attach()?;
-        // SAFETY: It may sleep here.
-        let block = unsafe { bindings::alloc_pages(bindings::GFP_KERNEL, 10) };
-        assert!(!block.is_null());
-        let mut array = KVec::from_elem(block, 512, GFP_KERNEL)?;
+        let (_folios, block) = neighbours(HUGE, HUGE)?;
+        let mut array = KVec::from_elem(block, HUGE, GFP_KERNEL)?;
         for (i, page) in array.iter_mut().enumerate() {
             *page = block.wrapping_add(1 + i);
             fill(*page, pattern(i));
         }
         for kind in [HugePfns, EagerHugePfns] {
-            let mut object = Object::fresh(kind, 512, 0)?;
+            let mut object = Object::fresh(kind, HUGE, 0)?;
             // SAFETY: These are as many pages, which outlive the object and its mappings.
             unsafe { object.show(&mut array) };
-            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
-            for i in [0, 200, 511] {
+            let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
+            for i in [0, 200, HUGE - 1] {
                 assert_eq!(map.read(i)?, pattern(i));
             }
             assert!(!is_huge(AT));
         }
-        // SAFETY: The mappings have gone.
-        unsafe { bindings::__free_pages(block, 10) };
         Ok(())
     }
 
     /// How a new mapping of `object` has page 200, and whether by a huge page.
     fn mode_of(object: &Object) -> Result<(usize, bool)> {
-        let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+        let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
         advise_huge(AT)?;
         // Of small pages, this one has the other mapped along with it.
         assert_eq!(map.read(7)?, pattern(7));
@@ -1101,7 +1147,7 @@ mod tests {
         attach()?;
         for cache in [Cache::Default, Cache::Uncached, Cache::WriteCombined] {
             let (mode, mut array) =
-                mode_of_kernel(cache, PageArray::alloc(512, AllocFlags::LARGE)?)?;
+                mode_of_kernel(cache, PageArray::alloc(HUGE, AllocFlags::LARGE)?)?;
             for kind in [FaultPfns, EagerPfns, HugePfns, EagerHugePfns] {
                 let mut object = Object::showing(kind, array, 0);
                 object.cache = cache;
@@ -1116,8 +1162,8 @@ mod tests {
     #[test]
     fn pfns_of_memory_that_is_not_cached_are_not_either() -> Result {
         attach()?;
-        let mut array = PageArray::alloc(512, AllocFlags::LARGE)?;
-        let mut pages = KVec::with_capacity(512, GFP_KERNEL)?;
+        let mut array = PageArray::alloc(HUGE, AllocFlags::LARGE)?;
+        let mut pages = KVec::with_capacity(HUGE, GFP_KERNEL)?;
         for page in array.pages() {
             pages.push(page.as_ptr(), GFP_KERNEL)?;
         }
@@ -1138,7 +1184,7 @@ mod tests {
     fn referenced_pages_have_the_cache_mode_of_the_vma() -> Result {
         attach()?;
         for cache in [Cache::Default, Cache::Uncached, Cache::WriteCombined] {
-            let mut array = PageArray::alloc(512, AllocFlags::LARGE)?;
+            let mut array = PageArray::alloc(HUGE, AllocFlags::LARGE)?;
             // The kernel inserts all of these.
             let mut object = Object::of(EagerPages, array, 0)?;
             object.cache = cache;
@@ -1157,9 +1203,9 @@ mod tests {
     #[test]
     fn mixed_mappings_have_no_huge_pages() -> Result {
         attach()?;
-        let mut object = Object::large(HugePages, 512)?;
+        let mut object = Object::large(HugePages, HUGE)?;
         object.flags = flags::MIXEDMAP;
-        let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+        let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
         advise_huge(AT)?;
         assert_eq!(map.read(200)?, pattern(200));
         assert!(!is_huge(AT));
@@ -1188,17 +1234,24 @@ mod tests {
         Ok(())
     }
 
+    /// Pages that a fault maps: a huge page, or 2 MiB of a larger one.
+    const AROUND: usize = if BLOCK < SZ_2M {
+        HUGE
+    } else {
+        SZ_2M / PAGE_SIZE
+    };
+
     #[test]
     fn blocks_that_could_be_huge_are_filled_at_once() -> Result {
         attach()?;
         for kind in [HugePfns, HugePages] {
-            let mut object = Object::large(kind, 512)?;
+            let mut object = Object::large(kind, HUGE)?;
             object.fallback = true;
-            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
             assert_eq!(map.read(7)?, pattern(7));
             // Without an array no further fault is served.
             object.base = usize::MAX;
-            for i in [0, 8, 511] {
+            for i in [0, 8, AROUND - 1] {
                 assert_eq!(map.read(i)?, pattern(i));
             }
             assert!(!is_huge(AT));
@@ -1210,12 +1263,12 @@ mod tests {
     fn huge_pages_that_came_first_stay() -> Result {
         attach()?;
         for kind in [HugePfns, HugePages] {
-            let mut object = Object::large(kind, 512)?;
+            let mut object = Object::large(kind, HUGE)?;
             (object.fallback, object.overtaken) = (true, true);
-            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
             assert_eq!(map.read(7)?, pattern(7));
             assert!(is_huge(AT));
-            assert_eq!(map.read(511)?, pattern(511));
+            assert_eq!(map.read(HUGE - 1)?, pattern(HUGE - 1));
         }
         Ok(())
     }
@@ -1224,21 +1277,24 @@ mod tests {
     fn huge_blocks_of_all_kinds() -> Result {
         attach()?;
         for kind in [HugePfns, EagerHugePfns, HugePages] {
-            let object = Object::large(kind, 1536)?;
+            let object = Object::large(kind, 3 * HUGE)?;
             let page = |i: usize| object.array.pages()[i].as_ptr();
             // The machine has just booted.
-            assert_eq!([nr(page(0)), nr(page(512))], [512, 512]);
-            // From page 500 on: a bit of the first block, the second, and a bit of the third.
-            let map = object.mmap_at(AT - 12 * PAGE_SIZE, 500, 600, RW, FIXED)?;
+            assert_eq!([nr(page(0)), nr(page(HUGE))], [HUGE; 2]);
+            // The last 12 pages of the first block, the second, and a bit of the third.
+            let map = object.mmap_at(AT - 12 * PAGE_SIZE, HUGE - 12, HUGE + 88, RW, FIXED)?;
             advise_huge(AT)?;
             assert!(!is_huge(AT));
-            for i in [300, 0, 11, 12, 523, 524, 599] {
-                assert_eq!(map.read(i)?, pattern(500 + i));
+            for i in [300, 0, 11, 12, HUGE + 11, HUGE + 12, HUGE + 87] {
+                assert_eq!(map.read(i)?, pattern(HUGE - 12 + i));
             }
             assert!(!is_huge(AT - PAGE_SIZE));
             assert!(is_huge(AT));
             assert!(!is_huge(AT + BLOCK));
-            assert_eq!(refs(page(512)), 512 + c_int::from(kind.is_referenced()));
+            assert_eq!(
+                refs(page(HUGE)),
+                HUGE as c_int + c_int::from(kind.is_referenced())
+            );
             assert_eq!(
                 map.pin(),
                 if kind.is_referenced() {
@@ -1248,19 +1304,23 @@ mod tests {
                 }
             );
             map.write(300, 0xee)?;
-            assert_eq!(first(page(800)), 0xee);
+            assert_eq!(first(page(HUGE + 288)), 0xee);
             // The block is split, and mapped by pages again.
             // SAFETY: We are attached to the mm of the test.
             unsafe { bindings::vm_munmap(AT + 5 * PAGE_SIZE, PAGE_SIZE) };
-            assert_eq!(refs(page(512)), 512);
-            for i in [12, 16, 18, 300, 523] {
-                let byte = if i == 300 { 0xee } else { pattern(500 + i) };
+            assert_eq!(refs(page(HUGE)), HUGE as c_int);
+            for i in [12, 16, 18, 300, HUGE + 11] {
+                let byte = if i == 300 {
+                    0xee
+                } else {
+                    pattern(HUGE - 12 + i)
+                };
                 assert_eq!(map.read(i)?, byte);
             }
             assert!(!is_huge(AT));
             assert_eq!(map.read(17), Err(EFAULT));
             drop(map);
-            assert_eq!([refs(page(0)), refs(page(512))], [512, 512]);
+            assert_eq!([refs(page(0)), refs(page(HUGE))], [HUGE as c_int; 2]);
         }
         Ok(())
     }
@@ -1274,12 +1334,12 @@ mod tests {
             (HugePfns, HugePages),
             (HugePages, HugePfns),
         ] {
-            let mut object = Object::large(set_up, 512)?;
-            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            let mut object = Object::large(set_up, HUGE)?;
+            let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
             advise_huge(AT)?;
             object.kind = other;
             assert_eq!(map.read(7), Err(EFAULT));
-            assert_eq!(refs(object.array.pages()[0].as_ptr()), 512);
+            assert_eq!(refs(object.array.pages()[0].as_ptr()), HUGE as c_int);
         }
         Ok(())
     }
@@ -1289,10 +1349,10 @@ mod tests {
         attach()?;
         for kind in [HugePfns, HugePages] {
             for small in [false, true] {
-                let mut object = Object::large(kind, 512)?;
+                let mut object = Object::large(kind, HUGE)?;
                 object.small = small;
                 // Nothing else is mapped in this part of the address space.
-                let map = object.mmap_at(1 << 40, 0, 512, RW, FIXED)?;
+                let map = object.mmap_at(1 << 40, 0, HUGE, RW, FIXED)?;
                 advise_huge(map.start)?;
                 assert_eq!(map.read(7)?, pattern(7));
             }
@@ -1303,20 +1363,20 @@ mod tests {
     #[test]
     fn huge_pages_are_whole_folios() -> Result {
         attach()?;
-        let mut object = Object::large(HugePages, 1024)?;
+        let mut object = Object::large(HugePages, 2 * HUGE)?;
         // Aligned addresses, but not aligned memory, and the other way round.
         for (at, pgoff) in [(AT, 1), (AT + PAGE_SIZE, 0)] {
-            let map = object.mmap_at(at, pgoff, 1023, RW, FIXED)?;
+            let map = object.mmap_at(at, pgoff, 2 * HUGE - 1, RW, FIXED)?;
             advise_huge(at)?;
-            assert_eq!(map.read(700)?, pattern(pgoff + 700));
+            assert_eq!(map.read(HUGE + 188)?, pattern(pgoff + HUGE + 188));
             assert!(!is_huge(AT) && !is_huge(AT + BLOCK));
         }
         // Memory like a huge page, but of the file that it is in.
-        let file = TestFile::huge_pattern(512)?;
-        object.array = PageArray::from_shmem(file.file(), 0, 512, ShmemFlags::empty())?;
-        object.part = 0..512;
-        object.claim = 512;
-        let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+        let file = TestFile::huge_pattern(HUGE)?;
+        object.array = PageArray::from_shmem(file.file(), 0, HUGE, ShmemFlags::empty())?;
+        object.part = 0..HUGE;
+        object.claim = HUGE;
+        let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
         advise_huge(AT)?;
         assert_eq!(map.read(0), Err(EFAULT));
         assert!(!is_huge(AT));
@@ -1326,31 +1386,17 @@ mod tests {
     #[test]
     fn blocks_of_smaller_folios_are_not_huge() -> Result {
         attach()?;
-        // Two that follow each other, and are aligned as one: the machine has just booted.
-        let mut folios = KVec::<PageArray>::new();
-        let mut pages = loop {
-            let folio = PageArray::alloc(256, AllocFlags::LARGE)?;
-            let first = folio.pages()[0].as_ptr();
-            assert_eq!(nr(first), 256);
-            // As the PFN is: the structures of pages begin at an address that is.
-            let pfn = first as usize / size_of::<bindings::page>();
-            folios.push(folio, GFP_KERNEL)?;
-            let has = |page| folios.iter().any(|folio| folio.pages()[0].as_ptr() == page);
-            if pfn % 512 == 0 && has(first.wrapping_add(256)) {
-                break KVec::from_elem(first, 512, GFP_KERNEL)?;
-            }
-            if pfn % 512 == 256 && has(first.wrapping_sub(256)) {
-                break KVec::from_elem(first.wrapping_sub(256), 512, GFP_KERNEL)?;
-            }
-        };
+        // Aligned as one.
+        let (_folios, block) = neighbours(HUGE / 2, HUGE)?;
+        let mut pages = KVec::from_elem(block, HUGE, GFP_KERNEL)?;
         for (i, page) in pages.iter_mut().enumerate() {
             *page = page.wrapping_add(i);
             fill(*page, pattern(i));
         }
-        let mut object = Object::fresh(HugePages, 512, 0)?;
+        let mut object = Object::fresh(HugePages, HUGE, 0)?;
         // SAFETY: These are as many pages, which outlive the object and its mappings.
         unsafe { object.show(&mut pages) };
-        let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+        let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
         advise_huge(AT)?;
         assert_eq!(map.read(300)?, pattern(300));
         assert!(!is_huge(AT));
@@ -1366,24 +1412,24 @@ mod tests {
             bindings::GFP_KERNEL | 1 << bindings::___GFP_COMP_BIT, // __GFP_COMP
         ] {
             // SAFETY: It may sleep here.
-            let block = unsafe { bindings::alloc_pages(gfp, 9) };
+            let block = unsafe { bindings::alloc_pages(gfp, PMD_ORDER) };
             assert!(!block.is_null());
             fill(block, pattern(0));
-            let mut array = KVec::from_elem(block, 512, GFP_KERNEL)?;
+            let mut array = KVec::from_elem(block, HUGE, GFP_KERNEL)?;
             for (i, page) in array.iter_mut().enumerate() {
                 *page = block.wrapping_add(i);
             }
-            let mut object = Object::fresh(HugePages, 512, 0)?;
+            let mut object = Object::fresh(HugePages, HUGE, 0)?;
             // SAFETY: These are as many pages, which outlive the object and its mappings.
             unsafe { object.show(&mut array) };
-            let map = object.mmap_at(AT, 0, 512, RW, FIXED)?;
+            let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
             advise_huge(AT)?;
             assert_eq!(map.read(0)?, pattern(0));
             assert!(!is_huge(AT));
             drop(map);
             assert_eq!(refs(block), 1);
             // SAFETY: The mapping has gone.
-            unsafe { bindings::__free_pages(block, 9) };
+            unsafe { bindings::__free_pages(block, PMD_ORDER) };
         }
         Ok(())
     }
