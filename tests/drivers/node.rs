@@ -44,7 +44,8 @@ use pagekit_pin::{
 };
 use pagekit_view::{
     PageRef,
-    PfnOnly, //
+    PfnOnly,
+    PMD_ORDER, //
 };
 use pagekit_vma::{
     fault_pages,
@@ -72,7 +73,7 @@ module! {
 }
 
 /// Two huge pages, and a rest that is no power of two.
-const PAGES: usize = 2 * 512 + 37;
+const PAGES: usize = (2 << PMD_ORDER) + 37;
 const MAGIC: u64 = 0x7061_6765_0100_0000;
 
 // --- The nodes --------------------------------------------------------------------

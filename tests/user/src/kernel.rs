@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::{HUGE_PAGES, PAGE};
 use anyhow::{bail, ensure, Context, Result};
 use rustix::thread::{sched_getcpu, sched_setaffinity, CpuSet};
 
@@ -188,13 +189,14 @@ impl Setting {
         Ok(Self { path, before })
     }
 
-    /// That many free 2 MiB hugepages.
+    /// That many free hugepages of the usual size.
     pub fn hugepages(wanted: usize) -> Result<Self> {
-        const DIR: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
-        let count = |name| -> Result<usize> { Ok(read(format!("{DIR}/{name}"))?.parse()?) };
+        let kib = (HUGE_PAGES * PAGE) >> 10;
+        let dir = format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB");
+        let count = |name| -> Result<usize> { Ok(read(format!("{dir}/{name}"))?.parse()?) };
         write("/proc/sys/vm/compact_memory", "1")?;
         let used = count("nr_hugepages")? - count("free_hugepages")?;
-        let setting = Self::set(format!("{DIR}/nr_hugepages"), &(used + wanted).to_string())?;
+        let setting = Self::set(format!("{dir}/nr_hugepages"), &(used + wanted).to_string())?;
         let got = count("free_hugepages")?;
         ensure!(
             got >= wanted,

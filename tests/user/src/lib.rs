@@ -12,4 +12,14 @@ pub mod style;
 pub mod test_importer;
 pub mod uring;
 
-pub const PAGE: usize = 4096;
+/// The page size of the kernel that this is built for.
+pub const PAGE: usize = match option_env!("PAGEKIT_PAGE_SHIFT") {
+    None => 1 << 12,
+    Some(shift) => match shift.as_bytes() {
+        b"14" => 1 << 14,
+        b"16" => 1 << 16,
+        _ => panic!("PAGEKIT_PAGE_SHIFT: none has such pages"),
+    },
+};
+/// Pages of a huge page: as many as a page has entries of page tables.
+pub const HUGE_PAGES: usize = PAGE / 8;

@@ -17,7 +17,7 @@ use pagekit_user::kernel::RootGroup;
 use pagekit_user::mapping::{last_errno, Mapping, RW};
 use pagekit_user::style::{self, Create, Info, Object};
 use pagekit_user::test_importer::{self, Attachment, Dir, Importer, Through};
-use pagekit_user::PAGE;
+use pagekit_user::{HUGE_PAGES, PAGE};
 use rustix::fs::{fallocate, ftruncate, FallocateFlags, MemfdFlags, OFlags, SealFlags};
 use rustix::io::{self, Errno};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
@@ -30,14 +30,14 @@ use crate::trace::Trace;
 pub const UDMABUF: &str = "/dev/pagekit-udmabuf";
 pub const HEAP: &str = "/dev/dma_heap/pagekit";
 /// Where mappings begin that may have huge pages.
-const HUGE: usize = 2 << 20;
+const HUGE: usize = HUGE_PAGES * PAGE;
 /// Of larger ones, not all pages are looked at each time.
 const LOOK_AT: usize = 12;
 /// How many devices of a thread map at once: DMA_API_DEBUG warns of more than eight that may write to
 /// the same page.
 const MAPPED: usize = 2;
 /// Fresh pages of a node.
-const NODE_PAGES: usize = 2 * 512 + 37;
+const NODE_PAGES: usize = 2 * HUGE_PAGES + 37;
 /// Each, with whether it maps PFNs, and all at once.
 pub const NODES: [(&str, bool, bool); 6] = [
     ("/dev/pagekit-node-pfns", true, false),

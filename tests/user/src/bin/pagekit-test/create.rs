@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Creating buffers that work.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::abi::{self, UDMABUF_CREATE, UDMABUF_CREATE_LIST, UDMABUF_FLAGS_CLOEXEC};
+use pagekit_user::abi::{self, UDMABUF_FLAGS_CLOEXEC};
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::{kernel, PAGE};
 use rustix::io::{fcntl_getfd, Errno, FdFlags};
@@ -26,7 +26,8 @@ pub const CASES: &[Case] = &[
     Case::new("large_64m", large_64m),
     Case::new("many_buffers", many_buffers),
     Case::new("file_grows", file_grows),
-    Case::new("compat_ioctl", compat_ioctl),
+    #[cfg(target_arch = "x86_64")]
+    Case::new("compat_ioctl", compat::ioctl),
 ];
 
 fn create_readback(env: &Env) -> Result<()> {
@@ -231,60 +232,74 @@ fn file_grows(env: &Env) -> Result<()> {
     Ok(())
 }
 
-/// A 32-bit program's ioctl.
-fn compat_ioctl(env: &Env) -> Result<()> {
-    let memfd = written(1, 8)?;
-    let dev = env.open()?;
-    // 32-bit pointers: the argument must be low.
-    let low = MapFlags::PRIVATE | MapFlags::from_bits_retain(libc::MAP_32BIT as u32);
-    let arg = Mapping::anonymous_with(PAGE, low)?;
-    let mut words = vec![memfd.as_raw_fd() as u32, UDMABUF_FLAGS_CLOEXEC];
-    words.extend([2 * PAGE as u32, 0, 3 * PAGE as u32, 0]);
-    put(&arg, &words);
-    let single = ioctl32(&dev, UDMABUF_CREATE, &arg).context("UDMABUF_CREATE")?;
-    check_file(&Mapping::shared(&single, 0, 3 * PAGE)?, 1, 2)?;
+/// The ioctls of a 32-bit program. Only on x86 a 64-bit program can call them.
+#[cfg(target_arch = "x86_64")]
+mod compat {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-    let mut words = vec![0, 2];
-    for first in [4, 1] {
-        words.extend([memfd.as_raw_fd() as u32, 0]);
-        words.extend([first * PAGE as u32, 0, PAGE as u32, 0]);
-    }
-    put(&arg, &words);
-    let list = ioctl32(&dev, UDMABUF_CREATE_LIST, &arg).context("UDMABUF_CREATE_LIST")?;
-    check_pages(&Mapping::shared(&list, 0, 2 * PAGE)?, |page| {
-        Content::Page(1, [4, 1][page])
-    })
-}
+    use anyhow::{Context, Result};
+    use pagekit_user::abi::{UDMABUF_CREATE, UDMABUF_CREATE_LIST, UDMABUF_FLAGS_CLOEXEC};
+    use pagekit_user::mapping::Mapping;
+    use pagekit_user::PAGE;
+    use rustix::io::Errno;
+    use rustix::mm::MapFlags;
 
-fn put(arg: &Mapping, words: &[u32]) {
-    for (i, word) in words.iter().enumerate() {
-        arg.write(4 * i, &word.to_ne_bytes());
-    }
-}
+    use crate::env::{check_file, check_pages, written, Content, Env};
 
-/// ioctl as 32-bit programs call it, through `int 0x80`.
-fn ioctl32(dev: &impl AsRawFd, opcode: u32, arg: &Mapping) -> Result<OwnedFd> {
-    const NR_IOCTL: u64 = 54;
-    let ret: u64;
-    // SAFETY: an `_IOW` ioctl: the kernel writes no memory. rbx, which may not be
-    // named, is swapped in and back; r8 to r11 the kernel may clear.
-    unsafe {
-        std::arch::asm!(
-            "xchg {fd:r}, rbx",
-            "int 0x80",
-            "xchg {fd:r}, rbx",
-            fd = inout(reg) dev.as_raw_fd() as u64 => _,
-            inout("rax") NR_IOCTL => ret,
-            in("rcx") u64::from(opcode),
-            in("rdx") arg.at(0) as u64,
-            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
-            options(nostack),
-        );
+    pub fn ioctl(env: &Env) -> Result<()> {
+        let memfd = written(1, 8)?;
+        let dev = env.open()?;
+        // 32-bit pointers: the argument must be low.
+        let low = MapFlags::PRIVATE | MapFlags::from_bits_retain(libc::MAP_32BIT as u32);
+        let arg = Mapping::anonymous_with(PAGE, low)?;
+        let mut words = vec![memfd.as_raw_fd() as u32, UDMABUF_FLAGS_CLOEXEC];
+        words.extend([2 * PAGE as u32, 0, 3 * PAGE as u32, 0]);
+        put(&arg, &words);
+        let single = ioctl32(&dev, UDMABUF_CREATE, &arg).context("UDMABUF_CREATE")?;
+        check_file(&Mapping::shared(&single, 0, 3 * PAGE)?, 1, 2)?;
+
+        let mut words = vec![0, 2];
+        for first in [4, 1] {
+            words.extend([memfd.as_raw_fd() as u32, 0]);
+            words.extend([first * PAGE as u32, 0, PAGE as u32, 0]);
+        }
+        put(&arg, &words);
+        let list = ioctl32(&dev, UDMABUF_CREATE_LIST, &arg).context("UDMABUF_CREATE_LIST")?;
+        check_pages(&Mapping::shared(&list, 0, 2 * PAGE)?, |page| {
+            Content::Page(1, [4, 1][page])
+        })
     }
-    let ret = ret as i32;
-    if ret < 0 {
-        return Err(Errno::from_raw_os_error(-ret).into());
+
+    fn put(arg: &Mapping, words: &[u32]) {
+        for (i, word) in words.iter().enumerate() {
+            arg.write(4 * i, &word.to_ne_bytes());
+        }
     }
-    // SAFETY: the kernel just created it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(ret) })
+
+    /// ioctl as 32-bit programs call it, through `int 0x80`.
+    fn ioctl32(dev: &impl AsRawFd, opcode: u32, arg: &Mapping) -> Result<OwnedFd> {
+        const NR_IOCTL: u64 = 54;
+        let ret: u64;
+        // SAFETY: an `_IOW` ioctl: the kernel writes no memory. rbx, which may not be
+        // named, is swapped in and back; r8 to r11 the kernel may clear.
+        unsafe {
+            std::arch::asm!(
+                "xchg {fd:r}, rbx",
+                "int 0x80",
+                "xchg {fd:r}, rbx",
+                fd = inout(reg) dev.as_raw_fd() as u64 => _,
+                inout("rax") NR_IOCTL => ret,
+                in("rcx") u64::from(opcode),
+                in("rdx") arg.at(0) as u64,
+                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+                options(nostack),
+            );
+        }
+        let ret = ret as i32;
+        if ret < 0 {
+            return Err(Errno::from_raw_os_error(-ret).into());
+        }
+        // SAFETY: the kernel just created it for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(ret) })
+    }
 }

@@ -10,7 +10,7 @@ use pagekit_user::kernel::{stay_on_this_cpu, Cgroup};
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::test_importer::{Dir, Importer, Kind};
-use pagekit_user::{kernel, PAGE};
+use pagekit_user::{kernel, HUGE_PAGES, PAGE};
 use rustix::fs::OFlags;
 use rustix::io::{self, fcntl_getfd, Errno, FdFlags};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -133,7 +133,7 @@ fn fd_flags(env: &Env) -> Result<()> {
 fn large_64m(env: &Env) -> Result<()> {
     const PAGES: usize = (64 << 20) / PAGE + 3;
     let buf = filled(env, 1, PAGES)?;
-    for first in [0, 511, PAGES - 4] {
+    for first in [0, HUGE_PAGES - 1, PAGES - 4] {
         let map = Mapping::shared(&buf, first * PAGE, (PAGES - first) * PAGE)?;
         check_file(&map, 1, first)?;
     }
@@ -155,7 +155,7 @@ fn never_pinned(env: &Env) -> Result<()> {
 
 const CHARGE: u64 = 16 << 20;
 /// What the kernel charges or keeps beside the pages.
-const SLACK: u64 = 2 << 20;
+const SLACK: u64 = 512 * PAGE as u64;
 
 /// Whether heaps charge buffers to memory cgroups: a parameter of the heaps' core.
 fn accounting() -> Result<bool> {

@@ -62,7 +62,7 @@ pub const CMA: &[Case] = &[
 const PAGES: usize = (16 << 20) / PAGE;
 const SIZE: u64 = (PAGES * PAGE) as u64;
 /// What the kernel charges or keeps beside the pages.
-const SLACK: u64 = 2 << 20;
+const SLACK: u64 = 512 * PAGE as u64;
 
 /// A buffer of pages that are allocated for it.
 fn of_holes(env: &Env) -> Result<OwnedFd> {

@@ -18,7 +18,7 @@ use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{signal_of, Child};
 use pagekit_user::style::{self, Info, Object, CREATE_SHMEM_MMAP};
 use pagekit_user::test_importer::{Attachment, Dir, Importer, Kind, Through};
-use pagekit_user::PAGE;
+use pagekit_user::{HUGE_PAGES, PAGE};
 use rustix::fs::{fallocate, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
@@ -45,9 +45,9 @@ pub const UDMABUF: &[Case] = &[
             env.export(&memfd, 0, pages)
         })
     }),
-    Case::new("partly_written_4k", |env| partly_written(env, 4)),
-    Case::new("partly_written_64k", |env| partly_written(env, 64)),
-    Case::new("partly_written_2m", |env| partly_written(env, 2048)),
+    Case::new("partly_written_page", |env| partly_written(env, 1)),
+    Case::new("partly_written_16_pages", |env| partly_written(env, 16)),
+    Case::new("partly_written_huge", |env| partly_written(env, HUGE_PAGES)),
     Case::new("punched_meanwhile", punched_meanwhile).smoke(),
     Case::new("charged_tables", charged).smoke(),
 ];
@@ -107,23 +107,23 @@ fn all_see(
 fn never_written(make: impl Fn(usize) -> Result<OwnedFd>) -> Result<()> {
     const PAGES: usize = (4 << 20) / PAGE;
     let make = || {
-        dirty_free_memory(4)?;
+        dirty_free_memory(1)?;
         make(PAGES)
     };
     all_see(make, PAGES, |_| Content::Zero)
 }
 
 /// A page is written, and the rest of its folio never was.
-fn partly_written(env: &Env, kib: usize) -> Result<()> {
-    const SIZE: usize = 4 << 20;
-    let want = |page| match page % 512 {
+fn partly_written(env: &Env, folio: usize) -> Result<()> {
+    const SIZE: usize = 2 * HUGE_PAGES * PAGE;
+    let want = |page| match page % HUGE_PAGES {
         100 => Content::Page(1, page),
         _ => Content::Zero,
     };
     let make = || {
-        dirty_free_memory(kib)?;
-        let memfd = allocated(kib, SIZE)?;
-        for page in (0..SIZE / PAGE).filter(|page| page % 512 == 100) {
+        dirty_free_memory(folio)?;
+        let memfd = allocated(folio, SIZE)?;
+        for page in (0..SIZE / PAGE).filter(|page| page % HUGE_PAGES == 100) {
             memfd.write_all_at(&want(page).bytes(), (page * PAGE) as u64)?;
         }
         env.export(&memfd, 0, SIZE / PAGE)
@@ -182,7 +182,7 @@ fn shrunk_not_stale(env: &Env) -> Result<()> {
         let buf = object.export()?;
         Mapping::shared(&buf, 0, PAGES * PAGE)?.touch();
         ensure!(object.shrink(0)? == PAGES, "{:?}", object.info()?);
-        dirty_free_memory(4)?;
+        dirty_free_memory(1)?;
         Ok(buf)
     };
     all_see(make, PAGES, |_| Content::Zero)
@@ -198,7 +198,7 @@ fn removed_not_stale(env: &Env) -> Result<()> {
             map.write(page * PAGE, &[0xa5; PAGE]);
         }
         map.advise(Advice::LinuxRemove)?;
-        dirty_free_memory(4)?;
+        dirty_free_memory(1)?;
         Ok(object.export()?)
     };
     all_see(make, PAGES, |_| Content::Zero)
@@ -401,7 +401,7 @@ fn charged(env: &Env) -> Result<()> {
     const PAGES: usize = 1024;
     const BATCH: usize = 64;
     /// Each CPU charges ahead in batches, and small things are charged, too.
-    const SLACK: u64 = 1 << 20;
+    const SLACK: u64 = 256 * PAGE as u64;
     // Charged elsewhere.
     let memfd = written(1, 2 * PAGES)?;
     let cgroup = Cgroup::new("pagekit-charged")?;

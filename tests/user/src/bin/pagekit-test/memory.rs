@@ -21,30 +21,35 @@ use crate::groups::Case;
 pub const CASES: &[Case] = &[
     Case::new("holes", holes).smoke(),
     Case::new("coherent", coherent).smoke(),
-    Case::new("stale_4k", |env| stale(env, 4)).smoke(),
-    Case::new("stale_64k", |env| stale(env, 64)),
-    Case::new("stale_2m", |env| stale(env, 2048)),
-    Case::new("unwritten_4k", |env| unwritten(env, 4)).smoke(),
-    Case::new("unwritten_64k", |env| unwritten(env, 64)),
-    Case::new("unwritten_2m", |env| unwritten(env, 2048)),
+    Case::new("stale_page", |env| stale(env, 1)).smoke(),
+    Case::new("stale_16_pages", |env| stale(env, 16)),
+    Case::new("stale_huge", |env| stale(env, HUGE_PAGES)),
+    Case::new("unwritten_page", |env| unwritten(env, 1)).smoke(),
+    Case::new("unwritten_16_pages", |env| unwritten(env, 16)),
+    Case::new("unwritten_huge", |env| unwritten(env, HUGE_PAGES)),
     Case::new("stale_after_punch", stale_after_punch),
     Case::new("swapped_out_before", swapped_out_before),
     Case::new("dirty_on_release", dirty_on_release),
     Case::new("punch_hole", punch_hole),
     Case::new("seal_while_shared", seal_while_shared),
     Case::new("read_only_fd", read_only_fd).smoke(),
-    Case::new("folios_64k", |env| folios(env, 64)),
-    Case::new("folios_2m", |env| folios(env, 2048)),
-    Case::new("folios_64k_pins", |env| folio_pins(env, 64)),
-    Case::new("folios_2m_pins", |env| folio_pins(env, 2048)),
+    Case::new("folios_16_pages", |env| folios(env, 16)),
+    Case::new("folios_huge", |env| folios(env, HUGE_PAGES)),
+    Case::new("folios_16_pages_pins", |env| folio_pins(env, 16)),
+    Case::new("folios_huge_pins", |env| folio_pins(env, HUGE_PAGES)),
     Case::new("hugetlb", hugetlb),
     Case::new("hugetlb_list", hugetlb_list),
     Case::new("hugetlb_holes", hugetlb_holes),
     Case::new("hugetlb_none_left", hugetlb_none_left),
 ];
 
-pub const HUGE_PAGES: usize = (2 << 20) / PAGE;
+pub use pagekit_user::HUGE_PAGES;
 pub const THP: &str = "/sys/kernel/mm/transparent_hugepage";
+
+/// Where the kernel says what it does with folios of so many pages.
+pub fn thp(folio: usize) -> String {
+    format!("{THP}/hugepages-{}kB", (folio * PAGE) >> 10)
+}
 
 /// A file that is all hole, and one with some pages written.
 fn holes(env: &Env) -> Result<()> {
@@ -84,66 +89,66 @@ fn coherent(env: &Env) -> Result<()> {
 
 /// Leaves free memory that isn't zero, where the next file with such folios will get
 /// its own from.
-pub fn dirty_free_memory(kib: usize) -> Result<()> {
+pub fn dirty_free_memory(folio: usize) -> Result<()> {
     const SIZE: usize = 96 << 20;
     ensure!(
         kernel::memory("MemAvailable")? > 2 * SIZE as u64,
         "needs {} MiB of memory",
         (2 * SIZE) >> 20
     );
-    let memory = Mapping::shared(allocated(kib, SIZE)?, 0, SIZE)?;
+    let memory = Mapping::shared(allocated(folio, SIZE)?, 0, SIZE)?;
     for offset in (0..SIZE).step_by(PAGE) {
         memory.write(offset, &[0xa5; PAGE]);
     }
     Ok(())
 }
 
-/// A memfd of `size` bytes made of folios of `kib`, allocated and not yet written.
-pub fn allocated(kib: usize, size: usize) -> Result<File> {
+/// A memfd of `size` bytes made of folios of so many pages, allocated and not yet written.
+pub fn allocated(folio: usize, size: usize) -> Result<File> {
     let memfd = abi::memfd(0)?;
-    allocate(&memfd, kib, size)?;
+    allocate(&memfd, folio, size)?;
     Ok(memfd)
 }
 
-/// Makes an empty memfd one of `size` bytes and folios of `kib`.
-pub fn allocate(memfd: &File, kib: usize, size: usize) -> Result<()> {
-    let step = kib * 1024;
-    let _within_size = match step {
-        PAGE => None,
+/// Makes an empty memfd one of `size` bytes and folios of so many pages.
+pub fn allocate(memfd: &File, folio: usize, size: usize) -> Result<()> {
+    let step = folio * PAGE;
+    let _within_size = match folio {
+        1 => None,
         _ => {
             // Large folios need contiguous memory.
             kernel::write("/proc/sys/vm/compact_memory", "1")?;
             Some(Setting::set(format!("{THP}/shmem_enabled"), "within_size")?)
         }
     };
-    let before = folios_allocated(kib)?;
+    let before = folios_allocated(folio)?;
     // The largest folio is taken that fits before the file's end.
     for start in (0..size).step_by(step) {
         memfd.set_len((start + step) as u64)?;
         fallocate(memfd, FallocateFlags::empty(), start as u64, step as u64)?;
     }
-    let (got, want) = (folios_allocated(kib)? - before, size / step);
+    let (got, want) = (folios_allocated(folio)? - before, size / step);
     ensure!(
-        step == PAGE || got == want,
-        "the file has {got} folios of {kib} KiB, not {want}"
+        folio == 1 || got == want,
+        "the file has {got} folios of {folio} pages, not {want}"
     );
     Ok(())
 }
 
-/// How many folios of that size shmem got since boot.
-fn folios_allocated(kib: usize) -> Result<usize> {
-    if kib * 1024 == PAGE {
+/// How many folios of so many pages shmem got since boot.
+fn folios_allocated(folio: usize) -> Result<usize> {
+    if folio == 1 {
         return Ok(0);
     }
-    let path = format!("{THP}/hugepages-{kib}kB/stats/shmem_alloc");
+    let path = format!("{}/stats/shmem_alloc", thp(folio));
     Ok(kernel::read(path)?.parse()?)
 }
 
 /// fallocate gives a file pages that nobody has zeroed yet.
-fn stale(env: &Env, kib: usize) -> Result<()> {
-    const SIZE: usize = 16 << 20;
-    dirty_free_memory(kib)?;
-    let memfd = allocated(kib, SIZE)?;
+fn stale(env: &Env, folio: usize) -> Result<()> {
+    const SIZE: usize = 2 * HUGE_PAGES * PAGE;
+    dirty_free_memory(folio)?;
+    let memfd = allocated(folio, SIZE)?;
     // Not all of it: parts of a folio must be zeroed too.
     let pages = SIZE / PAGE - 10;
     let buf = env.export(&memfd, 3, pages)?;
@@ -153,10 +158,11 @@ fn stale(env: &Env, kib: usize) -> Result<()> {
 
 /// The file zeroes its never-written pages when it is first read: not after somebody
 /// wrote to them through the buffer.
-fn unwritten(env: &Env, kib: usize) -> Result<()> {
-    let memfd = allocated(kib, 4 << 20)?;
-    let buf = env.export(&memfd, 3, 600)?;
-    let map = Mapping::shared(&buf, 0, 600 * PAGE)?;
+fn unwritten(env: &Env, folio: usize) -> Result<()> {
+    const PAGES: usize = HUGE_PAGES + 88;
+    let memfd = allocated(folio, 2 * HUGE_PAGES * PAGE)?;
+    let buf = env.export(&memfd, 3, PAGES)?;
+    let map = Mapping::shared(&buf, 0, PAGES * PAGE)?;
     let page = Content::Page(1, 7);
     map.write(7 * PAGE, &page.bytes());
     page.check(&read_page(&memfd, 10)?).context("in the file")?;
@@ -170,7 +176,7 @@ fn stale_after_punch(env: &Env) -> Result<()> {
     let memfd = written(1, pages)?;
     let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     fallocate(&memfd, punch, 0, size)?;
-    dirty_free_memory(4)?;
+    dirty_free_memory(1)?;
     fallocate(&memfd, FallocateFlags::empty(), 0, size / 2)?;
     let buf = env.export(&memfd, 0, pages)?;
     check_pages(&Mapping::shared(&buf, 0, pages * PAGE)?, |_| Content::Zero)
@@ -303,22 +309,20 @@ fn check_split_folios(env: &Env, memfd: &File, size: usize, pages: usize) -> Res
     check_file(&Mapping::shared(memfd, 0, pages * PAGE)?, 1, 0)
 }
 
-fn folios(env: &Env, kib: usize) -> Result<()> {
-    let (memfd, size) = large_folio_file(kib)?;
-    check_split_folios(env, &memfd, size, 4 * size)
+fn folios(env: &Env, folio: usize) -> Result<()> {
+    check_split_folios(env, &large_folio_file(folio)?, folio, 4 * folio)
 }
 
-/// A written memfd of four folios of `kib`, and how many pages a folio has.
-fn large_folio_file(kib: usize) -> Result<(File, usize)> {
-    let size = kib * 1024 / PAGE;
-    let memfd = allocated(kib, 4 * size * PAGE)?;
-    fill(&memfd, 1, 4 * size)?;
-    Ok((memfd, size))
+/// A written memfd of four folios of so many pages.
+fn large_folio_file(folio: usize) -> Result<File> {
+    let memfd = allocated(folio, 4 * folio * PAGE)?;
+    fill(&memfd, 1, 4 * folio)?;
+    Ok(memfd)
 }
 
 /// One pin for each page, whatever the folios' size.
-fn folio_pins(env: &Env, kib: usize) -> Result<()> {
-    let (memfd, size) = large_folio_file(kib)?;
+fn folio_pins(env: &Env, size: usize) -> Result<()> {
+    let memfd = large_folio_file(size)?;
     let before = kernel::pins()?;
     for (first, pages) in [(0, 4 * size), (size - 1, 2), (3, size)] {
         let buf = env.export(&memfd, first, pages)?;
@@ -334,7 +338,7 @@ fn folio_pins(env: &Env, kib: usize) -> Result<()> {
 pub fn huge_memfd(pages: usize) -> Result<File> {
     abi::memfd_with(
         (pages * PAGE) as u64,
-        MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+        MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB,
         SealFlags::SHRINK,
     )
 }

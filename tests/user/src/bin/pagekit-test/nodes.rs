@@ -47,28 +47,35 @@ pub struct Kind {
     gup: bool,
     /// All is mapped at once, and nothing later.
     pub eager: bool,
+    /// By huge pages, where that can be.
+    huge: bool,
 }
 
-const fn kind(node: &'static str, gup: bool, eager: bool) -> Kind {
-    Kind { node, gup, eager }
+const fn kind(node: &'static str, gup: bool, eager: bool, huge: bool) -> Kind {
+    Kind {
+        node,
+        gup,
+        eager,
+        huge,
+    }
 }
 
 pub const KINDS: [Kind; 6] = [
-    kind("pagekit-node-pfns", false, false),
-    kind("pagekit-node-huge-pfns", false, false),
-    kind("pagekit-node-eager-pfns", false, true),
-    kind("pagekit-node-pages", true, false),
-    kind("pagekit-node-huge-pages", true, false),
-    kind("pagekit-node-eager-pages", true, true),
+    kind("pagekit-node-pfns", false, false, false),
+    kind("pagekit-node-huge-pfns", false, false, true),
+    kind("pagekit-node-eager-pfns", false, true, true),
+    kind("pagekit-node-pages", true, false, false),
+    kind("pagekit-node-huge-pages", true, false, true),
+    kind("pagekit-node-eager-pages", true, true, false),
 ];
 
 /// How many pages the nodes have: two huge ones, and a rest that is no power of two.
 pub const PAGES: usize = 2 * HUGE_PAGES + 37;
 /// What splits cut out: beginning and end are in different huge pages, in the middle of them.
-const PART: (usize, usize) = (100, 700);
+const PART: (usize, usize) = (100, HUGE_PAGES + 188);
 const HUGE_SIZE: usize = HUGE_PAGES * PAGE;
-/// What one upper page table reaches on x86-64.
-const UPPER_SIZE: usize = 1 << 30;
+/// What one upper page table reaches.
+const UPPER_SIZE: usize = HUGE_PAGES * HUGE_SIZE;
 
 /// An open file of a node.
 pub struct Node {
@@ -193,8 +200,14 @@ fn offsets(env: &Env) -> Result<()> {
     Ok(())
 }
 
-/// One fault for what a page table reaches, or a huge page, and none for writing after reading.
+/// One fault for what a page table reaches but for at most 2 MiB, or for a huge page, and none for writing after
+/// reading.
 fn faults(env: &Env) -> Result<()> {
+    const AROUND: usize = if HUGE_SIZE < 2 << 20 {
+        HUGE_PAGES
+    } else {
+        (2 << 20) / PAGE
+    };
     let node = Node::open(env)?;
     let read = |map: &Mapping| {
         // Not from the start on: what lies before is mapped, too.
@@ -205,7 +218,12 @@ fn faults(env: &Env) -> Result<()> {
     };
     // The program itself is mapped by faults, first of all, and again when its pages are reclaimed.
     read(&node.map(0, PAGES)?);
-    let want = (if node.kind.eager { 0 } else { 3 }, 0);
+    let blocks = match node.kind {
+        Kind { eager: true, .. } => 0,
+        Kind { huge: true, .. } => 3,
+        _ => 2 * HUGE_PAGES / AROUND + 1,
+    };
+    let want = (blocks as i64, 0);
     let mut seen = (0, 0);
     for _ in 0..3 {
         let map = node.map(0, PAGES)?;
@@ -404,7 +422,7 @@ fn outlives_file(env: &Env) -> Result<()> {
 fn charged(env: &Env) -> Result<()> {
     const GROUP: &str = "/sys/fs/cgroup/pagekit-test";
     // Each CPU charges ahead, and keeps what is given back, in batches.
-    const SLACK: i64 = 1 << 20;
+    const SLACK: i64 = 256 * PAGE as i64;
     kernel::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory")?;
     std::fs::create_dir(GROUP).context(GROUP)?;
     let result = Child::spawn(|| {
@@ -428,12 +446,12 @@ fn charged(env: &Env) -> Result<()> {
 
 /// Behind the word that each page begins with there are zeros, whosever memory it was.
 fn fresh_not_stale(env: &Env) -> Result<()> {
-    for kib in [4, 2048] {
-        dirty_free_memory(kib)?;
+    for folio in [1, HUGE_PAGES] {
+        dirty_free_memory(folio)?;
         let map = Node::open(env)?.map(0, PAGES)?;
         for page in 0..PAGES {
             let rest = &map.page(page)[8..];
-            ensure!(rest.iter().all(|&byte| byte == 0), "page {page}, {kib}");
+            ensure!(rest.iter().all(|&byte| byte == 0), "page {page}, {folio}");
         }
     }
     Ok(())

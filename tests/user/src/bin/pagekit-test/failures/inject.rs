@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::kernel::{self, Cgroup, Held, Setting};
 use pagekit_user::process::Child;
+use pagekit_user::PAGE;
 use rustix::fs::{fcntl_add_seals, SealFlags};
 use rustix::io::{self, Errno};
 
@@ -46,7 +47,7 @@ const NO_PAGES: [(&str, &str); 6] = [
     ("task-filter", "Y"),
 ];
 /// What each CPU charges ahead.
-const SLACK: i64 = 1 << 20;
+const SLACK: i64 = 256 * PAGE as i64;
 /// No call has as many points of failure.
 const TOO_MANY: usize = 5000;
 

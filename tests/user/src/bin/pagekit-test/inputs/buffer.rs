@@ -63,10 +63,10 @@ pub const ROWS: &[&[Row]] = &[
     map_crosses_end: "2 pages from page 7 of 8" => INVAL, "core: dma_buf_mmap_internal(): size",
         |m| (m.first, m.pages) = (PAGES - 1, 2);
     map_at_end: "page 8 of 8" => INVAL, "core: dma_buf_mmap_internal(): size", |m| (m.first, m.pages) = (PAGES, 1);
-    map_offset_huge: "page 2^50" => INVAL, "core: dma_buf_mmap_internal(): size", |m| m.first = 1 << 50;
-    map_offset_last: "8 pages from page 2^52 - 1" => OVERFLOW, "core: file_mmap_ok(): pgoff",
-        |m| m.first = (1 << 52) - 1;
-    map_length_max: "2^64 - 4096 bytes" => NOMEM, "core: do_mmap(): TASK_SIZE", |m| m.pages = (1 << 52) - 1;
+    map_offset_huge: "page 2^48" => INVAL, "core: dma_buf_mmap_internal(): size", |m| m.first = 1 << 48;
+    map_offset_last: "8 pages from the last page of 2^64 bytes" => OVERFLOW, "core: file_mmap_ok(): pgoff",
+        |m| m.first = usize::MAX / PAGE;
+    map_length_max: "2^64 bytes but a page" => NOMEM, "core: do_mmap(): TASK_SIZE", |m| m.pages = usize::MAX / PAGE;
     map_private: "MAP_PRIVATE" => INVAL, "vma.rs is_cow(): MAYWRITE", |m| m.flags = MapFlags::PRIVATE;
     map_private_read: "MAP_PRIVATE, PROT_READ" => INVAL, "vma.rs is_cow(): MAYWRITE, not WRITE",
         |m| (m.flags, m.prot) = (MapFlags::PRIVATE, ProtFlags::READ);
@@ -78,7 +78,7 @@ pub const ROWS: &[&[Row]] = &[
     rows! { "mremap of a mapping", mremap;
     remap_past_end: "9 pages for 8" => FAULT, "vma.rs setup(), map_pfns(): DONTEXPAND", |m| m.new = PAGES + 1;
     remap_wraps: "2^52 - 1 pages for 8" => INVAL, "core: check_mremap_params(): TASK_SIZE",
-        |m| m.new = (1 << 52) - 1;
+        |m| m.new = usize::MAX / PAGE;
     remap_twice: "the same pages once more, by 0 for 8" => FAULT, "vma.rs setup(), map_pfns(): DONTEXPAND, old_len 0",
         |m| m.old = 0;
     remap_keep: "MREMAP_DONTUNMAP" => INVAL, "vma.rs setup(), map_pfns(): DONTEXPAND, PFNMAP",

@@ -17,7 +17,7 @@ use super::buffer::Mmap;
 use super::{rows, tried};
 use crate::env::{written, Env};
 use crate::groups::{Outcome, Row};
-use crate::memory::huge_memfd;
+use crate::memory::{huge_memfd, HUGE_PAGES};
 use crate::nodes::PAGES;
 
 /// For each kind of mapping.
@@ -27,9 +27,9 @@ pub const ROWS: &[&[Row]] = &[
     crosses_end: "2 pages from the last" => INVAL, "range.rs window(): end > len",
         |m| (m.first, m.pages) = (PAGES - 1, 2);
     at_end: "the page after the last" => INVAL, "range.rs window(): end > len", |m| (m.first, m.pages) = (PAGES, 1);
-    offset_huge: "page 2^50" => INVAL, "range.rs window(): end > len", |m| m.first = 1 << 50;
+    offset_huge: "page 2^48" => INVAL, "range.rs window(): end > len", |m| m.first = 1 << 48;
     offset_last: "the last pages that there can be" => OVERFLOW, "core: file_mmap_ok(): pgoff",
-        |m| m.first = (1 << 52) - 1;
+        |m| m.first = usize::MAX / PAGE;
     private: "MAP_PRIVATE" => INVAL, "vma.rs is_cow(): MAYWRITE", |m| m.flags = MapFlags::PRIVATE;
     private_read: "MAP_PRIVATE, PROT_READ" => INVAL, "vma.rs is_cow(): MAYWRITE, not WRITE",
         |m| (m.flags, m.prot) = (MapFlags::PRIVATE, ProtFlags::READ);
@@ -54,18 +54,18 @@ pub const FILE: &[&[Row]] = &[
             |s| s.cmd = opcode::write::<u32>(b'P', 3);
     show_no_fd: "file descriptor -1" => BADF, "node.rs ioctl(): fget()", |s| s.number = Some(!0);
     show_node: "a node" => INVAL, "pages.rs from_shmem(): end > size", |s| s.file = s.env.open()?;
-    show_hugetlb: "a hugetlb memfd" => INVAL, "pages.rs from_shmem(): shmem_mapping()", |s| s.file = huge_memfd(512)?;
+    show_hugetlb: "a hugetlb memfd" => INVAL, "pages.rs from_shmem(): shmem_mapping()", |s| s.file = huge_memfd(HUGE_PAGES)?;
     show_none: "count 0" => INVAL, "range.rs file_bytes(): count == 0", |s| s.count = 0;
     show_past_end: "17 of 16 pages" => INVAL, "pages.rs from_shmem(): end > size", |s| s.count = 17;
     show_at_end: "page 16 of 16" => INVAL, "pages.rs from_shmem(): end > size", |s| (s.pgoff, s.count) = (16, 1);
-    show_part_of_page: "a last page of 4095 bytes" => INVAL, "pages.rs from_shmem(): end > size, in bytes",
+    show_part_of_page: "a last page that is short of a byte" => INVAL, "pages.rs from_shmem(): end > size, in bytes",
         |s| s.file.set_len(16 * PAGE as u64 - 1)?;
     show_offset_huge: "page 2^60" => INVAL, "range.rs file_bytes(): MAX_FILE_BYTES", |s| s.pgoff = 1 << 60;
     show_offset_wraps: "page 2^64 - 1" => INVAL, "range.rs file_bytes(): checked_add()",
             |s| (s.pgoff, s.count) = (!0, 1);
     show_count_max: "count 2^32 - 1" => INVAL, "pages.rs from_shmem(): end > size", |s| s.count = !0;
     show_large_file: "count 2^32 - 1, of a file as large" => NOMEM, "pages.rs with_capacity(): KVVec::with_capacity",
-        |s| { s.file.set_len(1 << 44)?; s.count = !0 };
+        |s| { s.file.set_len((PAGE as u64) << 32)?; s.count = !0 };
     show_twice: "once more" => BUSY, "node.rs ioctl(): populate()", |s| s.shown = true;
     show_mapped: "a node that was mapped" => BUSY, "node.rs decide(): populate()", |s| s.mapped = true;
     },
@@ -75,7 +75,7 @@ pub const FILE: &[&[Row]] = &[
     user_part_of_page: "an address within a page" => INVAL, "pin.rs pin_user(): addr % PAGE_SIZE",
         |u| u.range.address += 8;
     user_wraps: "the last page of all and one more" => INVAL, "pin.rs pin_user(): wraps",
-        |u| (u.range.address, u.range.count) = (!0 << 12, 2);
+        |u| (u.range.address, u.range.count) = (!0 << PAGE.ilog2(), 2);
     user_kernel: "an address of the kernel" => FAULT, "pin.rs pin_user_chunks(): pin_user_pages_fast()",
         |u| u.range.address = 1 << 63;
     user_unmapped: "memory that is not mapped" => FAULT, "pin.rs pin_user_chunks(): pin_user_pages_fast()",

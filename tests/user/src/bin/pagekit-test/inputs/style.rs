@@ -41,14 +41,14 @@ pub const ROWS: &[&[Row]] = &[
     create_size_odd: "size 4097" => INVAL, "style.rs Create::pages(): size % PAGE_SIZE", |c| c.arg.size = P + 1;
     create_size_sign: "size 2^63" => INVAL, "style.rs Create::pages(): loff_t", |c| c.arg.size = 1 << 63;
     create_size_max: "size 2^64 - 1" => INVAL, "style.rs Create::pages(): loff_t", |c| c.arg.size = !0;
-    create_size_largest: "size 2^63 - 4096" => INVAL, "style.rs Create::pages(): size_limit_mb",
+    create_size_largest: "size 2^63 but a page" => INVAL, "style.rs Create::pages(): size_limit_mb",
         |c| c.arg.size = (1 << 63) - P;
     create_size_huge: "size 2^50" => NOMEM, "style.rs Create::pages(): ram_pages", |c| c.arg.size = 1 << 50;
     create_more_than_memory: "a page more than memory" => NOMEM, "style.rs Create::pages(): ram_pages",
         |c| c.arg.size = kernel::memory("MemTotal")? + P;
     create_size_limit: "a page more than size_limit_mb" => INVAL, "style.rs Create::pages(): size_limit_mb",
         |c| { c.limit = Some(Setting::set(size_limit(c.env)?, "1")?); c.arg.size = (1 << 20) + P };
-    create_unlimited: "size 2^63 - 4096, size_limit_mb -1" => NOMEM, "style.rs Create::pages(): a negative limit",
+    create_unlimited: "size 2^63 but a page, size_limit_mb -1" => NOMEM, "style.rs Create::pages(): a negative limit",
         |c| { c.limit = Some(Setting::set(size_limit(c.env)?, "-1")?); c.arg.size = (1 << 63) - P };
     },
     rows! { "IMPORT", import;
@@ -201,7 +201,7 @@ pub const RADEON: &[&[Row]] = &[
     },
     rows! { "CREATE of user memory", userptr;
     user_odd: "an address 1 off" => INVAL, "pin.rs pin_user(): addr % PAGE_SIZE", |u| u.arg.address += 1;
-    user_wraps: "2 pages at 2^64 - 4096" => INVAL, "pin.rs pin_user(): wraps",
+    user_wraps: "2 pages at 2^64 but a page" => INVAL, "pin.rs pin_user(): wraps",
         |u| (u.arg.address, u.arg.size) = (P.wrapping_neg(), 2 * P);
     user_null: "null" => FAULT, "pin.rs pin_user_chunks(): pin_user_pages_fast()", |u| u.arg.address = 0;
     user_kernel: "kernel memory" => FAULT, "core: gup_fast_fallback(): access_ok()", |u| u.arg.address = KERNEL;

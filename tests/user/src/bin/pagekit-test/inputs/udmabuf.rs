@@ -20,7 +20,7 @@ use rustix::mm::MprotectFlags;
 use super::{rows, tried, AllFds};
 use crate::env::{item, written, Env};
 use crate::groups::{Outcome, Row};
-use crate::memory::huge_memfd;
+use crate::memory::{huge_memfd, HUGE_PAGES};
 
 const P: u64 = PAGE as u64;
 const NO_FD: u32 = 1000;
@@ -29,11 +29,11 @@ const SEALING: MemfdFlags = MemfdFlags::ALLOW_SEALING;
 pub const ROWS: &[&[Row]] = &[
     rows! { "UDMABUF_CREATE", create;
     offset_odd: "offset 1" => INVAL, "create(): (offset | size) % PAGE_SIZE", |r| r.offset = 1;
-    offset_half_page: "offset 2048" => INVAL, "create(): (offset | size) % PAGE_SIZE", |r| r.offset = P / 2;
+    offset_half_page: "offset half a page" => INVAL, "create(): (offset | size) % PAGE_SIZE", |r| r.offset = P / 2;
     size_odd: "size 4097" => INVAL, "create(): (offset | size) % PAGE_SIZE", |r| r.size = P + 1;
-    size_half_page: "size 2048" => INVAL, "create(): (offset | size) % PAGE_SIZE", |r| r.size = P / 2;
+    size_half_page: "size half a page" => INVAL, "create(): (offset | size) % PAGE_SIZE", |r| r.size = P / 2;
     size_zero: "size 0" => INVAL, "create(): count == 0", |r| r.size = 0;
-    size_max: "size 2^64 - 4096" => INVAL, "create(): count > limit", |r| r.size = P.wrapping_neg();
+    size_max: "size 2^64 but a page" => INVAL, "create(): count > limit", |r| r.size = P.wrapping_neg();
     size_sign: "size 2^63" => INVAL, "create(): count > limit", |r| r.size = 1 << 63;
     size_limit: "a page more than size_limit_mb" => INVAL, "create(): count > limit, changed",
         |r| { r.set("size_limit_mb", "1")?; r.file(abi::memfd((1 << 20) + P)?); r.size = (1 << 20) + P };
@@ -45,16 +45,16 @@ pub const ROWS: &[&[Row]] = &[
     crosses_end: "2 pages from page 7 of 8" => INVAL, "pin.rs pin_memfd(): end > size",
         |r| (r.offset, r.size) = (7 * P, 2 * P);
     at_end: "page 8 of 8" => INVAL, "pin.rs pin_memfd(): end > size", |r| r.offset = 8 * P;
-    part_of_page: "a last page of 4095 bytes" => INVAL, "pin.rs pin_memfd(): end > size, in bytes",
+    part_of_page: "a last page that is short of a byte" => INVAL, "pin.rs pin_memfd(): end > size, in bytes",
         |r| { r.file(abi::memfd(8 * P - 1)?); r.size = 8 * P };
     offset_huge: "offset 2^62" => INVAL, "pin.rs pin_memfd(): end > size", |r| r.offset = 1 << 62;
     offset_sign: "offset 2^63" => INVAL, "range.rs file_bytes(): end > MAX_FILE_BYTES", |r| r.offset = 1 << 63;
-    sum_sign: "offset + size 2^63 + 4096" => INVAL, "range.rs file_bytes(): end > MAX_FILE_BYTES",
+    sum_sign: "offset + size 2^63 and a page" => INVAL, "range.rs file_bytes(): end > MAX_FILE_BYTES",
         |r| (r.offset, r.size) = ((1 << 63) - P, 2 * P);
-    sum_wraps: "offset + size 2^64 + 4096" => INVAL, "range.rs file_bytes(): end > MAX_FILE_BYTES, in pages",
+    sum_wraps: "offset + size 2^64 and a page" => INVAL, "range.rs file_bytes(): end > MAX_FILE_BYTES, in pages",
         |r| (r.offset, r.size) = (P.wrapping_neg(), 2 * P);
     hugetlb_none: "more holes than there are huge pages" => NOMEM, "pin.rs pin_chunk(): memfd_pin_folios()",
-        |r| { r.file(huge_memfd(1024)?); r.size = 4 << 20 };
+        |r| { r.file(huge_memfd(2 * HUGE_PAGES)?); r.size = 2 * HUGE_PAGES as u64 * P };
     not_sealed: "no F_SEAL_SHRINK" => INVAL, "lock(): seals & SHRINK", |r| r.sealed(SealFlags::empty())?;
     seal_write: "F_SEAL_WRITE" => INVAL, "lock(): seals & WRITE",
         |r| r.sealed(SealFlags::SHRINK | SealFlags::WRITE)?;
@@ -64,7 +64,7 @@ pub const ROWS: &[&[Row]] = &[
     no_sealing: "a memfd without sealing" => INVAL, "lock(): seals & SHRINK",
         |r| r.file(abi::memfd_with(8 * P, MemfdFlags::empty(), SealFlags::empty())?);
     hugetlb_not_sealed: "hugetlb, no F_SEAL_SHRINK" => INVAL, "udmabuf_shim.c: is_file_hugepages()",
-        |r| r.file(abi::memfd_with(2 << 20, SEALING | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB, SealFlags::empty())?);
+        |r| r.file(abi::memfd_with(HUGE_PAGES as u64 * P, SEALING | MemfdFlags::HUGETLB, SealFlags::empty())?);
     tmpfs: "a file of a tmpfs" => INVAL, "udmabuf_shim.c: shmem_file()", |r| r.file(tmpfs_file()?);
     pipe: "a pipe" => BADFD, "lock(): no seals", |r| r.file(rustix::pipe::pipe()?.1.into());
     proc: "a file of /proc, past its end" => BADFD, "lock(): no seals, before the range",

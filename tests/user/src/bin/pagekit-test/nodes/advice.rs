@@ -28,7 +28,7 @@ pub const CASES: &[Case] = &[
 /// node does.
 fn leaves(env: &Env, advice: Advice) -> Result<()> {
     // What each CPU charges ahead.
-    const SLACK: u64 = 1 << 20;
+    const SLACK: u64 = 256 * PAGE as u64;
     let cgroup = Cgroup::new("pagekit-advice")?;
     Child::spawn(|| {
         cgroup.enter()?;

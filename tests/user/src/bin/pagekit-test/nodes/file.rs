@@ -23,10 +23,14 @@ pub const CASES: &[Case] = &[Case::new("file_pages", file_pages).smoke()];
 
 /// For those that map PFNs: pages of a file can be mapped in no other way.
 pub const PFN_CASES: &[Case] = &[
-    Case::new("truncate_4k", |env| truncate(env, 4, 32)).smoke(),
-    Case::new("truncate_2m", |env| truncate(env, 2048, 2 * HUGE_PAGES)),
-    Case::new("punch_hole_4k", |env| punch_hole(env, 4, 32)),
-    Case::new("punch_hole_2m", |env| punch_hole(env, 2048, 2 * HUGE_PAGES)),
+    Case::new("truncate_page", |env| truncate(env, 1, 32)).smoke(),
+    Case::new("truncate_huge", |env| {
+        truncate(env, HUGE_PAGES, 2 * HUGE_PAGES)
+    }),
+    Case::new("punch_hole_page", |env| punch_hole(env, 1, 32)),
+    Case::new("punch_hole_huge", |env| {
+        punch_hole(env, HUGE_PAGES, 2 * HUGE_PAGES)
+    }),
     Case::new("punch_hole_part", punch_part),
     Case::new("swap", swap),
     Case::new("swap_after_write", swap_after_write),
@@ -71,29 +75,29 @@ fn punch(memfd: &File, first: usize, count: usize) -> Result<()> {
     )?)
 }
 
-/// A memfd of `pages` pages, in folios of `kib`, that may be truncated.
-pub fn memfd(kib: usize, pages: usize) -> Result<File> {
+/// A memfd of `pages` pages, in folios of so many, that may be truncated.
+pub fn memfd(folio: usize, pages: usize) -> Result<File> {
     let memfd = abi::memfd_with(0, MemfdFlags::empty(), SealFlags::empty())?;
-    allocate(&memfd, kib, pages * PAGE)?;
+    allocate(&memfd, folio, pages * PAGE)?;
     fill(&memfd, 1, pages)?;
     Ok(memfd)
 }
 
-fn truncate(env: &Env, kib: usize, pages: usize) -> Result<()> {
-    keeps_pages(env, &memfd(kib, pages)?, pages, |memfd| {
+fn truncate(env: &Env, folio: usize, pages: usize) -> Result<()> {
+    keeps_pages(env, &memfd(folio, pages)?, pages, |memfd| {
         Ok(memfd.set_len(0)?)
     })
 }
 
-fn punch_hole(env: &Env, kib: usize, pages: usize) -> Result<()> {
-    keeps_pages(env, &memfd(kib, pages)?, pages, |memfd| {
+fn punch_hole(env: &Env, folio: usize, pages: usize) -> Result<()> {
+    keeps_pages(env, &memfd(folio, pages)?, pages, |memfd| {
         punch(memfd, 0, pages)
     })
 }
 
 /// A hole in a large folio is zeroed in place.
 fn punch_part(env: &Env) -> Result<()> {
-    let memfd = memfd(2048, HUGE_PAGES)?;
+    let memfd = memfd(HUGE_PAGES, HUGE_PAGES)?;
     let node = Node::of_file(env, &memfd, 0, HUGE_PAGES)?;
     let map = node.map(0, HUGE_PAGES)?;
     map.touch();

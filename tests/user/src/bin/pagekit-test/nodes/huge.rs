@@ -76,7 +76,7 @@ fn huge_unaligned(env: &Env) -> Result<()> {
 
 /// Folios of a memfd, which may be mapped as PFNs only.
 fn huge_file(env: &Env) -> Result<()> {
-    let memfd = memfd(2048, 3 * HUGE_PAGES)?;
+    let memfd = memfd(HUGE_PAGES, 3 * HUGE_PAGES)?;
     let node = Node::of_file(env, &memfd, 0, 3 * HUGE_PAGES)?;
     let map = node.map(0, 3 * HUGE_PAGES)?;
     if node.kind.gup {
