@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 # For people. What kbuild reads is Kbuild, next to this file.
 
-# base, debug or prod: which kernel of tools/setup/config, unless KDIR= names a tree
+# Which kernel of tools/setup/config, unless KDIR= names a tree: base, debug or prod. Of
+# another architecture or page size it has that in front of its name, without what is usual.
 CONFIG ?= base
-OUT := $(CURDIR)/out/modules-$(if $(KDIR),custom,$(CONFIG))
+ARCH ?=
+PAGES ?=
+arch = $(patsubst aarch64,arm64,$(patsubst x86_64,x86,$(1)))
+KERNEL_WORDS := $(filter-out $(call arch,$(shell uname -m)),$(call arch,$(ARCH))) \
+	$(filter-out 4k,$(PAGES)) $(filter-out base,$(CONFIG))
+KERNEL_NAME := $(or $(shell echo $(KERNEL_WORDS) | tr ' ' -),base)
+OUT := $(CURDIR)/out/modules-$(if $(KDIR),custom,$(KERNEL_NAME))
 
 # kbuild reads no Kconfig outside its own tree, so the symbols go on its command
 # line. All are built, unless chosen otherwise: make modules CONFIG_PAGEKIT_PIN=n
@@ -24,29 +31,31 @@ help: ## list the targets
 	@printf '\nSay on the command line\n'
 	@echo '  KDIR=<tree>          a kernel tree of yours, built with Rust, instead of a fetched one'
 	@echo '  KVER=<x.y>           the series of the kernel that is fetched'
+	@echo '  ARCH=<x86|arm64>     the architecture of the kernel that is fetched'
+	@echo '  PAGES=<4k|16k|64k>   the page size of an arm64 kernel'
 	@echo '  PAGEKIT_CACHE=<dir>  where downloads and builds are kept'
 
 ### Use it
 
 .PHONY: doctor
 doctor: ## say what is installed, what is missing and how to get it
-	@tools/setup/setup.sh doctor
+	@tools/setup/setup.sh doctor $(KERNEL_NAME)
 
 .PHONY: setup
 setup: ## get all that the other targets need (they do it themselves, too)
-	@tools/setup/setup.sh kernel $(CONFIG)
+	@tools/setup/setup.sh kernel $(KERNEL_NAME)
 
 .PHONY: update
 update: ## the same, with the newest patch level of the kernel series
-	@PAGEKIT_UPDATE=1 tools/setup/setup.sh kernel $(CONFIG)
+	@PAGEKIT_UPDATE=1 tools/setup/setup.sh kernel $(KERNEL_NAME)
 
 .PHONY: modules
-modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug|prod]
-	@tools/setup/setup.sh modules $(CONFIG) >/dev/null
+modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug|prod ARCH= PAGES=]
+	@tools/setup/setup.sh modules $(KERNEL_NAME) >/dev/null
 	@mkdir -p $(OUT)
-	+@env=$$(tools/setup/setup.sh env $(CONFIG)) && eval "$$env" && \
-	printf '%s\n' "KDIR=$$KDIR" "LLVM=$$LLVM" >$(OUT)/kernel.env && \
-	$(MAKE) --no-print-directory -C "$$KDIR" M=$(CURDIR) MO=$(OUT) $${LLVM:+LLVM=$$LLVM} \
+	+@env=$$(tools/setup/setup.sh env $(KERNEL_NAME)) && eval "$$env" && \
+	printf '%s\n' "KDIR=$$KDIR" "ARCH=$$ARCH" "LLVM=$$LLVM" >$(OUT)/kernel.env && \
+	$(MAKE) --no-print-directory -C "$$KDIR" ARCH="$$ARCH" M=$(CURDIR) MO=$(OUT) $${LLVM:+LLVM=$$LLVM} \
 		BITFLAGS="$$BITFLAGS" "CFLAGS_.module-common.o=$(VERSION_FLAGS)" \
 		$(foreach s,$(SYMBOLS),CONFIG_$s=$(CONFIG_$s)) modules
 	@# What was built before and is no more would be loaded, too.
@@ -62,8 +71,8 @@ demo: ## share a real file through the sample driver in a VM [FILE=path]
 
 .PHONY: new-driver
 new-driver: ## create a driver of your own, outside of here [NAME= | DIR=../NAME]
-	@tools/setup/setup.sh modules $(CONFIG) >/dev/null
-	@env=$$(tools/setup/setup.sh env $(CONFIG)) && eval "$$env" && export KDIR LLVM && \
+	@tools/setup/setup.sh modules $(KERNEL_NAME) >/dev/null
+	@env=$$(tools/setup/setup.sh env $(KERNEL_NAME)) && eval "$$env" && export KDIR ARCH LLVM && \
 	samples/new-driver.sh "$$NAME" "$${DIR:-../$$NAME}"
 
 .PHONY: try-driver

@@ -5,7 +5,7 @@
 #
 #   new-driver.sh <name> <folder>
 #
-# In the environment: what its Makefile is to take for KDIR, LLVM and INSTALL_MOD_PATH.
+# In the environment: what its Makefile is to take for KDIR, ARCH, LLVM and INSTALL_MOD_PATH.
 
 set -euo pipefail
 
@@ -35,7 +35,7 @@ cp "$samples"/template_shim.c "$new/driver_shim.c"
 sed -i -e "s/pagekit_template/$name/g" -e "s/pagekit-template/${name//_/-}/g" \
 	-e 's/The pagekit authors/Its author/' -e 's/"pagekit sample: /"/' \
 	-e 's|"../src/shim.h"|"shim.h"|' \
-	-e "s|^KDIR ?=.*|KDIR ?= $KDIR|" -e "s|^LLVM ?=.*|LLVM ?=${LLVM:+ $LLVM}|" \
+	-e "s|^KDIR ?=.*|KDIR ?= $KDIR|" -e "s|^ARCH ?=.*|ARCH ?=${ARCH:+ $ARCH}|" -e "s|^LLVM ?=.*|LLVM ?=${LLVM:+ $LLVM}|" \
 	-e "s|^INSTALL_MOD_PATH ?=.*|INSTALL_MOD_PATH ?=${prefix:+ $prefix}|" "$new"/*
 chmod 755 "$new"
 mv -T "$new" "$folder"

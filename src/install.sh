@@ -16,7 +16,7 @@ built=$1
 shift
 die() { echo "modules_install: error: $*" >&2; exit 1; }
 [[ -f $built/kernel.env ]] || die "nothing is built in $built: first run make modules, with the same KDIR=, CONFIG="
-KDIR='' LLVM=''
+KDIR='' ARCH='' LLVM=''
 # shellcheck source=/dev/null
 . "$built/kernel.env"
 prefix=${INSTALL_MOD_PATH:+$(realpath -m "$INSTALL_MOD_PATH")}
@@ -45,7 +45,7 @@ for name in "${helpers[@]}" "${samples[@]}"; do
 	ln -s "../$name.ko" "$stage"
 	echo "$name.o" >>"$stage/modules.order"
 done
-make --no-print-directory -C "$KDIR" M="$top" MO="$stage" ${LLVM:+LLVM="$LLVM"} \
+make --no-print-directory -C "$KDIR" M="$top" MO="$stage" ${ARCH:+ARCH="$ARCH"} ${LLVM:+LLVM="$LLVM"} \
 	INSTALL_MOD_PATH="$prefix" modules_install
 
 # What rustc, modpost and C compilers read

@@ -13,14 +13,20 @@ source_dir=
 
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
+apt_arch='' # packages of another architecture than the machine's
+
+apt_dir() { echo "$cache/apt/$1${apt_arch:+-$apt_arch}"; }
+
 private_apt() {
-	local suite=$1 tool=$2 dir=$cache/apt/$1
+	local suite=$1 tool=$2 dir
+	dir=$(apt_dir "$1")
 	shift 2
 	"$tool" -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
 		-o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
 		-o Dir::State::Lists="$dir/lists" -o Dir::State::status="$dir/status" \
 		-o Dir::Cache="$dir/cache" -o APT::Default-Release= \
-		-o APT::Sandbox::User=root -o Acquire::Languages=none "$@"
+		-o APT::Sandbox::User=root -o Acquire::Languages=none \
+		${apt_arch:+-o APT::Architecture="$apt_arch" -o APT::Architectures="$apt_arch"} "$@"
 }
 
 # The archives of the machine's own apt, whatever format its lists have, those
@@ -37,7 +43,8 @@ mirrors() {
 # fetch_list <name> [<suite...>]: the list of packages of the suite of that name, or of
 # several as one, from the first mirror that has it with a good signature
 fetch_list() {
-	local name=$1 dir=$cache/apt/$1 mirror
+	local name=$1 dir mirror
+	dir=$(apt_dir "$1")
 	shift
 	have apt-get dpkg-deb && [[ -f $keyring ]] || return 1
 	mkdir -p "$dir"/{lists,cache/archives}/partial
@@ -129,16 +136,59 @@ make_rust_src() {
 		"Get it where rustc came from, for example: rustup component add rust-src"
 }
 
+# --- Which kernel -------------------------------------------------------------
+
+# What the name of a kernel, or the user's tree, says
+kernel='' arch='' pages='' config=''
+
+# know_arch <its name, or its machine's>
+know_arch() {
+	local file
+	for file in "$here"/arch/*.env; do
+		# shellcheck source=tools/setup/arch/arm64.env
+		. "$file"
+		arch=$(basename "$file" .env)
+		case $1 in "$arch" | "$MACHINE") return ;; esac
+	done
+	arch=
+	return 1
+}
+
+# know_kernel <name>: words with - between them, an architecture, a page size and a
+# configuration. What is usual is left out: arm64-16k is such a base kernel, and
+# debug one of this machine.
+know_kernel() {
+	local word words machine
+	machine=$(uname -m)
+	IFS=- read -ra words <<<"$1"
+	kernel=$1 config=base pages=
+	know_arch "${words[0]:-}" && words=("${words[@]:1}") || know_arch "$machine" ||
+		die "$machine: only x86-64 and arm64 are supported so far"
+	for word in "${words[@]}"; do
+		case " $PAGE_SIZES " in
+		*" $word "*) pages=$word ;;
+		*) config=$word ;;
+		esac
+	done
+	[[ $1 && $1 != *- && -f $here/config/$config.config ]] ||
+		die "CONFIG=$1: tools/setup/config has no such kernel for $arch"
+	pages=${pages:-${PAGE_SIZES%% *}}
+}
+
+# Is it run on another kind of machine?
+cross() { [[ $MACHINE != "$(uname -m)" ]]; }
+
 # --- Configuring and building -------------------------------------------------
 
-# fragments <config>: every other config is base plus its own lines; a series of
-# the kernel may need some more. Of two lines about a symbol the later one is meant.
+# Every other configuration is base plus its own lines; a series of the kernel, an
+# architecture and a page size may need some more. Of two lines about a symbol the
+# later one is meant.
 fragments() {
-	{
-		cat "$here/config/base.config"
-		[[ ! -f $here/config/base-$KVER.config ]] || cat "$here/config/base-$KVER.config"
-		[[ $1 = base ]] || cat "$here/config/$1.config"
-	} | tac | awk '
+	local name files=()
+	for name in base "base-$KVER" "$arch" "$arch-$pages" "${config/#base}"; do
+		[[ ! -f $here/config/$name.config ]] || files+=("$here/config/$name.config")
+	done
+	cat "${files[@]}" | tac | awk '
 		/^(# )?CONFIG_/ { symbol = $0; gsub(/^# |[= ].*$/, "", symbol) }
 		/^CONFIG_/ || /^# CONFIG_.* is not set$/ { if (seen[symbol]++) next }
 		{ print }' | tac
@@ -146,23 +196,23 @@ fragments() {
 
 # All that a build depends on
 recipe() {
-	echo "recipe $RECIPE, $1, ${source_dir##*/}, bindgen $BINDGEN_CLI, LLVM=$llvm, $clang_version"
+	echo "recipe $RECIPE, $kernel, ${source_dir##*/}, bindgen $BINDGEN_CLI, LLVM=$llvm, $clang_version"
 	rustc -vV
-	fragments "$1"
+	fragments
 }
 
 # Find the build of this very recipe. A build dir holds its own path and its
 # source's, so a cache that was moved is not taken either.
 kernel_ready() {
 	local text hash
-	text=$(recipe "$1")
+	text=$(recipe)
 	hash=$(sha256sum <<<"$text")
-	build=$cache/build-$1-${hash:0:12}
+	build=$cache/build-$kernel-${hash:0:12}
 	stamp="built in $build from $source_dir with $rust_src"$'\n'$text
 	[[ $(cat "$build/.pagekit" 2>/dev/null) = "$stamp" ]] && KDIR=$build
 }
 
-kernel_make() { make -C "$source_dir" O="$build" LLVM="$llvm" "$@"; }
+kernel_make() { make -C "$source_dir" O="$build" ARCH="$arch" LLVM="$llvm" "$@"; }
 
 # allnoconfig drops, without a word, what it can't select.
 check_config() {
@@ -189,10 +239,10 @@ build_kernel() {
 	done
 	rm -rf "$build"
 	mkdir "$build"
-	fragments "$1" >"$build/pagekit.config"
+	fragments >"$build/pagekit.config"
 	kernel_make -s KCONFIG_ALLCONFIG="$build/pagekit.config" allnoconfig
 	check_config
-	kernel_make -j"$(nproc)" bzImage modules
+	kernel_make -j"$(nproc)" "${IMAGE##*/}" modules
 	echo "$stamp" >"$build/.pagekit.new"
 	mv "$build/.pagekit.new" "$build/.pagekit"
 }
@@ -203,14 +253,19 @@ build_kernel() {
 kdir_conf() { sed -n "s/^CONFIG_$1=\"\?\([^\"]*\)\"\?$/\1/p" "$KDIR/include/config/auto.conf"; }
 
 # Says why a driver in Rust can't be built against KDIR, or sets what building
-# takes: KDIR without links, and llvm.
+# takes: KDIR without links, its architecture, and llvm.
 check_kdir() {
-	local built_with cc
+	local built_with cc file
 	[[ -d $KDIR ]] || die "KDIR=$KDIR: no such directory"
 	KDIR=$(realpath "$KDIR")
 	case $KDIR in *[[:space:]]*) die "KDIR=$KDIR: kbuild takes no path with a space" ;; esac
 	[[ -f $KDIR/include/config/auto.conf ]] ||
 		die "KDIR=$KDIR is not a configured kernel tree (no include/config/auto.conf)"
+	for file in "$here"/arch/*.env; do
+		know_arch "$(basename "$file" .env)"
+		[[ $(kdir_conf "$SYMBOL") != y ]] || break
+	done
+	[[ $(kdir_conf "$SYMBOL") = y ]] || die "KDIR=$KDIR is neither of x86-64 nor of arm64"
 	[[ $(kdir_conf MODULES) = y ]] || die "KDIR=$KDIR has CONFIG_MODULES off"
 	[[ $(kdir_conf MODVERSIONS) != y || $(kdir_conf GENDWARFKSYMS) = y ]] ||
 		die "KDIR=$KDIR has CONFIG_MODVERSIONS without CONFIG_GENDWARFKSYMS:" \

@@ -8,19 +8,20 @@
 #
 #   setup.sh python              the first step of what is written in Python: get that, if it is
 #                                missing, with all other packages
-#   setup.sh kernel CONFIG       set up all; the last line printed is the build dir
-#   setup.sh modules CONFIG      the same without the virtual machine
-#   setup.sh convert CONFIG      all, and what converts a driver of the kernel's to C
-#   setup.sh size CONFIG         the same, and what counts lines for make size
-#   setup.sh check CONFIG        all, and what make check needs
+#   setup.sh kernel KERNEL       set up all; the last line printed is the build dir
+#   setup.sh modules KERNEL      the same without the virtual machine
+#   setup.sh convert KERNEL      all, and what converts a driver of the kernel's to C
+#   setup.sh size KERNEL         the same, and what counts lines for make size
+#   setup.sh check KERNEL        all, and what make check needs
 #   setup.sh clients             all for the base kernel, and Debian's programs for make clients; the
 #                                last line printed is where they are
 #   setup.sh bitflags            get the crate; the last line printed is its lib.rs
 #   setup.sh sphinx|ruff         a tool for documents, or for Python; prints where it is
 #   setup.sh matplotlib          the same: a Python that can draw the documents' charts
-#   setup.sh env CONFIG          NAME=value lines for a machine that is set up
-#   setup.sh doctor              what is there and what is missing
+#   setup.sh env KERNEL          NAME=value lines for a machine that is set up
+#   setup.sh doctor KERNEL       what is there and what is missing
 #
+# KERNEL is a name such as base, debug or arm64-16k: know_kernel in kernel.sh reads it.
 # In the environment: KDIR= a kernel tree of yours, built with Rust; KVER= the
 # series of the kernel to fetch; PAGEKIT_UPDATE=1 looks for a newer patch level;
 # PAGEKIT_BEGUN=1 after the first step, which has warned already.
@@ -100,7 +101,7 @@ elapsed() { printf '%d:%02d' $((($1) / 60)) $((($1) % 60)); }
 # progress <step>: how far a kernel's build has come, as each object is a line of its log
 progress() {
 	[[ $1 = kernel-* ]] || return 0
-	local total=OBJECTS_${1#kernel-}
+	local total=OBJECTS_$config
 	printf ' %d of about %d objects' "$(grep -cE '^  [A-Z]' "$cache/log/$1.log")" "${!total}"
 }
 
@@ -147,17 +148,15 @@ lock_cache() {
 	rm -rf "$cache/partial"
 }
 
-# set_up <config> <what else must be ready: modules, vm ...>
+# set_up <what else must be ready: modules, vm ...>
 set_up() {
-	local config=$1
-	shift
 	[[ ${PAGEKIT_BEGUN:-} ]] || warn_series
 	if [[ $KDIR ]]; then
 		check_kdir
 		ready "$@" && return
 	else
 		check_kver
-		[[ ! ${PAGEKIT_UPDATE:-} ]] && find_tools && kernel_ready "$config" && ready "$@" && return
+		[[ ! ${PAGEKIT_UPDATE:-} ]] && find_tools && kernel_ready && ready "$@" && return
 	fi
 	lock_cache
 	# The downloads keep the network busy and bindgen the processors, while
@@ -168,21 +167,22 @@ set_up() {
 	start_tools
 	wait_steps
 	find_bitflags || step bitflags make_bitflags
-	[[ $* != *vm* ]] || virtme_ng_ready || step virtme-ng make_venv "$virtme_ng" "virtme-ng==$VIRTME_NG"
+	[[ $* != *vm* ]] || start_vm
 	[[ $* != *clients* ]] || clients_ready || step clients make_clients
 	if [[ ! $KDIR ]]; then
 		find_tools || die "the set-up did not complete; see $cache/log"
-		kernel_ready "$config" || step "kernel-$config" build_kernel "$config"
+		kernel_ready || step "kernel-$kernel" build_kernel
 	fi
 	wait_steps
 	ready "$@" || die "the set-up did not complete; see $cache/log"
-	[[ $KDIR ]] || kernel_ready "$config" || die "the kernel build left no complete kernel"
+	[[ $KDIR ]] || kernel_ready || die "the kernel build left no complete kernel"
 }
 
 # What is written in Python calls the rest of the set-up itself.
 set_up_python() {
 	warn_series
 	have python3 && return
+	know_kernel base
 	lock_cache
 	install_packages modules vm kernel
 }
@@ -201,7 +201,11 @@ set_up_bitflags() {
 
 # Starts what is still missing of the tools that a kernel build takes.
 start_tools() {
-	[[ ! $KDIR ]] || return 0
+	if [[ $KDIR ]]; then
+		# Of a kernel that is built only what runs in its guest takes it.
+		! cross || find_rust_src || step sources make_rust_src
+		return
+	fi
 	[[ -x $bindgen/bin/bindgen ]] || step bindgen make_bindgen
 	if [[ ${PAGEKIT_UPDATE:-} ]] || ! find_source || ! find_rust_src; then
 		step sources make_sources
@@ -228,42 +232,51 @@ ready() {
 }
 
 print_env() {
-	local config=$1
 	if [[ $KDIR ]]; then
 		check_kdir
 	else
 		check_kver
-		{ find_tools && kernel_ready "$config"; } ||
+		{ find_tools && kernel_ready; } ||
 			die "not set up yet: run 'make setup'"
 	fi
 	find_bitflags || die "bitflags is not fetched yet: run 'make setup'"
 	# Not exported: make would take an exported KDIR for the user's.
 	printf '%s=%q\n' KDIR "$KDIR" BITFLAGS "$bitflags" VNG "$virtme_ng/bin/vng" \
-		PAGEKIT_CACHE "$cache" PATH "$PATH"
+		PAGEKIT_CACHE "$cache" PATH "$PATH" ARCH "$arch" IMAGE "$IMAGE" \
+		PAGE_SHIFT "$(kdir_conf PAGE_SHIFT)" COMPAT_CC "$(eval echo "$COMPAT_CC")"
+	if cross; then
+		find_rust_src || :
+		busybox_ready || :
+		printf '%s=%q\n' CROSS "$CROSS" RUST_TARGET "$MACHINE-unknown-linux-gnu" \
+			QEMU "$QEMU" CONSOLE "$CONSOLE" BUSYBOX "$busybox"
+	fi
 	# A KDIR that gcc built has no LLVM=, and no KDIR has the other two.
 	[[ ! $llvm ]] || printf 'LLVM=%q\n' "$llvm"
-	[[ ! $rust_src ]] || printf '%s=%q\n' RUST_LIB_SRC "$rust_src" LIBCLANG_PATH "$libclang"
+	[[ ! $rust_src ]] || printf 'RUST_LIB_SRC=%q\n' "$rust_src"
+	[[ ! $libclang ]] || printf 'LIBCLANG_PATH=%q\n' "$libclang"
 }
 
 usage() { sed -n 's/^#   \(setup.sh .*\)/usage: tools\/setup\/\1/p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 main() {
 	case ${1:-} in
-	kernel | modules | convert | size | check | env)
+	kernel | modules | convert | size | check | env | doctor)
 		(($# == 2)) || usage
-		[[ $2 && -f $here/config/$2.config ]] || die "CONFIG=$2: tools/setup/config has no such kernel"
+		know_kernel "$2"
 		case $1 in
-		kernel) set_up "$2" modules vm ;;
-		modules) set_up "$2" modules ;;
-		convert) set_up "$2" modules vm convert ;;
-		size) set_up "$2" modules vm convert size ;;
-		check) set_up "$2" modules vm check ;;
-		env) print_env "$2"; exit ;;
+		kernel) set_up modules vm ;;
+		modules) set_up modules ;;
+		convert) set_up modules vm convert ;;
+		size) set_up modules vm convert size ;;
+		check) set_up modules vm check ;;
+		env) print_env; exit ;;
+		doctor) doctor; exit ;;
 		esac
 		echo "$KDIR"
 		;;
 	clients)
-		set_up base modules vm clients
+		know_kernel base
+		set_up modules vm clients
 		echo "$clients"
 		;;
 	python) set_up_python ;;
@@ -271,7 +284,6 @@ main() {
 	sphinx) venv_tool "sphinx==$SPHINX" sphinx-build ;;
 	ruff) venv_tool "ruff==$RUFF" ruff ;;
 	matplotlib) venv_tool "matplotlib==$MATPLOTLIB" python ;;
-	doctor) doctor ;;
 	*) usage ;;
 	esac
 }

@@ -5,6 +5,7 @@
 
 bindgen=$cache/tools/bindgen-$BINDGEN_CLI
 virtme_ng=$cache/tools/virtme-ng-$VIRTME_NG
+busybox=
 llvm='' libclang='' clang_version='' rust_src='' rustc_release='' bitflags=''
 
 # --- Finding what is there (changes nothing) ----------------------------------
@@ -61,6 +62,12 @@ venv_ready() { [[ -x $1/bin/$2 && $(cat "$1/stamp" 2>/dev/null) = "$(venv_stamp 
 
 virtme_ng_ready() { venv_ready "$virtme_ng" vng; }
 
+# All that a guest of another kind of machine has: no program of this one runs there.
+busybox_ready() {
+	busybox=$cache/tools/busybox-$arch
+	[[ -x $busybox ]]
+}
+
 bitflags_note() {
 	local sum
 	sum=$(sha256sum <"$top/src/Cargo.lock")
@@ -76,7 +83,10 @@ find_bitflags() {
 # What the builds and the virtual machine take beside the compilers. Only quick
 # checks: this runs each time.
 modules_ready() { have make cc modinfo && find_bitflags; }
-vm_ready() { have qemu-system-x86_64 python3 && virtme_ng_ready; }
+vm_ready() {
+	have "${QEMU%% *}" python3 || return
+	if cross; then have "${CROSS}gcc" && find_rust_src && busybox_ready; else virtme_ng_ready; fi
+}
 size_ready() { have size cloc; }
 convert_ready() { have spatch; }
 check_ready() { have shellcheck rustfmt clippy-driver; }
@@ -142,7 +152,7 @@ python_requirements() {
 		eval "python3 -c 'import venv, ensurepip' && python3 --version"
 }
 modules_requirements() {
-	requirement machine - "only x86-64 is supported so far" eval '[[ $(uname -m) = x86_64 ]] && uname -m'
+	requirement machine - "" echo "$MACHINE"
 	requirement make "$MIN_MAKE" package:make make --version
 	requirement cc - "package:gcc libc6-dev" header stdio.h
 	requirement kmod - package:kmod path_of modinfo
@@ -150,8 +160,10 @@ modules_requirements() {
 	rust_requirements
 }
 vm_requirements() {
-	requirement qemu - package:qemu-system-x86 \
-		eval 'qemu-system-x86_64 --version | first_version'
+	requirement qemu - "package:$QEMU_PACKAGE" eval '${QEMU%% *} --version | first_version'
+	! cross || requirement cross-cc - "package:$CROSS_PACKAGES" path_of "${CROSS}gcc"
+	requirement compat-cc - "package:$COMPAT_PACKAGES" \
+		eval "echo '#include <asm/unistd.h>' | present $COMPAT_CC -E -x c -"
 }
 size_requirements() {
 	requirement size - package:binutils path_of size
@@ -197,9 +209,13 @@ doctor() {
 			eval 'find_rust_src && echo "$rustc_release"'
 		requirement bindgen - "$get" eval '[[ -x $bindgen/bin/bindgen ]] && echo "$BINDGEN_CLI"'
 		requirement source - "$get" eval 'find_source && echo "$(basename "$source_dir")"'
-		requirement kernel - "$get" eval 'find_tools && kernel_ready base && basename "$KDIR"'
+		requirement kernel - "$get" eval 'find_tools && kernel_ready && basename "$KDIR"'
 	fi
-	requirement virtme-ng - "$get" eval 'virtme_ng_ready && echo "$VIRTME_NG"'
+	if cross; then
+		requirement busybox - "$get" eval 'busybox_ready && basename "$busybox"'
+	else
+		requirement virtme-ng - "$get" eval 'virtme_ng_ready && echo "$VIRTME_NG"'
+	fi
 	requirement bitflags - "$get" eval 'find_bitflags && basename "$(dirname "$(dirname "$bitflags")")"'
 	# Only some targets take these, and get them.
 	local needed=$unmet
@@ -276,6 +292,24 @@ make_venv() {
 	python3 -m venv "$1"
 	"$1/bin/pip" install --disable-pip-version-check "$2"
 	venv_stamp "$1" >"$1/stamp"
+}
+
+# What the virtual machine takes beside packages
+start_vm() {
+	if ! cross; then
+		virtme_ng_ready || step virtme-ng make_venv "$virtme_ng" "virtme-ng==$VIRTME_NG"
+	else
+		busybox_ready || step busybox make_busybox
+	fi
+}
+
+make_busybox() {
+	local apt_arch=$DEBIAN_ARCH version deb
+	fetch_list "$BUSYBOX_SUITE" && version=$(newest "$BUSYBOX_SUITE" busybox-static .) ||
+		die "can't read Debian's $BUSYBOX_SUITE for $apt_arch: put a busybox of it at $busybox, linked statically"
+	deb=$(download "$BUSYBOX_SUITE" "busybox-static=$version")
+	dpkg-deb -x "$deb" "$deb.d"
+	mv "$deb.d/usr/bin/busybox" "$busybox"
 }
 
 make_bitflags() {
