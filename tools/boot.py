@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from tools.lib.build import guarded
+from tools.lib.build import guarded, set_up
 from tools.lib.vm import SLOWER, run
 
 
@@ -15,6 +15,7 @@ def main() -> int:
                                      epilog="exit status: the script's; 1 after a kernel report; 124 after a hang; "
                                             "125 if the guest died")
     parser.add_argument("--kdir", default=os.environ.get("KDIR"), help="a built kernel tree (default: $KDIR)")
+    parser.add_argument("--kernel", help="one of the set-up instead, such as arm64-16k")
     parser.add_argument("--name", default="vm", help="logs go to out/NAME (default: vm)")
     parser.add_argument("--memory", default="1G")
     parser.add_argument("--cpus", type=int, default=2)
@@ -26,7 +27,10 @@ def main() -> int:
     parser.add_argument("script", help="run by sh, in a copy in out/NAME")
     parser.add_argument("args", nargs=argparse.REMAINDER)
     options = vars(parser.parse_args())
-    if not options["kdir"] or not Path(options["kdir"], "arch/x86/boot/bzImage").exists():
+    if name := options.pop("kernel"):
+        options["built"] = set_up(name)
+        options["kdir"] = options["built"]["KDIR"]
+    if not options["kdir"] or not Path(options["kdir"], "usr").is_dir():
         parser.error("no built kernel: give its directory with --kdir")
     if not Path(options["script"]).is_file():
         parser.error(f"no such file: {options['script']}")

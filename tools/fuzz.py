@@ -8,7 +8,7 @@ import shutil
 import sys
 
 from tools.lib import guest
-from tools.lib.build import KERNELS, OUT, guarded
+from tools.lib.build import KERNELS, OUT, guarded, kernel
 from tools.lib.cases import judge
 from tools.lib.tap import print_failed
 
@@ -26,9 +26,10 @@ def main() -> int:
     options = parser.parse_args()
     seconds = round(60 * options.minutes)
     seed = "" if options.seed is None else f" --seed {options.seed}"
-    built, env = guest.prepare(options.kernel, "fuzz")
-    tested = guest.test(options.kernel, built, "fuzz", env, fuzz=f"--seconds {seconds}{seed}", timeout=seconds)
-    failed = [case for case in judge(tested.cases, options.kernel, "vm fuzz") if not case.ok]
+    where = kernel(options.kernel)
+    built, env = guest.prepare(where, "fuzz")
+    tested = guest.test(where, built, "fuzz", env, fuzz=f"--seconds {seconds}{seed}", timeout=seconds)
+    failed = [case for case in judge(tested.cases, where, "vm fuzz") if not case.ok]
     print_failed(failed)
     seen = tested.result.out_dir / "fuzz.json"
     if not seen.exists():

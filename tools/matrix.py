@@ -7,7 +7,7 @@ import shutil
 import sys
 
 from tools.lib import guest
-from tools.lib.build import KERNELS, OUT, guarded
+from tools.lib.build import KERNELS, OUT, guarded, kernel
 from tools.lib.cases import judge
 from tools.lib.tap import summary
 
@@ -32,9 +32,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Share buffers of each exporter with each importer.")
     parser.add_argument("--kernel", choices=KERNELS, default="base")
     options = parser.parse_args()
-    built, env = guest.prepare(options.kernel, "matrix")
-    tested = guest.test(options.kernel, built, "matrix", env)
-    cases = judge(tested.cases, options.kernel, "vm matrix")
+    where = kernel(options.kernel)
+    built, env = guest.prepare(where, "matrix")
+    tested = guest.test(where, built, "matrix", env)
+    cases = judge(tested.cases, where, "vm matrix")
     seen = tested.result.out_dir / "matrix.json"
     if seen.exists():
         shutil.copyfile(seen, OUT / "matrix.json")

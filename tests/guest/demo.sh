@@ -16,6 +16,8 @@ done
 {
 	"$BIN/pagekit-demo" --device /dev/pagekit-udmabuf "$FILE"
 	echo $? >demo-status
-} | sed -u -e '/^demo: /{w verdict' -e 'd}'
+} | while IFS= read -r line; do
+	case $line in "demo: "*) echo "$line" >verdict ;; *) echo "$line" ;; esac
+done
 [ "$(cat demo-status)" = 0 ] || exit 1
 rmmod $UNLOAD || fail "the modules do not unload"

@@ -2,6 +2,10 @@
 # In the guest: what test.sh and the script of make mutate have in common. It lies beside
 # the script that reads it.
 THP=/sys/kernel/mm/transparent_hugepage
+# What folios of 16 pages have there, and those of a page table's entries of 8 bytes.
+THP_16=$THP/hugepages-$((PAGE_SIZE / 64))kB
+# shellcheck disable=SC2034 # test.sh uses it
+THP_HUGE=$THP/hugepages-$((PAGE_SIZE * (PAGE_SIZE / 8) / 1024))kB
 
 broken() {
 	echo "# broken: $*"
@@ -23,10 +27,10 @@ no_leaks() {
 # pages, swap, and a disk that nobody uses.
 kunit_memory() {
 	echo advise >$THP/shmem_enabled
-	echo advise >$THP/hugepages-64kB/shmem_enabled
+	echo advise >"$THP_16/shmem_enabled"
 	echo 8 >/proc/sys/vm/nr_hugepages
 	echo 64M >/sys/block/zram0/disksize
-	mkswap -q /dev/zram0 || return
+	mkswap /dev/zram0 >/dev/null || return
 	swapon /dev/zram0 || return
 	disk=$(cat /sys/class/zram-control/hot_add)
 	echo 1M >/sys/block/zram"$disk"/disksize

@@ -5,6 +5,7 @@
 # reason than a failed case (a tool that crashes) is this script's exit status.
 status=0
 covers=0
+HUGE_2M=/sys/kernel/mm/hugepages/hugepages-2048kB
 # A heap has one name for as long as the machine runs. This one is known to programs.
 case $PARTS in *bounce*) heap=linux,cma ;; *) heap=pagekit ;; esac
 . ./lib.sh
@@ -42,7 +43,7 @@ user_memory() {
 	pages=$(awk '/zone +Movable/ { movable = 1 }
 		movable && /nr_free_pages/ { print $2; exit }' /proc/zoneinfo)
 	mkdir /dev/shm/movable && mount -t tmpfs -o size=100%,noswap none /dev/shm/movable || return
-	fallocate -l $((pages * 4096)) /dev/shm/movable/all
+	fallocate -l $((pages * PAGE_SIZE)) /dev/shm/movable/all
 	echo 1000 >/proc/sys/vm/watermark_scale_factor
 }
 
@@ -50,10 +51,10 @@ user_memory() {
 # mainline's driver sits. The last two of its cases take 1100 huge pages.
 selftest_udmabuf() {
 	mount --bind "$1" /dev/udmabuf || return
-	echo 1100 >/proc/sys/vm/nr_hugepages
-	[ "$(cat /proc/sys/vm/nr_hugepages)" -ge 1100 ] || echo "# not enough huge pages"
+	echo 1100 >$HUGE_2M/nr_hugepages
+	[ "$(cat $HUGE_2M/nr_hugepages)" -ge 1100 ] || echo "# not enough huge pages"
 	tool "$BIN/udmabuf-selftest" </dev/null
-	echo 0 >/proc/sys/vm/nr_hugepages
+	echo 0 >$HUGE_2M/nr_hugepages
 	umount /dev/udmabuf
 }
 
@@ -145,8 +146,8 @@ races() {
 # Files have large folios, if they are as large, and mappings huge pages.
 fuzz() {
 	echo never >$THP/shmem_enabled
-	echo within_size >$THP/hugepages-64kB/shmem_enabled
-	echo within_size >$THP/hugepages-2048kB/shmem_enabled
+	echo within_size >"$THP_16/shmem_enabled"
+	echo within_size >"$THP_HUGE/shmem_enabled"
 	echo always >$THP/enabled
 	tool "$BIN/pagekit-fuzz" --json "$OUT/fuzz.json" $FUZZ
 }

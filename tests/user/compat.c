@@ -5,7 +5,7 @@
  *   compat DEVICE BUF
  *
  * BUF is the file descriptor of a foreign dma-buf. The exit status is the number
- * of the check that failed, or 0.
+ * of the check that failed, or 0. PAGE is the kernel's: the compiler is told.
  */
 #include <asm/unistd.h>
 #include <linux/errno.h>
@@ -14,9 +14,20 @@
 
 _Static_assert(sizeof(void *) == 4, "a 32-bit program");
 
-#define PAGE	4096
 #define O_RDWR	2
 
+#ifdef __arm__
+static long call(long nr, long a, long b, long c)
+{
+	register long r7 __asm__("r7") = nr;
+	register long r0 __asm__("r0") = a;
+	register long r1 __asm__("r1") = b;
+	register long r2 __asm__("r2") = c;
+
+	__asm__ volatile ("svc #0" : "+r" (r0) : "r" (r7), "r" (r1), "r" (r2) : "memory");
+	return r0;
+}
+#else
 static long call(long nr, long a, long b, long c)
 {
 	long ret;
@@ -24,6 +35,7 @@ static long call(long nr, long a, long b, long c)
 	__asm__ volatile ("int $0x80" : "=a" (ret) : "a" (nr), "b" (a), "c" (b), "d" (c) : "memory");
 	return ret;
 }
+#endif
 
 static long do_ioctl(long fd, unsigned long cmd, const void *arg)
 {
@@ -99,6 +111,13 @@ void start(long *stack)
 	call(__NR_exit, 0, 0, 0);
 }
 
+#ifdef __arm__
+__asm__(".globl _start\n"
+	"_start:\n"
+	"	mov r0, sp\n"
+	"	bic sp, sp, #7\n"
+	"	bl start\n");
+#else
 __asm__(".globl _start\n"
 	"_start:\n"
 	"	xor %ebp, %ebp\n"
@@ -107,3 +126,4 @@ __asm__(".globl _start\n"
 	"	sub $12, %esp\n"
 	"	push %eax\n"
 	"	call start\n");
+#endif

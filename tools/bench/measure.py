@@ -8,7 +8,7 @@ from pathlib import Path
 from tools.bench.results import CASES, OURS, best_peer
 from tools.convert import convert
 from tools.lib import guest
-from tools.lib.build import HEAP, Broken, set_up
+from tools.lib.build import HEAP, Broken, kernel, set_up
 
 # The largest objects have 4 GiB.
 MEMORY = "6500M"
@@ -16,9 +16,10 @@ TIMEOUT = 60
 
 
 def measure(*args, ours=False) -> dict:
-    built = set_up("base", "kernel" if ours else "convert")
-    env = {"ARGS": " ".join(args), "HEAP": HEAP, "CONVERTED": "" if ours else convert.build("base", built)}
-    result = guest.run("base", built, "bench", env, icount=True, memory=MEMORY, timeout=TIMEOUT)
+    config = kernel()
+    built = set_up(config, "kernel" if ours else "convert")
+    env = {"ARGS": " ".join(args), "HEAP": HEAP, "CONVERTED": "" if ours else convert.build(config, built)}
+    result = guest.run(config, built, "bench", env, icount=True, memory=MEMORY, timeout=TIMEOUT)
     if result.reason:
         raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
     return read(result.out_dir)

@@ -21,7 +21,7 @@ def source_cases():
         scripts = ("tools/setup/setup.sh", ".ci/run", "src/install.sh", "samples/new-driver.sh")
         found = run("shellcheck", "-x", *scripts, cwd=TOP).stdout
         # What the guest runs has no first line of its own, and splits lists of modules.
-        guest = [*(TESTS / "guest").glob("*.sh"), TOOLS / "mutate/guest.sh"]
+        guest = [*(TESTS / "guest").glob("*.sh"), TOOLS / "mutate/guest.sh", TOOLS / "lib/init.sh"]
         found += run("shellcheck", "-s", "sh", "-S", "warning", *guest).stdout
     else:
         found = "not installed"
@@ -46,7 +46,7 @@ def clippy_cases(config):
     """The kernel's choice of lints, with nothing that was built before in the way."""
     folder = TOP / "out/clippy"
     shutil.rmtree(folder, ignore_errors=True)
-    result = run("make", "--silent", "modules", "CLIPPY=1", f"CONFIG={config}", f"OUT={folder}", cwd=TOP)
+    result = run("make", "--silent", "modules", "CLIPPY=1", f"KERNEL_NAME={config}", f"OUT={folder}", cwd=TOP)
     said = result.stdout + result.stderr
     found = re.findall(r"^(?:warning|error).*\n.*-->.*", said, re.M)
     yield case("lint.clippy", " | ".join(" ".join(w.split()) for w in found) or (said[-500:] if result.returncode else ""))

@@ -82,7 +82,7 @@ def measure(parts) -> Path:
     built = set_up("debug")
     call("building the modules", "make", "--silent", "--no-print-directory", "modules", "CONFIG=debug",
              f"OUT={MODULES}", "PAGEKIT_COVERAGE=y")
-    build_compat()
+    build_compat(built)
     tested = guest.test("debug", built, parts, {"COVERAGE": 1}, modules=MODULES, name="coverage",
                         timeout=guest.LONG_TIMEOUT)
     result = tested.result

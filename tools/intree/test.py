@@ -178,7 +178,7 @@ def in_vm(tree, built, build, kind):
 def main() -> int:
     os.environ.pop("KDIR", None)
     built = set_up("base")
-    build_compat()
+    build_compat(built)
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
     tree = Tree(built)

@@ -5,6 +5,7 @@ space, the kernel's selftests, a driver that is installed, HTML and charts.
 
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -20,6 +21,8 @@ TESTS = TOP / "tests"
 LISTS = TESTS / "lists"
 OUT = TOP / "out"
 BIN = OUT / "user" / "release"
+# As people say it on the command line. To what we start, the name of a kernel says it.
+ARCH, PAGES = os.environ.pop("ARCH", ""), os.environ.pop("PAGES", "")
 
 # Those of tools/setup/config.
 KERNELS = ("base", "debug", "prod")
@@ -103,6 +106,15 @@ def call(what, *cmd, **options):
 # --- The set-up ------------------------------------------------------------------
 
 
+def kernel(config="base") -> str:
+    """The name of such a kernel of the architecture and page size that are asked for. What is usual is left out,
+    as in Makefile: know_kernel of the set-up reads these names."""
+    names = {"x86_64": "x86", "aarch64": "arm64"}
+    usual = (names.get(platform.machine()), "4k", "base", "")
+    return "-".join(word for word in (names.get(ARCH, ARCH), PAGES, config) if word not in usual) or "base"
+
+
+
 def setup_tool(name) -> str:
     """Where the set-up has it."""
     return run(TOOLS / "setup/setup.sh", name, check=True).stdout.strip()
@@ -110,13 +122,12 @@ def setup_tool(name) -> str:
 
 def set_up(config, what="kernel", user=True) -> dict:
     """Kernel, modules and user-space side; quiet when nothing is to do. Returns what
-    `setup.sh env` says."""
+    `setup.sh env` says, and where programs are: BIN."""
     call(f"setting up the {config} kernel", TOOLS / "setup/setup.sh", what, config, stdout=subprocess.DEVNULL)
     text = call("setup.sh env", TOOLS / "setup/setup.sh", "env", config, stdout=subprocess.PIPE).stdout
     env = dict(word.split("=", 1) for word in shlex.split(text) if "=" in word)
-    call("building the modules", "make", "--silent", "--no-print-directory", "modules", f"CONFIG={config}")
-    if user:
-        build_user()
+    call("building the modules", "make", "--silent", "--no-print-directory", "modules", f"KERNEL_NAME={config}")
+    env["BIN"] = build_user(env) if user else ""
     os.environ |= {name: env[name] for name in ("PAGEKIT_CACHE", "PATH", "VNG")}
     return env
 
@@ -147,7 +158,8 @@ def kbuild(built, folder, *targets, rustflags="") -> str:
     """Build in a folder of its own. Returns what the compilers said."""
     llvm = [f"LLVM={built['LLVM']}"] if "LLVM" in built else []
     env = os.environ | {name: built[name] for name in ("PATH", "RUST_LIB_SRC", "LIBCLANG_PATH") if name in built}
-    result = run("make", "-C", built["KDIR"], f"M={folder}", *llvm, f"KRUSTFLAGS={rustflags}", *targets, env=env)
+    result = run("make", "-C", built["KDIR"], f"ARCH={built['ARCH']}", f"M={folder}", *llvm, f"KRUSTFLAGS={rustflags}",
+                 *targets, env=env)
     if result.returncode:
         said = "\n".join(json.loads(line)["rendered"] if line.startswith("{") else line
                          for line in result.stderr.split("\n"))
@@ -159,7 +171,8 @@ def plain_helpers(modules) -> Path:
     """The helpers without what they have for C: what figures are of."""
     folder = modules.with_name(f"{modules.name}-plain")
     symbols = " ".join(name.upper() for name in HELPERS)
-    run("make", "--silent", "modules", f"SYMBOLS={symbols}", f"OUT={folder}", cwd=TOP, check=True)
+    run("make", "--silent", "modules", "KERNEL_NAME=base", f"SYMBOLS={symbols}", f"OUT={folder}", cwd=TOP,
+        check=True)
     return folder
 
 
@@ -194,28 +207,43 @@ def load_order(modules: Path, *wanted) -> list[str]:
 # --- What runs in user space -------------------------------------------------------
 
 
-def build_user():
-    quiet = ["--quiet"] if (BIN / "pagekit-test").exists() else []
-    call("building the user-space side", "cargo", "build", *quiet, "--release", "--locked",
-         "--manifest-path", TESTS / "user/Cargo.toml", "--target-dir", OUT / "user")
+def build_user(built=None) -> Path:
+    """Returns where the programs are: those of this machine, or for a kernel that was built."""
+    built = built or {}
+    folder, target, env = OUT / "user", [], dict(os.environ)
+    if triple := built.get("RUST_TARGET"):
+        # Its std is built, too: no other toolchain needs to be installed.
+        folder = folder.with_name(f"{folder.name}-{built['ARCH']}")
+        target = ["-Zbuild-std=std,panic_abort", "--target", triple]
+        name = f"CARGO_TARGET_{triple.upper().replace('-', '_')}"
+        env |= {"RUSTC_BOOTSTRAP": "1", "__CARGO_TESTS_ONLY_SRC_ROOT": built["RUST_LIB_SRC"],
+                f"{name}_LINKER": f"{built['CROSS']}gcc", f"{name}_RUSTFLAGS": "-Ctarget-feature=+crt-static"}
+    if (shift := built.get("PAGE_SHIFT", "12")) != "12":
+        folder = folder.with_name(f"{folder.name}-{1 << int(shift) - 10}k")
+        env["PAGEKIT_PAGE_SHIFT"] = shift
+    programs = Path(folder, built.get("RUST_TARGET", ""), "release")
+    quiet = ["--quiet"] if (programs / "pagekit-test").exists() else []
+    call("building the user-space side", "cargo", "build", *quiet, *target, "--release", "--locked",
+         "--manifest-path", TESTS / "user/Cargo.toml", "--target-dir", folder, env=env)
+    return programs
 
 
-def build_selftests(kdir: Path):
-    """The kernel tree's own, unchanged, and ours in their form."""
-    source = source_of(kdir)
+def build_selftests(built):
+    """The kernel tree's own, unchanged, and ours in their form. A guest of another architecture has no libraries."""
+    source, cross = source_of(built["KDIR"]), built.get("CROSS")
     selftests = source / "tools/testing/selftests"
     for name, (headers, *files) in SELFTESTS.items():
         place = "-isystem" if headers.startswith("tools") else "-idirafter"
-        call(f"building the {name} selftest", "cc", "-O2", "-w", "-D__user=", "-I", selftests,
-             place, source / headers, *(selftests / file for file in files), "-o", BIN / f"{name}-selftest")
+        call(f"building the {name} selftest", f"{cross}gcc" if cross else "cc", *["-static"] * bool(cross),
+             "-O2", "-w", "-D__user=", "-I", selftests, place, source / headers,
+             *(selftests / file for file in files), "-o", built["BIN"] / f"{name}-selftest")
 
 
-def build_compat():
+def build_compat(built):
     """The 32-bit program: without libc, for which a 64-bit machine has no other."""
-    multiarch = call("cc -print-multiarch", "cc", "-print-multiarch", stdout=subprocess.PIPE).stdout.strip()
-    call("building the 32-bit program", "cc", "-m32", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding",
-         "-fno-stack-protector", "-fno-pie", "-no-pie", "-nostdlib", "-static",
-         "-idirafter", Path("/usr/include", multiarch), TESTS / "user/compat.c", "-o", BIN / "pagekit-compat")
+    call("building the 32-bit program", *shlex.split(built["COMPAT_CC"]), "-O2", "-Wall", "-Wextra", "-Werror",
+         "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-nostdlib", "-static",
+         f"-DPAGE={1 << int(built['PAGE_SHIFT'])}", TESTS / "user/compat.c", "-o", built["BIN"] / "pagekit-compat")
 
 
 # --- A driver made of the template ---------------------------------------------------
@@ -223,7 +251,7 @@ def build_compat():
 
 def install(config, *targets, **variables):
     """Build and install with these targets of make, below out/drivers."""
-    call(f"make {targets[-1]}", "make", "--silent", "--no-print-directory", *targets, f"CONFIG={config}",
+    call(f"make {targets[-1]}", "make", "--silent", "--no-print-directory", *targets, f"KERNEL_NAME={config}",
          f"INSTALL_MOD_PATH={DRIVERS / 'root'}", *(f"{name}={value}" for name, value in variables.items()))
 
 

@@ -45,6 +45,7 @@ def in_kunit() -> list[str]:
 
 
 def in_user_space(*options) -> list[str]:
+    build_user()
     return run(BIN / "pagekit-test", "--list", *options, check=True).stdout.split()
 
 
@@ -66,7 +67,6 @@ def choose(words) -> tuple[list[str], list[str]]:
     names = in_kunit()
     suites = {suite.removeprefix("pagekit_") for suite in map(suite_of, names)}
     if not suites.issuperset(word.removeprefix("pagekit_").split(".")[0] for word in words):
-        build_user()
         names += [*in_user_space(), *in_user_space("--inputs", "-")]
     there, found = defaultdict(list), []
     for name in names:

@@ -8,10 +8,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 from tools.lib import vm
-from tools.lib.build import BIN, HEAP, TESTS, build_compat, build_selftests, load_order, modules_dir, new_driver, set_up
+from tools.lib.build import HEAP, TESTS, build_compat, build_selftests, load_order, modules_dir, new_driver, set_up
 from tools.lib.cases import counts
 from tools.lib.tap import Case, parse_tap
 
@@ -38,7 +37,7 @@ LIB = TESTS / "guest/lib.sh"
 # things that fail on purpose.
 VMAP_WARNING = r"WARNING: .* dma_buf_vmap\+"
 # Seconds for hardware acceleration (vm.py scales them), by kernel and how it is booted.
-TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "numa": 30, "debug": 100, "prod": 80}
+TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "numa": 30, "debug": 100, "prod": 80, "16k": 120}
 # On the debug kernel, of what takes longest there.
 LONG = ("user", "failures")
 LONG_TIMEOUT = 300
@@ -56,10 +55,11 @@ def run(config, built, script, env, modules=None, order=None, name=None, **optio
     order = order or load_order(modules)
     suites = [module for module in order if module.endswith("_kunit")]
     plain = [module for module in order if module not in (*suites, HEAP)]
-    env = {"MODDIR": modules, "BIN": BIN, "MODULES": " ".join(plain), "UNLOAD": " ".join(reversed(plain)),
+    env = {"MODDIR": modules, "BIN": built["BIN"], "PAGE_SIZE": 1 << int(built["PAGE_SHIFT"]),
+           "MODULES": " ".join(plain), "UNLOAD": " ".join(reversed(plain)),
            "KUNIT": " ".join(suites)} | env
     return vm.run(built["KDIR"], TESTS / "guest" / f"{script}.sh", f"{script}-{name or config}", beside=[LIB], env=env,
-                  **options)
+                  built=built, **options)
 
 
 # --- Tests -----------------------------------------------------------------------------
@@ -73,9 +73,14 @@ class Tested:
     took: dict[str, float]  # by part, in seconds
 
 
+def how(where) -> str:
+    """What a kernel is like, or how the base kernel is booted there, of any architecture."""
+    return name if (name := where.split("-")[-1]) in TIMEOUT else "base"
+
+
 def config_of(where) -> str:
     """Which kernel boots there."""
-    return "base" if where in BOOTS else where
+    return where.removesuffix(how(where)).removesuffix("-") or "base" if how(where) in BOOTS else where
 
 
 def prepare(where, parts) -> tuple[dict, dict]:
@@ -83,9 +88,9 @@ def prepare(where, parts) -> tuple[dict, dict]:
     config, env = config_of(where), {}
     built = set_up(config, "convert" if "converted" in parts else "kernel", user=parts != "kunit")
     if parts != "kunit":
-        build_compat()
+        build_compat(built)
     if {"selftest", "peer"} & {*parts.split()}:
-        build_selftests(Path(built["KDIR"]))
+        build_selftests(built)
     if "template" in parts:
         env |= new_driver(config, built)
     return built, env
@@ -96,11 +101,11 @@ def test(where, built, parts, env, *, seconds=1, fuzz=QUICK_FUZZ, timeout=None, 
     """Run these parts of test.sh. seconds: how long each race lasts."""
     if append is None:
         # Only KUnit cases want movable memory. User-space cases of the same boot have it taken away first.
-        append = (*BOOTS.get(where, ()), *((*KUNIT_ON, MOVABLE) if "kunit" in parts else ()))
+        append = (*BOOTS.get(how(where), ()), *((*KUNIT_ON, MOVABLE) if "kunit" in parts else ()))
     modules = modules or modules_dir(config_of(where))
     # In an order of somebody's own there is no heap.
     heap = [] if order else load_order(modules, HEAP)
-    timeout = timeout or (LONG_TIMEOUT if where == "debug" and {*LONG} & {*parts.split()} else TIMEOUT[where])
+    timeout = timeout or (LONG_TIMEOUT if how(where) == "debug" and {*LONG} & {*parts.split()} else TIMEOUT[how(where)])
     if "races" in parts:
         timeout += counts()["races", "races"] * (seconds + RACE_OVERHEAD)
     if "fuzz" in parts:

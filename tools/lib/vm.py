@@ -3,7 +3,8 @@
 
 The guest's root is the host's file system, read-only, with the host user's
 rights; only out/ is writable. Everything the guest needs must lie in out/: other
-host directories may be hidden (virtme-ng mounts tmpfs on /run, /var/tmp, ...).
+host directories may be hidden (virtme-ng mounts tmpfs on /run, /var/tmp, ...). A
+guest of another architecture has out/ and busybox, and nothing else.
 
 A run leaves in out/<name>/:
   console.log  what the kernel and qemu wrote, up to the last moment of a hang
@@ -26,7 +27,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.lib.build import OUT, Broken
+from tools.lib.build import OUT, TOOLS, Broken
 
 # Time limits are given for hardware acceleration; emulation is that much slower.
 SLOWER = {"kvm": 1, "tcg": 8, "icount": 16}
@@ -88,15 +89,17 @@ class Result:
 
 
 def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=60, icount=False,
-        append=(), env=None, accel=None, virtme_run=None, echo=True, expected=None, nodes=()) -> Result:
+        append=(), env=None, accel=None, virtme_run=None, echo=True, expected=None, nodes=(), built=None) -> Result:
     """Boot the kernel built in kdir and run the sh script in it. beside: files that it
     reads. timeout: seconds for the script with hardware acceleration. icount: one CPU
     and a clock that counts guest instructions, for figures that repeat. expected: a
     pattern of what the kernel may report. nodes: the memory of each NUMA node. The CPUs are on the
-    first."""
+    first. built: what the set-up says of a kernel of another architecture."""
     kdir, script, out = Path(kdir).resolve(), Path(script), OUT / name
-    virtme_run = virtme_run or find_virtme_run()
-    accel = "icount" if icount else accel or probe(kdir, virtme_run)
+    cross = built and "QEMU" in built
+    if not cross:
+        virtme_run = virtme_run or find_virtme_run()
+    accel = "icount" if icount else "tcg" if cross else accel or probe(kdir, virtme_run)
     cpus = 1 if icount else cpus
     try:
         shutil.rmtree(out, ignore_errors=True)
@@ -109,18 +112,12 @@ def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=
     exports = " ".join(f"{k}={shlex.quote(str(v))}" for k, v in (env or {}).items())
     (out / "wrapper.sh").write_text(WRAPPER.format(
         out=shlex.quote(str(out)), env=exports, script="script.sh", args=shlex.join(map(str, args))))
-    # virtme-run itself, because the vng wrapper wants a terminal. 9p because
-    # virtiofsd is not everywhere and one way of sharing is enough to test.
-    cmd = [virtme_run, "--kdir", kdir, "--mods", "none", "--force-9p", "--rwdir", OUT,
-           "--memory", memory, "--cpus", cpus, "--name", "pagekit", "--show-boot-console",
-           "--script-sh", f"exec sh {shlex.quote(str(out / 'wrapper.sh'))}"]
-    for node, size in enumerate(nodes):
-        cmd += ["--numa", size if node else f"{size},cpus=0-{cpus - 1}"]
-    for option in ("ignore_loglevel", "printk.time=1", "log_buf_len=4M", "oops=panic", "nokaslr", *append):
-        cmd += ["--kopt", option]
-    if accel != "kvm":
-        cmd += ["--disable-kvm"]
-    cmd += ["--qemu-opts", "-chardev", "file,id=pagekit,path=/proc/self/fd/1", "-device", "virtio-serial-pci",
+    options = ("ignore_loglevel", "printk.time=1", "log_buf_len=4M", "oops=panic", "nokaslr", *append)
+    if cross:
+        cmd = _qemu(built, kdir, out, memory, cpus, nodes, options)
+    else:
+        cmd = _virtme(virtme_run, accel, kdir, out, memory, cpus, nodes, options)
+    cmd += ["-chardev", "file,id=pagekit,path=/proc/self/fd/1", "-device", "virtio-serial-pci",
             "-device", "virtserialport,name=pagekit,chardev=pagekit"]
     if icount:
         cmd += ["-icount", "shift=0,sleep=off"]
@@ -133,6 +130,52 @@ def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=
         (out / "started").unlink()
         late = _boot([str(c) for c in cmd], out, accel, timeout, echo)
     return _judge(out, accel, time.monotonic() - start, late, expected)
+
+
+def _virtme(virtme_run, accel, kdir, out, memory, cpus, nodes, options) -> list:
+    """A machine of this one's kind. virtme-run itself, because the vng wrapper wants a terminal. 9p because
+    virtiofsd is not everywhere and one way of sharing is enough to test. More options of qemu may follow."""
+    cmd = [virtme_run, "--kdir", kdir, "--mods", "none", "--force-9p", "--rwdir", OUT,
+           "--memory", memory, "--cpus", cpus, "--name", "pagekit", "--show-boot-console",
+           "--script-sh", f"exec sh {shlex.quote(str(out / 'wrapper.sh'))}"]
+    for node, size in enumerate(nodes):
+        cmd += ["--numa", size if node else f"{size},cpus=0-{cpus - 1}"]
+    for option in options:
+        cmd += ["--kopt", option]
+    if accel != "kvm":
+        cmd += ["--disable-kvm"]
+    return [*cmd, "--qemu-opts"]
+
+
+# The root of a guest of another architecture, as the kernel's gen_init_cpio reads it.
+ROOT = """\
+dir /dev 755 0 0
+nod /dev/console 600 0 0 c 5 1
+dir /proc 755 0 0
+dir /sys 755 0 0
+dir /run 755 0 0
+dir /bin 755 0 0
+file /bin/busybox {busybox} 755 0 0
+slink /bin/sh busybox 777 0 0
+file /init {init} 755 0 0
+"""
+
+
+def _qemu(built, kdir, out, memory, cpus, nodes, options) -> list:
+    """A machine of another architecture."""
+    (out / "root.txt").write_text(ROOT.format(busybox=built["BUSYBOX"], init=TOOLS / "lib/init.sh"))
+    with open(out / "root.cpio", "wb") as root:
+        subprocess.run([kdir / "usr/gen_init_cpio", out / "root.txt"], stdout=root, check=True)
+    cmd = [*shlex.split(built["QEMU"]), "-m", memory, "-smp", cpus, "-nodefaults", "-no-reboot", "-display", "none",
+           "-chardev", "file,id=console,path=/proc/self/fd/2", "-serial", "chardev:console",
+           "-kernel", kdir / built["IMAGE"], "-initrd", out / "root.cpio",
+           "-fsdev", f"local,id=share,path={OUT},security_model=none,multidevs=remap",
+           "-device", "virtio-9p-pci,fsdev=share,mount_tag=share",
+           "-append", " ".join((f"console={built['CONSOLE']} panic=-1", *options, f"SHARE={OUT} RUN={out / 'wrapper.sh'}"))]
+    for node, size in enumerate(nodes):
+        cmd += ["-object", f"memory-backend-ram,id=node{node},size={size}",
+                "-numa", f"node,memdev=node{node}" + ("" if node else f",cpus=0-{cpus - 1}")]
+    return cmd
 
 
 def _boot(cmd, out, accel, timeout, echo) -> str | None:

@@ -106,7 +106,8 @@ def prepare(build, name, changed):
 def boot(build, names, limit) -> tuple[dict[str, str | dict[str, int]], str]:
     """Run the suites, until a mutant ends the machine. Returns by what each was killed, or how many cases
     of which suite have passed, and the time that a mutant has."""
-    env = {"MUTANTS": " ".join(names), "KO": build.kos, "LIMIT": limit}
+    env = {"MUTANTS": " ".join(names), "KO": build.kos, "LIMIT": limit,
+           "PAGE_SIZE": 1 << int(build.built["PAGE_SHIFT"])}
     result = vm.run(build.built["KDIR"], TOOLS / "mutate/guest.sh", f"mutants-{build.config}", beside=[guest.LIB],
                     memory="2G", echo=False, env=env,
                     append=(*guest.KUNIT_ON, guest.MOVABLE), timeout=30 + TIMEOUT[build.config] * len(names))
@@ -195,7 +196,7 @@ def in_user_space(found, mark):
     if not found:
         return
     builds = {config: Build(config, everything=True) for config in ("base", "debug")}
-    build_compat()
+    build_compat(builds["base"].built)
     for mutant in found:
         mutated = {}
         for where, parts, timeout in PARTS:

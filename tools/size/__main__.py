@@ -113,7 +113,7 @@ def load(built, modules, plain, drivers) -> tuple[dict, dict]:
     """How large the modules are when loaded, linked and with copies."""
     linked, folder = WORK / "linked", WORK / "modules"
     linked.mkdir()
-    build_compat()
+    build_compat(built)
     for path in [*modules.glob("*.ko"), *plain.glob("*.ko")]:
         if not path.stem.endswith(("_kunit", C_SAMPLE)):
             shutil.copy(path, linked)
