@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What the types forbid, and what drivers must not do to allocate."""
+"""What the types forbid, what drivers must not do to allocate, and what the helpers must not know of machines."""
 
 import os
 import re
@@ -33,6 +33,20 @@ def charge_cases():
     yield case("charges.samples", ", ".join(free))
 
 
+# What speaks of one architecture, but in comments. s390 may be named: its page tables are half a page.
+COMMENT = re.compile(r"//.*|/\*[^*]*(?:\*(?!/)[^*]*)*\*/")
+OF_ONE = re.compile(r"(?i)\b(?:CONFIG_)?(?:x86|i386|amd64|arm(?:64)?|aarch64|riscv|loongarch|powerpc|ppc)(?:_\w+)?\b|"
+                    r"target_arch|<asm/\S+")
+
+
+def architecture_cases():
+    """No helper knows which machine it is for."""
+    found = [f"{path.name}: {word}" for path in sorted((TOP / "src").glob("*.[rch]*"))
+             for word in OF_ONE.findall(COMMENT.sub("", path.read_text()))]
+    yield case("architecture.src", ", ".join(found))
+
+
 def cases(modules, built):
     yield from compile_cases(modules, built)
     yield from charge_cases()
+    yield from architecture_cases()
