@@ -28,11 +28,18 @@ static int fill_table(pte_t *pte, unsigned long addr, void *data)
 	if (!pte_present(first))
 		return 0;
 	shown = pfn_to_page(pte_pfn(first));
-	for (i = 1; i < fill.count; i++)
+	for (i = 1; i < fill.count; i++) {
+		pte_t entry = pte_advance_pfn(first, fill.pages[i] - shown);
+
+		/*
+		 * Special as the first is, which the compiler must see: for other entries
+		 * set_pte_at() may call what is not exported, as mte_sync_tags() of arm64.
+		 */
+		entry = pte_mkspecial(entry);
 		/* Another thread may have been faster. */
 		if (likely(pte_none(ptep_get(pte + i))))
-			set_pte_at(fill.mm, addr + i * PAGE_SIZE, pte + i,
-				   pte_advance_pfn(first, fill.pages[i] - shown));
+			set_pte_at(fill.mm, addr + i * PAGE_SIZE, pte + i, entry);
+	}
 	return 0;
 }
 
