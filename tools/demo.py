@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from tools.lib import guest
-from tools.lib.build import KERNELS, OUT, Broken, guarded, set_up
+from tools.lib.build import KERNELS, OUT, Broken, guarded, kernel, set_up
+from tools.lib.tap import Case
 
 # The file lives in the guest's memory once; the rest is room for the guest.
 MAX_MIB = 1024
@@ -19,7 +20,7 @@ def share(file, config):
     if file:
         mib(Path(file))  # before the set-up, which may take long
     built = set_up(config)
-    file = Path(file or Path(built["KDIR"], "arch/x86/boot/bzImage"))
+    file = Path(file or Path(built["KDIR"], built["IMAGE"]))
     size = mib(file)
     # A copy, because the guest does not see all of the host's file systems.
     copy = OUT / "demo-file" / file.name
@@ -55,13 +56,22 @@ def mib(path: Path) -> int:
     return (size >> 20) + 1
 
 
+def cases(where) -> list[Case]:
+    """The same as a test, with the kernel image."""
+    try:
+        share(None, where)
+    except (Broken, OSError) as failure:
+        return [Case(where, "demo.shares", False, str(failure))]
+    return [Case(where, "demo.shares", True)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=f"Share a file, of at most {MAX_MIB} MiB.")
     parser.add_argument("--kernel", choices=KERNELS, default="base")
     parser.add_argument("file", nargs="?", help="default: the kernel image")
     options = parser.parse_args()
     try:
-        share(options.file, options.kernel)
+        share(options.file, kernel(options.kernel))
     except (Broken, OSError) as failure:
         print(f"demo: {failure}")
         return 1

@@ -17,11 +17,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tools import demo
 from tools.bench import gate
 from tools.check import docs, lists, modules, template, types
 from tools.convert import convert
 from tools.lib import build, guest
-from tools.lib.build import BIN, KERNELS, OUT, TOP, Broken, guarded, load_order, modules_dir, set_up
+from tools.lib.build import KERNELS, OUT, TOP, Broken, guarded, kernel, load_order, modules_dir, set_up
 from tools.lib.cases import choose, judge, part_of, suite_of
 from tools.lib.tap import TAP, Case, print_failed, report, setup_case, summary
 
@@ -34,6 +35,7 @@ BOOTS = {
         "swiotlb": ["bounce"],
         "numa": ["numa"],
         "debug": ["kunit smoke failures-smoke matrix races"],
+        "arm64-16k": ["kunit smoke", "demo"],
     },
     "full": {
         "host": ["host"],
@@ -44,6 +46,7 @@ BOOTS = {
         "numa": ["numa"],
         "debug": ["kunit", "user", "inputs qemu-smoke", "failures", "selftest converted template matrix", "races", "fuzz"],
         "prod": ["kunit user inputs qemu", "selftest converted template matrix races fuzz"],
+        "arm64-16k": ["kunit user inputs", "demo"],
         "bench": ["bench"],
     },
     "peer": {"base": ["peer"], "swiotlb": ["bounced-peer"]},
@@ -74,7 +77,7 @@ def boot(where, parts, **options) -> Ran:
         env["CONVERTED"] = convert.build(guest.config_of(where), built)
     took = {"build": time.monotonic() - started}
     # What this boot has leaked, kmemleak says at its end.
-    extra = " leaks" if where == "debug" else ""
+    extra = " leaks" if guest.how(where) == "debug" else ""
     tested = guest.test(where, built, parts + extra, env, name=f"{where}-{parts.split()[0]}", **options)
     folder, cases = tested.result.out_dir, tested.cases
     for name in ("matrix.json", "fuzz.json"):
@@ -151,8 +154,9 @@ def run(level, where, parts) -> Ran:
     started = time.monotonic()
     try:
         before = stamp(where)
-        if where in ("host", "bench"):
-            cases = test_host() if where == "host" else judge(gate.cases(where), where, "bench")
+        if parts in ("host", "bench", "demo"):
+            cases = test_host() if parts == "host" else judge(
+                gate.cases(where) if parts == "bench" else demo.cases(where), where, parts)
             ran = Ran(where, parts, cases, {parts: time.monotonic() - started})
         else:
             ran = boot(where, parts, **FULL if level == "full" else {})
@@ -167,20 +171,20 @@ def run(level, where, parts) -> Ran:
 
 
 @functools.cache
-def kernel_of(config) -> Path:
-    return Path(set_up(config)["KDIR"])
+def built_of(config) -> dict:
+    return set_up(config)
 
 
 def stamp(where) -> str:
     """Changes with all that is tested there, and with what tests it."""
     config = "base" if where in ("host", "bench") else guest.config_of(where)
-    kernel = kernel_of(config)
+    built = built_of(config)
     documents = () if where == "host" else (":!Documentation", ":!*.md")
     tracked = build.run("git", "ls-files", "-co", "--exclude-standard", "--", ".", *documents, cwd=TOP, check=True)
-    programs = [path for path in BIN.glob("pagekit-*") if not path.suffix and path.stem != "pagekit-compat"]
+    programs = [path for path in built["BIN"].glob("pagekit-*") if not path.suffix and path.stem != "pagekit-compat"]
     digest = hashlib.sha256()
     for path in [*(TOP / name for name in tracked.stdout.splitlines()), *sorted(modules_dir(config).glob("*.ko")),
-                 *sorted(programs), kernel / ".config", kernel / "arch/x86/boot/bzImage"]:
+                 *sorted(programs), Path(built["KDIR"], ".config"), Path(built["KDIR"], built["IMAGE"])]:
         if path.is_file():
             digest.update(f"{path}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -218,11 +222,18 @@ def wanted(boots, words) -> list[tuple[str, str]]:
     return [boot for boot in boots if not words or names[boot] & {*words}]
 
 
+def asked_for(where) -> bool:
+    """Whether kernels of that kind are wanted: all, those of an architecture, or those with some pages."""
+    if os.environ.get("KDIR"):
+        # Somebody's own kernel is no debug kernel, and of one kind.
+        return where in ("host", "base", *guest.BOOTS)
+    wanted = [word for word in kernel().split("-") if word != "base"]
+    return {*wanted} <= {*where.split("-")}
+
+
 def test(options) -> int:
     level = options.level
-    # Somebody's own kernel is no debug kernel.
-    boots = [(where, parts) for where, each in BOOTS[level].items() for parts in each
-             if where != "debug" or not os.environ.get("KDIR")]
+    boots = [(where, parts) for where, each in BOOTS[level].items() for parts in each if asked_for(where)]
     results = []
     for where, parts in wanted(boots, options.parts):
         # Who names it wants it run.
@@ -254,7 +265,7 @@ def test_only(options) -> int:
     own = next((part for part in parts if part in guest.BOOTS), None)
     if own and len(parts) > 1:
         raise Broken(f"cases of {own} run in a boot of their own")
-    where = own or options.kernel or ("debug" if {"failures", "races"} & {*parts} else "base")
+    where = kernel(own or options.kernel or ("debug" if {"failures", "races"} & {*parts} else "base"))
     parts = " ".join(parts)
     built, env = guest.prepare(where, parts)
     order = None
@@ -274,7 +285,7 @@ def peer(_options) -> int:
 
 def soak(options) -> int:
     """Each race for long, on the debug kernel."""
-    cases = boot("debug", "races", seconds=options.seconds).cases
+    cases = boot(kernel("debug"), "races", seconds=options.seconds).cases
     failed = [case for case in cases if not case.ok]
     print_failed(failed)
     rows = json.loads((OUT / "races.json").read_text())["rows"]
