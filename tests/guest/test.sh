@@ -58,10 +58,14 @@ selftest_udmabuf() {
 	umount /dev/udmabuf
 }
 
-# selftest_mmap <name> <device>: ours, in the kernel's form
+# selftest_mmap <name> <device> [<option...>]: ours, in the kernel's form: what can be mapped at an
+# offset, or what the options of its harness say
 selftest_mmap() {
 	echo "== selftest-mmap-$1"
-	tool "$BIN/mmap_offset-selftest" -v dmabuf -- "$2" </dev/null
+	mmap_node=$2
+	shift 2
+	[ $# -gt 0 ] || set -- -v dmabuf
+	tool "$BIN/mmap_offset-selftest" "$@" -- "$mmap_node" </dev/null
 }
 
 # vgem shows wrong pages wherever a mapping does not begin with the buffer.
@@ -235,9 +239,20 @@ for part in $PARTS; do
 		;;
 	converted)
 		echo "== selftest-udmabuf-converted"
-		insmod "$CONVERTED" && selftest_udmabuf /dev/udmabuf-converted ||
+		insmod "$CONVERTED_UDMABUF/udmabuf_converted.ko" && selftest_udmabuf /dev/udmabuf-converted ||
 			broken "no converted device for the selftest"
+		selftest_mmap udmabuf-converted /dev/udmabuf-converted
 		rmmod udmabuf_converted
+		# What a card is called is not up to us: it is the one that has come.
+		cards=$(ls /dev/dri/card*)
+		insmod "$CONVERTED_DRM_GEM_SHMEM/vgem_converted.ko" || broken "no converted vgem"
+		for card in /dev/dri/card*; do
+			case $cards in *"$card"*) continue ;; esac
+			selftest_mmap vgem-converted "$card"
+			# DRM's core maps no part of a buffer through the node.
+			selftest_mmap vgem-node-converted "$card" -V dmabuf -T at_offset -T writes
+		done
+		rmmod vgem_converted
 		;;
 	esac
 done

@@ -18,7 +18,8 @@ TIMEOUT = 60
 def measure(*args, ours=False) -> dict:
     config = kernel()
     built = set_up(config, "kernel" if ours else "convert")
-    env = {"ARGS": " ".join(args), "HEAP": HEAP, "CONVERTED": "" if ours else convert.build(config, built)}
+    converted = "" if ours else convert.build(config, built, "udmabuf") / "udmabuf_converted.ko"
+    env = {"ARGS": " ".join(args), "HEAP": HEAP, "CONVERTED": converted}
     result = guest.run(config, built, "bench", env, icount=True, memory=MEMORY, timeout=TIMEOUT)
     if result.reason:
         raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")

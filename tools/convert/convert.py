@@ -1,44 +1,75 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The kernel tree's own udmabuf driver, converted to pagekit.h by a semantic patch, and
-built as a module beside the original: /dev/udmabuf-converted."""
+"""Drivers of the kernel tree, converted to pagekit.h by semantic patches, and built as modules
+beside the originals: as they were and converted.
+"""
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from tools.lib.build import TOOLS, TOP, Broken, kbuild, modules_dir, run, source_of
 
-SOURCE = "drivers/dma-buf/udmabuf.c"
-BEFORE, AFTER = "udmabuf_before", "udmabuf_converted"
-# By name, what has gone and what has come. A patch that finds nothing to change says nothing.
-GONE = ("memfd_pin_folios(", "unpin_folio(", "vmf_insert_pfn(", "vm_flags_set(", "folios")
-COME = ("pagekit_pin_memfd(", "pagekit_unpin(", "pagekit_setup_pfns(", "pagekit_fault_pfns(",
-        "pagekit_huge_fault_pfns(")
+
+@dataclass
+class Driver:
+    """What a module is made of, the first of which is converted. NAME.cocci does that, and before it
+    NAME-module.cocci makes of each source what can be a module of its own."""
+    sources: tuple[str, ...]
+    module: str  # what its name begins with
+    # By name, what has gone and what has come. A patch that finds nothing to change says nothing.
+    gone: tuple[str, ...]
+    come: tuple[str, ...]
+    headers: tuple[str, ...] = ()
+
+
+DRIVERS = {
+    "udmabuf": Driver(
+        ("drivers/dma-buf/udmabuf.c",), "udmabuf",
+        ("memfd_pin_folios(", "unpin_folio(", "vmf_insert_pfn(", "vm_flags_set(", "folios"),
+        ("pagekit_pin_memfd(", "pagekit_unpin(", "pagekit_setup_pfns(", "pagekit_fault_pfns(",
+         "pagekit_huge_fault_pfns(")),
+    # With vgem, which is a driver that stands on it.
+    "drm_gem_shmem": Driver(
+        ("drivers/gpu/drm/drm_gem_shmem_helper.c", "drivers/gpu/drm/vgem/vgem_drv.c", "drivers/gpu/drm/vgem/vgem_fence.c"),
+        "vgem",
+        ("vmf_insert_pfn", "try_insert_pfn", "page_offset", "mkwrite", "vma_is_cow_mapping(", "vm_flags_set("),
+        ("pagekit_setup_pfns(", "pagekit_fault_pfns(", "pagekit_huge_fault_pfns("),
+        ("drivers/gpu/drm/vgem/vgem_drv.h",)),
+}
 
 
 def spatch(patch, file):
     result = run("spatch", "--very-quiet", "--no-show-diff", "--in-place", "--sp-file",
-                      TOOLS / f"convert/{patch}.cocci", file)
+                 TOOLS / f"convert/{patch}.cocci", file)
     if result.returncode:
-        raise Broken(f"tools/convert/{patch}.cocci does not apply to {SOURCE}: {result.stderr.strip()[-300:]}")
+        raise Broken(f"tools/convert/{patch}.cocci does not apply to {file.name}: {result.stderr.strip()[-300:]}")
 
 
-def build(config, built) -> Path:
-    """Build it, both as it was and converted. Returns the module that was converted."""
-    print(f"{config}: converting the kernel's udmabuf driver", flush=True)
-    modules = modules_dir(config)
-    folder = modules.with_name(f"{modules.name}-converted")
+def build(config, built, name) -> Path:
+    """Build it, both as it was and converted: in the folders before and after. Returns where both modules are,
+    MODULE_before.ko and MODULE_converted.ko."""
+    print(f"{config}: converting the kernel's {name}", flush=True)
+    driver, modules = DRIVERS[name], modules_dir(config)
+    folder = modules.with_name(f"{modules.name}-{name}")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    before, after = folder / f"{BEFORE}.c", folder / f"{AFTER}.c"
-    shutil.copyfile(source_of(built["KDIR"]) / SOURCE, before)
-    spatch("module", before)
-    shutil.copyfile(before, after)
-    spatch("udmabuf", after)
-    text = after.read_text()
-    if odd := [name for name in GONE if name in text] + [name for name in COME if name not in text]:
-        raise Broken(f"{SOURCE} of this kernel is another than tools/convert/udmabuf.cocci converts: see what it "
-                       f"makes of {' '.join(odd)} in {os.path.relpath(after)}")
-    (folder / "Kbuild").write_text(f"obj-m := {BEFORE}.o {AFTER}.o\nccflags-y := -I {TOP}/include\n")
+    before, after = folder / "before", folder / "after"
+    before.mkdir(parents=True)
+    for path in driver.sources + driver.headers:
+        shutil.copy(source_of(built["KDIR"]) / path, before)
+    for path in driver.sources:
+        spatch(f"{name}-module", before / Path(path).name)
+    shutil.copytree(before, after)
+    converted = after / Path(driver.sources[0]).name
+    spatch(name, converted)
+    text = converted.read_text()
+    if odd := [word for word in driver.gone if word in text] + [word for word in driver.come if word not in text]:
+        raise Broken(f"{driver.sources[0]} of this kernel is another than tools/convert/{name}.cocci converts: see what it "
+                     f"makes of {' '.join(odd)} in {os.path.relpath(converted)}")
+    objects = [Path(path).with_suffix(".o").name for path in driver.sources]
+    made = {"before": f"{driver.module}_before", "after": f"{driver.module}_converted"}
+    (folder / "Kbuild").write_text(
+        f"obj-m := {' '.join(f'{module}.o' for module in made.values())}\nccflags-y := -I {TOP}/include\n" +
+        "".join(f"{module}-y := {' '.join(f'{place}/{each}' for each in objects)}\n" for place, module in made.items()))
     kbuild(built, folder, "modules", f"KBUILD_EXTRA_SYMBOLS={modules}/Module.symvers")
-    return folder / f"{AFTER}.ko"
+    return folder

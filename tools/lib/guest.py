@@ -89,7 +89,7 @@ def prepare(where, parts) -> tuple[dict, dict]:
     built = set_up(config, "convert" if "converted" in parts else "kernel", user=parts != "kunit")
     if parts != "kunit":
         build_compat(built)
-    if {"selftest", "peer"} & {*parts.split()}:
+    if {"selftest", "converted", "peer"} & {*parts.split()}:
         build_selftests(built)
     if "template" in parts:
         env |= new_driver(config, built)
@@ -110,7 +110,7 @@ def test(where, built, parts, env, *, seconds=1, fuzz=QUICK_FUZZ, timeout=None, 
         timeout += counts()["races", "races"] * (seconds + RACE_OVERHEAD)
     if "fuzz" in parts:
         timeout += FUZZ_ROOM
-    options = {"name": where, "memory": "6500M" if "selftest" in parts else "2G",
+    options = {"name": where, "memory": "6500M" if {"selftest", "converted"} & {*parts.split()} else "2G",
                "nodes": NODES if "numa" in parts else ()} | options
     result = run(config_of(where), built, "test",
                  env | {"PARTS": parts, "HEAP": " ".join(heap), "RACE_SECONDS": seconds, "FUZZ": fuzz}, modules, order,

@@ -135,11 +135,11 @@ def load(built, modules, plain, drivers) -> tuple[dict, dict]:
 
 def in_c(built, modules, plain) -> tuple[list[dict], list[dict]]:
     """What helpers have more with their functions for C, and drivers in C that call those."""
-    folder = convert.build("base", built).parent
+    folder = convert.build("base", built, "udmabuf")
     sources = {name: TOP / f"src/{name.removeprefix('pagekit_')}_c.rs" for name in HELPERS}
     objects = [("cdmabuf.c", "in C, its object", TOP / f"samples/{C_SAMPLE}.c", modules / f"samples/{C_SAMPLE}.o"),
-               *(("udmabuf.c", kind, folder / f"{name}.c", folder / f"{name}.o") for kind, name in
-                 (("mainline's, as a module", convert.BEFORE), ("converted to pagekit.h", convert.AFTER)))]
+               *(("udmabuf.c", kind, folder / place / "udmabuf.c", folder / place / "udmabuf.o") for kind, place in
+                 (("mainline's, as a module", "before"), ("converted to pagekit.h", "after")))]
     lines = lines_of([*sources.values(), *(source for _, _, source, _ in objects)])
     interfaces = []
     for name, source in sources.items():
