@@ -46,7 +46,7 @@ BOOTS = {
         "numa": ["numa"],
         "debug": ["kunit", "user", "inputs qemu-smoke", "failures", "selftest converted template matrix", "races", "fuzz"],
         "prod": ["kunit user inputs qemu", "selftest converted template matrix races fuzz"],
-        "arm64-16k": ["kunit user inputs", "demo"],
+        "arm64-16k": ["kunit smoke", "demo"],
         "bench": ["bench"],
     },
     "peer": {"base": ["peer"], "swiotlb": ["bounced-peer"]},
