@@ -209,8 +209,8 @@ impl TestFile {
             .filled(pages)
     }
 
-    /// As [`Self::pattern`], of [`MIXED`] pages in folios of [`HUGE`], 16 and 1. Attaches the test to
-    /// an mm.
+    /// As [`Self::pattern`], of [`MIXED`] pages in folios of [`HUGE`], 16 and 1. Attaches the test
+    /// to an mm.
     pub(crate) fn mixed(self) -> Result<Self> {
         self.with_folios([(0, HUGE), (HUGE, 16), (HUGE + 32, 16)])?
             .filled(MIXED)

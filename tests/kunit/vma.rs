@@ -1081,8 +1081,8 @@ mod tests {
         Ok(())
     }
 
-    /// Folios of so many pages, two of which follow each other, from a multiple of `align` pages on:
-    /// the machine has just booted. Returns the first page of these two, too.
+    /// Folios of so many pages, two of which follow each other, from a multiple of `align` pages
+    /// on: the machine has just booted. Returns the first page of these two, too.
     fn neighbours(pages: usize, align: usize) -> Result<(KVec<PageArray>, *mut bindings::page)> {
         let mut folios = KVec::<PageArray>::new();
         loop {
