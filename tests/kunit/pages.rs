@@ -525,7 +525,8 @@ mod tests {
 
         let soon = get(ShmemFlags::NO_RECLAIM)?;
         assert_eq!(soon.result, Err(ENOMEM));
-        assert_eq!((soon.kills, soon.reclaims), (0, 0));
+        // The array itself may be of vmalloc(), whose page tables are reclaimed for all the same.
+        assert_eq!(soon.kills, 0);
         // It goes on where that ended.
         assert!(file.find(0).is_some());
         let late = get(ShmemFlags::RETRY_MAYFAIL)?;
