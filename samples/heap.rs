@@ -71,7 +71,6 @@ extern "C" {
     static pagekit_heap_size_limit_mb: c_int;
     fn pagekit_heap_name_is_taken() -> bool;
     fn pagekit_heap_add() -> c_int;
-    fn pagekit_heap_ram_pages() -> c_ulong;
 }
 
 struct Heap;
@@ -127,11 +126,7 @@ fn allocate(len: usize, fd_flags: u32) -> Result<*mut bindings::dma_buf> {
     if len as u64 > (limit_mb as u64) << 20 {
         return Err(EINVAL);
     }
-    // What can't be had is refused before other processes are killed for it.
-    // SAFETY: It reads a counter.
-    if count > unsafe { pagekit_heap_ram_pages() } {
-        return Err(ENOMEM);
-    }
+    dmabuf::check_fits_ram(count)?;
     // SAFETY: The parameter is a bool, and read only.
     let flags = if unsafe { mem_accounting } {
         AllocFlags::LARGE | AllocFlags::ACCOUNT

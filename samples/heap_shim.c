@@ -35,4 +35,3 @@ SHIM(int, pagekit_heap_add, (void),
 	.name = pagekit_heap_name,
 	.ops = &ops,
      })))
-SHIM(unsigned long, pagekit_heap_ram_pages, (void), totalram_pages())
