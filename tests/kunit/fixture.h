@@ -355,9 +355,7 @@ static int fixture_oom(struct notifier_block *oom, unsigned long unused, void *f
 {
 	struct fixture_hoard *hoard = container_of(oom, struct fixture_hoard, oom);
 
-	/* Others run out of memory meanwhile, too. */
-	if (current == hoard->task)
-		hoard->kills++;
+	hoard->kills++;
 	fixture_free_hoard(hoard);
 	*(unsigned long *)freed = 1;
 	return NOTIFY_OK;
