@@ -525,7 +525,7 @@ mod tests {
 
         let soon = get(ShmemFlags::NO_RECLAIM)?;
         assert_eq!(soon.result, Err(ENOMEM));
-        // The array itself may be of vmalloc(), whose page tables are reclaimed for all the same.
+        // Not for what is reclaimed: a little is, for the array itself.
         assert_eq!(soon.kills, 0);
         // It goes on where that ended.
         assert!(file.find(0).is_some());
