@@ -6,7 +6,6 @@
  */
 #include <linux/dma-heap.h>
 #include <linux/err.h>
-#include <linux/mm.h>
 #include <linux/moduleparam.h>
 
 #include "dmabuf_shim.h"
