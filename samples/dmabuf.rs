@@ -356,9 +356,12 @@ impl For {
         // Only what both sides do: a bounce buffer must not be copied over what the other one has
         // written.
         let dir = match (mapped, self) {
-            // Also where the CPU will only write: the end copies that back with all around it.
-            (BOTH, For::Cpu) => BOTH,
-            (BOTH, For::Device) => dir,
+            // The CPU has changed nothing, so the device need not be told.
+            (_, For::Device) if dir == DMA_FROM_DEVICE => return,
+            // In the direction of the mapping: only that lets `DMA_API_DEBUG` find which it is for
+            // where a page is mapped twice. Also where the CPU will only write: the end copies that
+            // back with all around it.
+            (BOTH, _) => BOTH,
             _ if dir == BOTH || dir == mapped => mapped,
             _ => return,
         };

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::abi::{self, SYNC_READ};
+use pagekit_user::abi::{self, with_cpu_access, SYNC_READ};
 use pagekit_user::drm::{same_buffer, Card};
 use pagekit_user::kernel::Setting;
 use pagekit_user::mapping::Mapping;
@@ -15,7 +15,7 @@ use pagekit_user::test_importer::{Dir, Importer, Kind, Through};
 use pagekit_user::{kernel, PAGE};
 
 use crate::device::{check_import, pages_of};
-use crate::env::{check_file, item, read_page, written, Content, Env};
+use crate::env::{check_file, check_pages, item, read_page, written, Content, Env};
 use crate::groups::Case;
 use crate::memory::{fill_mapped, huge_memfd, HUGE_PAGES};
 
@@ -32,6 +32,7 @@ pub const OF_MEMFDS: &[Case] = &[
     Case::new("device_reads_list", |env| list(env, Through::Dma)).smoke(),
     Case::new("device_writes_file", device_writes_file).smoke(),
     Case::new("device_hugetlb", device_hugetlb),
+    Case::new("cpu_reads_list", cpu_reads_list).smoke(),
     Case::new("kernel_reads_list", |env| list(env, Through::Vmap)).smoke(),
     Case::new("two_processes", two_processes),
 ];
@@ -98,6 +99,21 @@ fn list(env: &Env, way: Through) -> Result<()> {
     let want = [(1, 12, 4), (2, 3, 1), (1, 0, 2), (1, 12, 1)];
     let want = want.map(|(id, first, pages)| pages_of(id, first, pages));
     check_import(buf, way, &want.concat())
+}
+
+/// The CPU reads a buffer that has the same page twice while a device has it mapped. No sync follows:
+/// DMA_API_DEBUG could not tell which of the two it is for, and would warn.
+fn cpu_reads_list(env: &Env) -> Result<()> {
+    let memfd = written(1, 16)?;
+    let items = [0, 2, 2].map(|page| item(&memfd, page, 1));
+    let buf = abi::create_list(env.open()?, 0, &items)?;
+    let importer = Importer::open()?;
+    let attachment = importer.attach(&buf, Kind::Static)?;
+    attachment.map(Dir::Both)?;
+    let map = Mapping::shared(&buf, 0, 3 * PAGE)?;
+    with_cpu_access(&buf, SYNC_READ, || {
+        check_pages(&map, |at| Content::Page(1, [0, 2, 2][at]))
+    })
 }
 
 /// Two processes export the same file at the same time; each has buffers of its own.
