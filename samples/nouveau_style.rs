@@ -263,7 +263,7 @@ impl Handle {
         let bo = KBox::new(
             Locked(UnsafeCell::new(Bo {
                 device,
-                pins: PinArray::with_capacity(pages, PinFlags::WRITE)?,
+                pins: PinArray::with_capacity(pages, PinFlags::WRITE | PinFlags::RETRY_MAYFAIL)?,
                 file: style::shmem_unevictable(size)?,
                 vmap: None,
                 files: 0,

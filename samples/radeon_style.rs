@@ -240,7 +240,7 @@ struct Shared {
 impl Bo {
     fn new(device: &'static Device, create: &Create) -> Result<Pin<KBox<Self>>> {
         let pages = create.pages(style::CREATE_USERPTR)?;
-        let mut pins = PinArray::with_capacity(pages, PinFlags::WRITE)?;
+        let mut pins = PinArray::with_capacity(pages, PinFlags::WRITE | PinFlags::RETRY_MAYFAIL)?;
         // Before anything is pinned, so that nothing that is pinned is ever not accounted for.
         let room = KBox::<Self>::new_uninit(GFP_KERNEL_ACCOUNT)?;
         let (file, account) = if create.has(style::CREATE_USERPTR) {

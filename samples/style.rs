@@ -72,6 +72,7 @@ extern "C" {
     fn pagekit_style_shmem(size: bindings::loff_t) -> *mut bindings::file;
     fn pagekit_style_set_unevictable(mapping: *mut bindings::address_space);
     fn pagekit_style_clear_unevictable(mapping: *mut bindings::address_space);
+    fn pagekit_style_kill_nobody(mapping: *mut bindings::address_space);
     fn pagekit_style_put_batch(batch: *mut bindings::folio_batch);
     fn pagekit_style_copy_from(
         to: *mut c_void,
@@ -615,9 +616,12 @@ pub(crate) fn shmem(size: usize) -> Result<ARef<File>> {
 }
 
 /// The same, of pages that are pinned for as long as there is the file. They go with it, so that
-/// reclaim need not find them again.
+/// reclaim need not find them again. Nobody is killed to get them: only the driver fills the file,
+/// and says `ENOMEM`.
 pub(crate) fn shmem_unevictable(size: usize) -> Result<ARef<File>> {
     let file = shmem(size)?;
     set_unevictable(&file);
+    // SAFETY: An open file has a mapping, and nobody else has this file yet.
+    unsafe { pagekit_style_kill_nobody((*file.as_ptr()).f_mapping) };
     Ok(file)
 }

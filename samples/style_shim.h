@@ -24,6 +24,9 @@ SHIM(void, pagekit_style_set_unevictable, (struct address_space *mapping),
      mapping_set_unevictable(mapping))
 SHIM(void, pagekit_style_clear_unevictable, (struct address_space *mapping),
      mapping_clear_unevictable(mapping))
+SHIM(void, pagekit_style_kill_nobody, (struct address_space *mapping),
+     mapping_set_gfp_mask(mapping,
+			  mapping_gfp_mask(mapping) | __GFP_RETRY_MAYFAIL | __GFP_NOWARN))
 SHIM(void, pagekit_style_put_batch, (struct folio_batch *batch),
      (folio_batch_release(batch), (void)cond_resched()))
 SHIM(void, pagekit_style_copy_from, (void *to, const struct iosys_map *map, size_t offset,

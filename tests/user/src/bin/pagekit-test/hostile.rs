@@ -52,6 +52,12 @@ pub const I915: &[Case] = &[
     Case::new("fault_beyond_limit", fault_beyond_limit).smoke(),
 ];
 
+/// For the drivers that pin at creation.
+pub const PINNED: &[Case] = &[
+    Case::new("create_beyond_memory", create_beyond_memory),
+    Case::new("create_beyond_limit", create_beyond_limit).smoke(),
+];
+
 /// For a machine with a CMA area, see `cma`.
 pub const CMA: &[Case] = &[
     Case::new("file", file_leaves_cma),
@@ -265,6 +271,41 @@ fn fault_beyond_limit(env: &Env) -> Result<()> {
     ensure!(killed == 0, "{killed} processes were killed");
     // What it got until then stays, and can be had by who may have more.
     Ok(object.read(0, &mut [0])?)
+}
+
+/// An object for which there is no memory is refused, and nobody is killed for it.
+fn create_beyond_memory(env: &Env) -> Result<()> {
+    let others = leave(64 << 20)?;
+    let before = kernel::event("oom_kill")?;
+    refused(env, (192 << 20) / PAGE)?;
+    let killed = kernel::event("oom_kill")? - before;
+    ensure!(killed == 0, "{killed} processes were killed");
+    ensure!(!others.ends_within(Duration::ZERO)?, "they ended");
+    Ok(())
+}
+
+/// The same with the memory of a cgroup.
+fn create_beyond_limit(env: &Env) -> Result<()> {
+    let cgroup = Cgroup::new("pagekit-limit")?;
+    cgroup.limit(SIZE / 2)?;
+    Child::spawn(|| {
+        cgroup.enter()?;
+        refused(env, PAGES)
+    })?
+    .join("child")?;
+    let charge = cgroup.charge()?;
+    ensure!(charge < SLACK, "{charge} bytes stay charged");
+    Ok(())
+}
+
+/// There must be no memory for an object of so many pages.
+fn refused(env: &Env, pages: usize) -> Result<()> {
+    let before = kernel::buffers()?;
+    let error = Object::new(&env.device, pages).err();
+    let error = error.and_then(|e| e.downcast::<Errno>().ok());
+    ensure!(error == Some(Errno::NOMEM), "{error:?}");
+    ensure!(kernel::buffers()? == before, "a buffer stays");
+    Ok(())
 }
 
 /// Swap with no room left, and the file that is in there.
