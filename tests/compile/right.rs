@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 // ok
-//! What must compile: owners and views go to other threads, views can be cut. PFNs are mapped of pages
-//! of all kinds.
+//! What must compile: owners and views go to other threads, views can be cut. PFNs are mapped of
+//! pages of all kinds.
 use kernel::{bindings, prelude::*};
 use pagekit_pages::{Marks, PageArray};
 use pagekit_pin::{PinArray, PinFlags};

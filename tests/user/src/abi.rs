@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! ioctls of `<linux/udmabuf.h>`, `<linux/dma-heap.h>`, `<linux/dma-buf.h>` and `tests/drivers/bench.h`,
-//! defined here so that a change of the driver's idea of them shows.
+//! ioctls of `<linux/udmabuf.h>`, `<linux/dma-heap.h>`, `<linux/dma-buf.h>` and
+//! `tests/drivers/bench.h`, defined here so that a change of the driver's idea of them shows.
 
 use std::ffi::{c_void, CStr};
 use std::fmt::Display;

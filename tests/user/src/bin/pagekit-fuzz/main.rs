@@ -2,8 +2,8 @@
 //! Random operations on all devices, checked against a model of what must be visible in which page,
 //! and garbage at all ioctls. Runs as root in a VM.
 //!
-//! A sequence is made from a number, and runs in a child. Those that follow are made from the numbers
-//! that follow: with the one that fails as the seed, it is the first.
+//! A sequence is made from a number, and runs in a child. Those that follow are made from the
+//! numbers that follow: with the one that fails as the seed, it is the first.
 
 mod model;
 mod op;

@@ -33,8 +33,8 @@ pub const HEAP: &str = "/dev/dma_heap/pagekit";
 const HUGE: usize = HUGE_PAGES * PAGE;
 /// Of larger ones, not all pages are looked at each time.
 const LOOK_AT: usize = 12;
-/// How many devices of a thread map at once: DMA_API_DEBUG warns of more than eight that may write to
-/// the same page.
+/// How many devices of a thread map at once: DMA_API_DEBUG warns of more than eight that may write
+/// to the same page.
 const MAPPED: usize = 2;
 /// Fresh pages of a node.
 const NODE_PAGES: usize = 2 * HUGE_PAGES + 37;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Devices at a buffer, and CPU access meanwhile. For any exporter.
 //!
-//! Where DMA goes through bounce buffers, which `swiotlb=force` makes all of it do, a device and the
-//! CPU see the same only where the exporter has synced.
+//! Where DMA goes through bounce buffers, which `swiotlb=force` makes all of it do, a device and
+//! the CPU see the same only where the exporter has synced.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -279,7 +279,8 @@ fn device_to_device(env: &Env) -> Result<()> {
     Ok(())
 }
 
-/// CPU access begins when a device is done that there is a fence for, and shows what that has written.
+/// CPU access begins when a device is done that there is a fence for, and shows what that has
+/// written.
 fn device_late(env: &Env) -> Result<()> {
     let buf = env.filled(1, 16)?;
     let map = Mapping::shared(&buf, 0, 16 * PAGE)?;

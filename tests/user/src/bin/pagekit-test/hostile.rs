@@ -110,7 +110,8 @@ fn charged(make: impl Fn() -> Result<OwnedFd>) -> Result<()> {
     .join("child")
 }
 
-/// Who asks for more than it may have gets an error or is killed, and all that it had is given back.
+/// Who asks for more than it may have gets an error or is killed, and all that it had is given
+/// back.
 fn memory_limit(make: impl Fn() -> Result<OwnedFd>) -> Result<()> {
     let cgroup = Cgroup::new("pagekit-limit")?;
     cgroup.limit(SIZE / 2)?;

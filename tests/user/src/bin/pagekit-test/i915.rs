@@ -172,7 +172,8 @@ fn kernel_map_pins(env: &Env) -> Result<()> {
     let mut bytes = [0; 9];
     object.read(PAGE, &mut bytes)?;
     ensure!(&bytes == b"something");
-    // Who holds on to a kernel mapping keeps it pinned: nobody here does, but nouveau's copy needs it.
+    // Who holds on to a kernel mapping keeps it pinned: nobody here does, but nouveau's copy needs
+    // it.
     let import = Object::of(DYNAMIC, object.export()?)?;
     import.read(PAGE, &mut bytes)?;
     ensure!(&bytes == b"something" && pinned(&object)? == 0);
@@ -684,7 +685,8 @@ fn revoke_beside_copies(env: &Env) -> Result<()> {
     check(&object, 1, 16)
 }
 
-/// A device that can't stop at once writes on, and is waited for: until it has unmapped the pages, too.
+/// A device that can't stop at once writes on, and is waited for: until it has unmapped the pages,
+/// too.
 fn revoke_waits(env: &Env) -> Result<()> {
     let object = written(env, 1, 16)?;
     let buf = object.export()?;

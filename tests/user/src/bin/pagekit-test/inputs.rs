@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The table of bad inputs: what each entry must refuse, with which error, and which check says so.
 //!
-//! After a row, nothing is left (the runner sees to that), the kernel has nothing to say, and the same
-//! call with good input works.
+//! After a row, nothing is left (the runner sees to that), the kernel has nothing to say, and the
+//! same call with good input works.
 
 pub mod buffer;
 pub mod heap;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What nobody gets to see or to do: memory of others, writing to what is to be read only, addresses
-//! of the kernel, and memory that nobody is charged for.
+//! What nobody gets to see or to do: memory of others, writing to what is to be read only,
+//! addresses of the kernel, and memory that nobody is charged for.
 
 use std::fs;
 use std::io;
@@ -325,8 +325,8 @@ fn check_folder(folder: &Path) -> Result<usize> {
     Ok(count)
 }
 
-/// Neither what the kernel shows of buffers, files and modules, nor the log has any. The runner looks
-/// at the log, too.
+/// Neither what the kernel shows of buffers, files and modules, nor the log has any. The runner
+/// looks at the log, too.
 fn no_addresses(env: &Env) -> Result<()> {
     let control = format!("at {:016x}, it says", 0xffff_8880_1234_5678u64);
     ensure!(address_in(&control).is_some() && address_in("ffffffffffffffea 0x12").is_none());

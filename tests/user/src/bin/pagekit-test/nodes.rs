@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The kinds of mappings, at the test nodes of `tests/drivers/node.rs`: the same cases for all, with what
-//! each kind allows.
+//! The kinds of mappings, at the test nodes of `tests/drivers/node.rs`: the same cases for all,
+//! with what each kind allows.
 
 pub mod advice;
 pub mod failures;
@@ -200,8 +200,8 @@ fn offsets(env: &Env) -> Result<()> {
     Ok(())
 }
 
-/// One fault for what a page table reaches but for at most 2 MiB, or for a huge page, and none for writing after
-/// reading.
+/// One fault for what a page table reaches but for at most 2 MiB, or for a huge page, and none for
+/// writing after reading.
 fn faults(env: &Env) -> Result<()> {
     const AROUND: usize = if HUGE_SIZE < 2 << 20 {
         HUGE_PAGES

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Which node memory comes from, on a machine with two: what cpusets and memory policies say holds for
-//! buffers, too, with large folios and single pages. Mainline's heap is held to the same.
+//! Which node memory comes from, on a machine with two: what cpusets and memory policies say holds
+//! for buffers, too, with large folios and single pages. Mainline's heap is held to the same.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;

@@ -105,8 +105,8 @@ impl Drop for Points {
 
 /// Makes `call`, with whatever `prepare` made for it, until nothing is left in it that could fail.
 ///
-/// After each failure the call must have had the right error, nothing may be left, and the same call
-/// must work. Or it copes, and has worked at once. `check` looks at what has worked.
+/// After each failure the call must have had the right error, nothing may be left, and the same
+/// call must work. Or it copes, and has worked at once. `check` looks at what has worked.
 pub fn each<S, T>(
     prepare: impl Fn() -> Result<S>,
     call: impl Fn(&S) -> io::Result<T>,

@@ -228,8 +228,8 @@ pub const RADEON: &[&[Row]] = &[
 /// A call with an argument that the kernel reads, if it gets that far.
 fn call<T>(object: &Object, cmd: Opcode, arg: Option<&T>) -> io::Result<()> {
     let arg: *const c_void = arg.map_or(ptr::null(), |arg| (&raw const *arg).cast());
-    // SAFETY: all commands that are called with this read `arg`, which is large enough. `ACCESS` gets
-    // addresses that are ours or nobody's.
+    // SAFETY: all commands that are called with this read `arg`, which is large enough. `ACCESS`
+    // gets addresses that are ours or nobody's.
     unsafe { abi::ioctl(object, cmd, arg) }.map(drop)
 }
 

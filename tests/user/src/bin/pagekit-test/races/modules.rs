@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Modules are unloaded while their devices are opened: never under whoever has a file, a buffer or a
-//! mapping of theirs.
+//! Modules are unloaded while their devices are opened: never under whoever has a file, a buffer or
+//! a mapping of theirs.
 
 use std::ffi::CString;
 use std::fs::File;

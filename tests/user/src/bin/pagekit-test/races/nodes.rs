@@ -105,7 +105,8 @@ impl Place {
     }
 }
 
-/// Changes a mapping of all pages, which may not be the same then, or `stays`, which keeps its place.
+/// Changes a mapping of all pages, which may not be the same then, or `stays`, which keeps its
+/// place.
 fn change(
     round: usize,
     kind: &Kind,
