@@ -56,8 +56,8 @@ def update(tree) -> int:
     lines = lines_of(copies.values())
     counted = {key: lines[path] for key, path in copies.items()}
     whole = [count for key, count in counted.items() if rows[key][1].startswith("all,")]
-    total = (f"{len(counted)} functions in {len({file for file, _ in counted})} files, {sum(counted.values())} lines. "
-             f"Of these, {len(whole)} with {sum(whole)} lines would go as a whole.")
+    total = (f"{len(counted)} functions in {len({file for file, _ in counted})} files, {sum(counted.values())} lines; "
+             f"{len(whole)} with {sum(whole)} lines would go as a whole.")
     text = ROW.sub(lambda row: f"   {row[1]}, {row[2]}, {counted[row[1], row[2]]}, {row[4]}"
                    if row.group(1, 2) in counted else row[0], text)
     SURVEY.write_text(re.sub(r"^\d+ functions in .*$", total, text, flags=re.M))
