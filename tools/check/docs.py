@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What the documents show, and how wide they are."""
+"""What the documents show."""
 
 import re
 import textwrap
 
-from tools.lib.build import TESTS, TOP, run
+from tools.lib.build import TOOLS, TOP
 from tools.lib.tap import case
 
-BLOCK = re.compile(r"^```(rust|c)\n(.*?)^```|^\.\. code-block:: (rust|c|make|kconfig)\n\n(.*?)(?=^\S|\Z)", re.M | re.S)
+# In Markdown, and in reStructuredText, where a block is what is indented more than its directive.
+BLOCKS = (re.compile(r"^()```(\w+)\n(.*?)^```", re.M | re.S),
+          re.compile(r"^( *)\.\. code-block:: (\w+)\n((?:\n|\1 +.*\n?)+)", re.M))
 # Where the code of a language is from.
 SOURCES = {
     "rust": ("src/*.rs", "samples/*.rs", "tests/kunit/*.rs", "tests/compile/readme.rs"),
     "c": ("samples/*.[ch]", "src/*.[ch]", "tests/kunit/*.[ch]", "include/*.h"),
     "make": ("Kbuild", "samples/template/Kbuild", "samples/template/Makefile"),
     "kconfig": ("Kconfig",),
+    "diff": ("tools/convert/*.cocci",),
 }
-COMMENT = {"rust": r"//", "c": r"//|/?\*", "make": "#", "kconfig": "#"}
-# In columns. What a command prints and code may be as wide as sources are.
-TEXT, SOURCE = 80, 100
+COMMENT = {"rust": r"//", "c": r"//|/?\*", "make": "#", "kconfig": "#", "diff": "//"}
 
 
 def code(text, language) -> str:
@@ -37,24 +38,27 @@ def compiled(language) -> list[str]:
 
 def shown(text):
     """The code that a document shows, cut where it has a blank line."""
-    for match in BLOCK.finditer(text):
-        language = match[1] or match[3]
-        for part in re.split(r"\n\s*\n", textwrap.dedent(match[2] or match[4])):
+    for _, language, block in (match.groups() for blocks in BLOCKS for match in blocks.finditer(text)):
+        for part in re.split(r"\n\s*\n", textwrap.dedent(block)) if language in SOURCES else ():
             if lines := code(part, language):
                 yield language, lines
 
 
-def wide_lines(path, most):
-    """Lines that are too wide, but for such as can't be broken: tables, links."""
-    literal = None
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        indent = len(line) - len(line.lstrip())
-        if line and literal is not None and indent <= literal:
-            literal = None
-        if len(line) > (SOURCE if literal is not None else most) and len(line.split()) > 1:
-            yield f"{path.relative_to(TOP)}:{number}"
-        if literal is None and re.match(r"\s*\.\. (code-block|csv-table)|(?!\s*\.\. ).*::$", line):
-            literal = indent
+def unfounded():
+    """Figures in the table of README.md that are not on the page which the row links to."""
+    row = r"^\| [^|]* \| ([^|]*) \| [^|]*\]\(([\w./-]*)[^|]*\) \|$"
+    for figures, page in re.findall(row, (TOP / "README.md").read_text(), re.M):
+        text = (TOP / page).read_text()
+        for figure in re.findall(r"\d[\d.]*%?(?: [a-z]+)?", figures):
+            if not re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", text):
+                yield f"{figure}, on {page}"
+
+
+def lost_links(path):
+    """Links of a page that goes into a kernel tree to one that doesn't."""
+    placed = re.findall(r"^   (\w+)$", (TOOLS / "intree/index.rst").read_text(), re.M)
+    links = re.findall(r":doc:`(?:[^`<]*<)?([\w-]+)>?`", path.read_text())
+    return [f"link to {link}, which a kernel tree lacks" for link in links if path.stem in placed and link not in placed]
 
 
 def cases():
@@ -63,4 +67,7 @@ def cases():
     for path in [TOP / "README.md", *sorted((TOP / "Documentation").glob("*.rst"))]:
         wrong = [lines.strip().replace("\n", " | ") for language, lines in shown(path.read_text())
                  if not any("\n" + lines in text for text in sources[language])]
-        yield case(f"docs.{path.name}", f"not in this order in any source: {' || '.join(wrong)}" if wrong else "")
+        wrong = [f"in this order in no source: {code}" for code in wrong] + lost_links(path)
+        if path.name == "README.md":
+            wrong += unfounded()
+        yield case(f"docs.{path.name}", "; ".join(wrong))
