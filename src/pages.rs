@@ -2,12 +2,27 @@
 
 //! Get the array of pages.
 //!
-//! A [`PageArray`] holds one reference on each page of a shmem file range and lends them as
-//! `&[PageRef<'_>]`. Held is not pinned: the pages stay allocated, but truncation and hole punching
-//! take them out of the file, or zero them where only a part of a large folio is punched. A driver
-//! that lets devices at user-visible file pages wants `pagekit_pin`.
+//! A driver that shares memory through a dma-buf needs the `struct page` of each page in it: to
+//! build a scatter-gather table for a device, or to map the memory for a process. A [`PageArray`]
+//! is the array of these. It holds one reference on each page, so that no page is freed while the
+//! array has it, and lends them as `&[PageRef<'_>]`.
+//!
+//! * [`PageArray::from_shmem`] gets the pages of a range of a shmem file: memory that has the
+//!   interface of a file, as memfds have, and what is behind most GEM objects.
+//! * [`PageArray::alloc`] allocates new pages.
+//!
+//! Several pages may be of one *folio*, which the kernel manages as a whole. The array has an entry
+//! for each page all the same.
+//!
+//! Held is not pinned: the pages stay allocated, but truncation and hole punching take them out of
+//! the file, or zero them where only a part of a large folio is punched. A driver that lets devices
+//! at pages which users can reach through a file wants `pagekit_pin`.
 //!
 //! No lock is held on return. What the kernel takes inside a call is said there.
+//!
+//! C headers: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h),
+//! [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h),
+//! [`include/linux/gfp.h`](srctree/include/linux/gfp.h)
 
 use core::ptr::NonNull;
 use kernel::{
@@ -137,9 +152,9 @@ bitflags::bitflags! {
 ///
 /// # Invariants
 ///
-/// This owns one folio reference for every entry of `pages`. Entries follow each other as the
-/// pages of their folios do: the entry after a page is the next page of the same folio, unless the
-/// page is its folio's last.
+/// This owns one folio reference for every entry of `pages`. Entries follow each other as the pages
+/// of their folios do: the entry after a page is the next page of the same folio, unless the page
+/// is its folio's last.
 pub struct PageArray {
     pages: PageVec,
     /// What pages are marked with on drop.
@@ -172,8 +187,9 @@ impl PageArray {
     ///
     /// On any error no reference is left.
     ///
-    /// C: `drm_gem_get_pages()` in `drivers/gpu/drm/drm_gem.c`; `shmem_sg_alloc_table()` in
-    /// `drivers/gpu/drm/i915/gem/i915_gem_shmem.c`, for the flags that say how to allocate.
+    /// C: [`drm_gem_get_pages()`](srctree/drivers/gpu/drm/drm_gem.c);
+    /// [`shmem_sg_alloc_table()`](srctree/drivers/gpu/drm/i915/gem/i915_gem_shmem.c), for the flags
+    /// that say how to allocate.
     ///
     /// # Examples
     ///
@@ -248,7 +264,7 @@ impl PageArray {
     ///
     /// On any error no page is left.
     ///
-    /// C: `system_heap_allocate()` in `drivers/dma-buf/heaps/system_heap.c`.
+    /// C: [`system_heap_allocate()`](srctree/drivers/dma-buf/heaps/system_heap.c).
     ///
     /// # Examples
     ///
@@ -326,8 +342,8 @@ impl PageArray {
     /// reference for each, and there must be room.
     #[inline(never)]
     unsafe fn append_run(&mut self, first: NonNull<bindings::page>, n: usize) {
-        // SAFETY: There are `n` pages from `first` on, and room for as many entries: both are
-        // what this function asks for.
+        // SAFETY: There are `n` pages from `first` on, and room for as many entries: both are what
+        // this function asks for.
         // INVARIANT: So are the references, and that the pages are of one folio and end with it.
         unsafe {
             PageRef::fill(self.pages.spare(), first, n);
@@ -367,7 +383,7 @@ impl PageArray {
     /// Context: process context, may sleep. Takes no folio lock, and may be called by a shrinker:
     /// whoever allocates may hold any such lock.
     ///
-    /// C: `drm_gem_put_pages()` in `drivers/gpu/drm/drm_gem.c`.
+    /// C: [`drm_gem_put_pages()`](srctree/drivers/gpu/drm/drm_gem.c).
     #[inline]
     pub fn put(mut self, marks: Marks) {
         self.release(marks);

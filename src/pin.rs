@@ -2,16 +2,26 @@
 
 //! Pin and unpin.
 //!
-//! A [`PinArray`] pins ranges of memfds (shmem or hugetlb) or user memory and lends their pages as
-//! `&[PageRef<'_, PfnOnly>]`, one pin per entry. Pinned means: the page stays where it is, for as
-//! long as it takes (`FOLL_LONGTERM`), so that a device may use it. It was moved out of CMA and
-//! movable memory first; that fails if somebody else holds on to it there, after a few tries.
+//! The kernel moves pages: into swap, out of the way of larger allocations, between NUMA nodes. A
+//! device that was given a physical address can't follow. A *pin* says that a page stays where it
+//! is, for as long as it takes (`FOLL_LONGTERM`). Pins belong to the kernel's get-user-pages code
+//! (GUP), which counts them apart from references.
+//!
+//! A [`PinArray`] pins ranges of memfds (shmem or hugetlb), or memory of the calling process, and
+//! lends the pages as `&[PageRef<'_, PfnOnly>]`, with one pin for each entry. A page that can't
+//! stay is moved first, out of CMA and movable memory; that fails if somebody else holds on to it
+//! there, after a few tries.
 //!
 //! A pin does not keep a page in its file. Truncation and hole punching take it out, and the array
 //! keeps it; a part of a large folio that is pinned stays, and is zeroed. `F_SEAL_SHRINK` keeps
 //! truncation away. No seal keeps holes from being punched in a file that stays writable.
 //!
 //! Accounting (`RLIMIT_MEMLOCK`) is the driver's. No lock is held on return.
+//!
+//! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
+//! [`include/linux/memfd.h`](srctree/include/linux/memfd.h)
+//!
+//! Reference: <https://docs.kernel.org/core-api/pin_user_pages.html>
 
 use core::ptr::NonNull;
 use kernel::{
@@ -80,9 +90,9 @@ pub struct PinFlags(u32);
 // The values are those of pagekit.h.
 bitflags::bitflags! {
     impl PinFlags: u32 {
-        /// The pages may be written through the array, by a device or a mapping, C's
-        /// `FOLL_WRITE`: they are marked [`Marks::DIRTY`] when the array is dropped, so that what
-        /// was written survives reclaim.
+        /// The pages may be written through the array, by a device or a mapping, C's `FOLL_WRITE`:
+        /// they are marked [`Marks::DIRTY`] when the array is dropped, so that what was written
+        /// survives reclaim.
         const WRITE = 16;
         /// Reclaim as hard as may be for the array itself, C's `__GFP_RETRY_MAYFAIL`, but have
         /// nobody killed for it: `ENOMEM` comes instead. Pages are got as ever: a driver that wants
@@ -147,8 +157,8 @@ impl PinArray {
     /// Pins the `count` pages at page offset `pgoff` of the memfd `file`, behind those that the
     /// array has already.
     ///
-    /// Holes and swapped-out pages are filled, pages that were never written are zeroed. Ranges
-    /// may overlap, within one array and across arrays.
+    /// Holes and swapped-out pages are filled, pages that were never written are zeroed. Ranges may
+    /// overlap, within one array and across arrays.
     ///
     /// Whether the file was opened for writing, or its seals forbid that, nobody asks here, not
     /// even for [`PinFlags::WRITE`]. A driver asks before it lets users write to the pages.
@@ -156,8 +166,8 @@ impl PinArray {
     /// If somebody else holds pages in movable memory, and pins them at the same time perhaps, this
     /// tries again a few times, with some milliseconds in between.
     ///
-    /// Context: process context, may sleep. Takes folio locks, and what filling the file takes.
-    /// The caller may hold the inode lock shared, to keep seals as they are. Not for shrinkers.
+    /// Context: process context, may sleep. Takes folio locks, and what filling the file takes. The
+    /// caller may hold the inode lock shared, to keep seals as they are. Not for shrinkers.
     ///
     /// # Errors
     ///
@@ -172,8 +182,8 @@ impl PinArray {
     ///
     /// On any error the array is as it was.
     ///
-    /// C: `memfd_pin_folios()` in `mm/gup.c`; `udmabuf_pin_folios()` in
-    /// `drivers/dma-buf/udmabuf.c`.
+    /// C: [`memfd_pin_folios()`](srctree/mm/gup.c);
+    /// [`udmabuf_pin_folios()`](srctree/drivers/dma-buf/udmabuf.c).
     ///
     /// # Examples
     ///
@@ -226,8 +236,8 @@ impl PinArray {
     ///
     /// On any error the array is as it was.
     ///
-    /// C: `pin_user_pages_fast()` in `mm/gup.c`; `amdxdna_get_ubuf()` in
-    /// `drivers/accel/amdxdna/amdxdna_ubuf.c`.
+    /// C: [`pin_user_pages_fast()`](srctree/mm/gup.c);
+    /// [`amdxdna_get_ubuf()`](srctree/drivers/accel/amdxdna/amdxdna_ubuf.c).
     ///
     /// # Examples
     ///
@@ -348,8 +358,8 @@ impl PinArray {
     ///
     /// There must be room for `count` more entries, and it must be at most [`CHUNK`].
     unsafe fn pin_chunk(&mut self, file: &LocalFile, pgoff: usize, count: usize) -> Result {
-        // The folios are pinned straight into the page array, and expanded in it below: the
-        // pointer to an order-0 folio is the pointer to its page.
+        // The folios are pinned straight into the page array, and expanded in it below: the pointer
+        // to an order-0 folio is the pointer to its page.
         let slots = self.pages.spare();
         let mut offset = 0;
         // SAFETY: The file is open. There is room for `count` pointers, which fits a `c_uint`
@@ -398,7 +408,7 @@ impl PinArray {
     ///
     /// Context: process context, may sleep. A shrinker may call it for arrays of memfds.
     ///
-    /// C: `unpin_user_pages_dirty_lock()` in `mm/gup.c`.
+    /// C: [`unpin_user_pages_dirty_lock()`](srctree/mm/gup.c).
     ///
     /// # Examples
     ///

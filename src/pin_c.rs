@@ -73,8 +73,8 @@ unsafe extern "C" fn pagekit_unpin(pins: *mut pagekit_pins, flags: c_uint) {
 /// # Safety
 ///
 /// `pins` must be an array of which `pages` is memory that `kvfree()` may free, with `count`
-/// entries that the functions above have pinned, and room for `more`. Nobody else may use it
-/// during the call.
+/// entries that the functions above have pinned, and room for `more`. Nobody else may use it during
+/// the call.
 unsafe fn with_array(
     pins: *mut pagekit_pins,
     more: usize,

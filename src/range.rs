@@ -2,17 +2,17 @@
 
 //! Page range arithmetic, checked for overflow.
 //!
-//! Nothing here needs a kernel: the file is compiled into the helpers, and on
-//! the host for its property tests (`tests/range.rs`).
+//! Nothing here needs a kernel: the file is compiled into the helpers, and on the host for its
+//! property tests (`tests/range.rs`).
 
 /// Largest file size in bytes, C's `MAX_LFS_FILESIZE` where `loff_t` is 64 bits wide.
 const MAX_FILE_BYTES: u64 = i64::MAX as u64;
 
-/// Indices of the `count` pages that a mapping shows from `pgoff` on, in an
-/// array of `len` pages that starts at page offset `base`.
+/// Indices of the `count` pages that a mapping shows from `pgoff` on, in an array of `len` pages
+/// that starts at page offset `base`.
 ///
-/// This is the one offset rule: index = pgoff - base. [`None`] if the window is
-/// empty, does not lie wholly within the array, or wraps around.
+/// This is the one offset rule: index = pgoff - base. [`None`] if the window is empty, does not lie
+/// wholly within the array, or wraps around.
 #[inline]
 pub const fn window(
     len: usize,

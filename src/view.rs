@@ -2,15 +2,20 @@
 
 //! What the three helpers share: a borrowed array of pages, and ranges of it.
 //!
-//! The currency is `&[PageRef<'_>]`, which is C's `struct page **` and a length
-//! with a lifetime: it lives as long as the owner that holds or pins the pages.
-//! Whoever produces pages lends such a slice, whoever maps pages takes one, and
-//! neither knows the other. Cut it with the ordinary slice operations.
+//! The currency is `&[PageRef<'_>]`: a slice of pointers to `struct page` that live as long as what
+//! holds or pins the pages. In memory it is C's `struct page **` and a length. What produces pages
+//! lends such a slice, what maps pages takes one, and neither knows the other. Cut it with the
+//! ordinary slice operations.
 //!
-//! Pages whose owner doesn't look at reference counts, and pages that are pinned, have a type of
-//! their own, `PageRef<'_, PfnOnly>`, which what takes references doesn't accept.
+//! A page has one of two kinds. [`Counted`] pages are given back by their reference counts, and
+//! users may see them: whoever takes a reference may keep the page. Of [`PfnOnly`] pages only the
+//! number of the page frame (PFN) may be used, because their owner doesn't look at reference counts
+//! or decides who may write to them: pages of a pool, and pinned pages. What takes references
+//! doesn't accept these.
 //!
 //! This crate is metadata only. It is all inline, has no symbols and no module.
+//!
+//! C header: [`include/linux/mm_types.h`](srctree/include/linux/mm_types.h)
 
 use core::{
     hint::assert_unchecked,
@@ -93,8 +98,8 @@ unsafe impl<Of> Send for PageRef<'_, Of> {}
 unsafe impl<Of> Sync for PageRef<'_, Of> {}
 
 impl<'a> PageRef<'a> {
-    /// Borrows an array of pages that a driver has already, and gives back by reference count:
-    /// with `put_page()`, say. No references are taken.
+    /// Borrows an array of pages that a driver has already, and gives back by reference count: with
+    /// `put_page()`, say. No references are taken.
     ///
     /// Pools that hand out pages again without a look at their counts lend them with
     /// [`PageRef::pfns_from_raw`].

@@ -2,23 +2,29 @@
 
 //! Map pages into a VMA at an offset.
 //!
+//! When a process maps a buffer, the kernel makes a *VMA* for it, a range of addresses, and calls
+//! the driver's mmap operation. The range is empty. The driver fills in page table entries, either
+//! there and then (eagerly) or when the process first touches an address: then the CPU faults, and
+//! the kernel calls the driver's fault operation. There are functions here for both operations.
+//!
 //! There are two kinds of mapping, and the driver chooses:
 //!
-//! * *PFNs*: the kernel sees no `struct page` behind the addresses. GUP and what is built on it
-//!   (`O_DIRECT`, `ptrace`) is refused with `EFAULT`; truncating or punching holes into a file that
-//!   the pages come from does not disturb the mapping. The mapping holds no references: these
-//!   functions are `unsafe`, for the driver promises that the pages outlive it.
+//! * *PFNs*, numbers of page frames: the kernel sees no `struct page` behind the addresses. Code
+//!   that wants the pages behind addresses (get-user-pages, GUP, as for `O_DIRECT` and `ptrace`) is
+//!   refused with `EFAULT`; truncating or punching holes into a file that the pages come from does
+//!   not disturb the mapping. The mapping holds no references: these functions are `unsafe`, for
+//!   the driver promises that the pages outlive it.
 //! * *Referenced pages*: ordinary pages, on which the mapping holds references. GUP works, and what
 //!   it pins outlives the mapping. So it is only for pages that are given back by their reference
 //!   counts: a pool that hands pages out again without a look at these lends slices that the
 //!   functions don't take. Nor is it for pages of a file or of a process, which are refused: a file
 //!   that is truncated would meet mappings of its pages that it doesn't know of.
 //!
-//! Each is mapped eagerly, from the driver's mmap operation, or on fault, from its fault
-//! operations.
+//! Both refuse a private mapping that can be written to. There the kernel copies a page on the
+//! first write (copy on write, COW), so that the buffer would never have what was written.
 //!
-//! Mappings are writable where user space asks for that. What whoever maps it may only read, as
-//! pages that were pinned without `PinFlags::WRITE`, is mapped by the `_ro` function of each kind.
+//! Mappings are writable where user space asks for that. Pages that a process may only read, as
+//! those that were pinned without `PinFlags::WRITE`, are mapped by the `_ro` function of each kind.
 //!
 //! One rule for cache modes: entries of all sizes are what `vm_page_prot` says. Where the kernel
 //! knows better for PFNs, as it does on x86, they are what the memory is set to, as those of
@@ -27,9 +33,14 @@
 //!
 //! One offset rule: a mapping has a `base`, and shows at page offset `pgoff` the page
 //! `pgoff - base` of the array. A VMA that was split, moved or shrunk keeps its page offsets, and
-//! so its pages. A dma-buf has the base 0; a DRM driver passes the fake offset of its object.
+//! so its pages. A dma-buf has the base 0. A DRM driver maps all its objects through one file, each
+//! at an offset of its own in there, the *fake offset*: that is the base of an object
+//! (`drm_vma_node_start()`).
 //!
 //! No lock is held on return. The mmap lock, held by the caller, is proved by the VMA type.
+//!
+//! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
+//! [`include/linux/huge_mm.h`](srctree/include/linux/huge_mm.h)
 
 use core::ops::Range;
 use kernel::{
@@ -137,8 +148,8 @@ impl VmFault {
         unsafe { &(*self.0.get()).__bindgen_anon_1 }
     }
 
-    /// The VMA that the fault is in. What a driver has put into its `vm_private_data` is reached
-    /// by [`VmaRef::as_ptr`].
+    /// The VMA that the fault is in. What a driver has put into its `vm_private_data` is reached by
+    /// [`VmaRef::as_ptr`].
     #[inline]
     pub fn vma(&self) -> &VmaRef {
         // SAFETY: By the type invariants, the VMA is valid and locked.
@@ -322,7 +333,7 @@ unsafe fn setup(
 /// `EINVAL`: a private mapping that is or could become writable (COW), a window that is not wholly
 /// within the array, or a VMA that is a mixed mapping already.
 ///
-/// C: `mmap_udmabuf()` in `drivers/dma-buf/udmabuf.c`.
+/// C: [`mmap_udmabuf()`](srctree/drivers/dma-buf/udmabuf.c).
 ///
 /// # Safety
 ///
@@ -393,7 +404,7 @@ pub unsafe fn setup_pfns_ro(vma: &VmaNew, len: usize, base: usize) -> Result {
 ///
 /// The error must be that of the mmap operation: the kernel unmaps what was mapped, then.
 ///
-/// C: `remap_io_sg()` in `drivers/gpu/drm/i915/i915_mm.c`.
+/// C: [`remap_io_sg()`](srctree/drivers/gpu/drm/i915/i915_mm.c).
 ///
 /// # Safety
 ///
@@ -484,7 +495,7 @@ unsafe fn map_any(vma: &VmaNew, pages: &[PageRef<'_, PfnOnly>], base: usize) -> 
 /// (may sleep), takes their lock. To revoke mappings, hold a lock of the driver's own around both
 /// this call and [`zap`].
 ///
-/// C: `udmabuf_vm_fault()` in `drivers/dma-buf/udmabuf.c`.
+/// C: [`udmabuf_vm_fault()`](srctree/drivers/dma-buf/udmabuf.c).
 ///
 /// # Safety
 ///
@@ -545,7 +556,7 @@ unsafe fn fault_any(
 ///
 /// Context and safety are those of [`fault_pfns`], which the driver's fault operation must call.
 ///
-/// C: `vmf_insert_pfn_pmd()` in `mm/huge_memory.c`.
+/// C: [`vmf_insert_pfn_pmd()`](srctree/mm/huge_memory.c).
 ///
 /// # Safety
 ///
@@ -648,7 +659,7 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// `EINVAL`: a private mapping that is or could become writable (COW), a window that is not wholly
 /// within the array, or a VMA that is one for PFNs already.
 ///
-/// C: `drm_gem_shmem_mmap()` in `drivers/gpu/drm/drm_gem_shmem_helper.c`.
+/// C: [`drm_gem_shmem_mmap()`](srctree/drivers/gpu/drm/drm_gem_shmem_helper.c).
 ///
 /// # Examples
 ///
@@ -694,7 +705,7 @@ pub fn setup_pages_ro(vma: &VmaNew, len: usize, base: usize) -> Result {
 ///
 /// The error must be that of the mmap operation: the kernel unmaps what was mapped, then.
 ///
-/// C: `vm_insert_pages()` in `mm/memory.c`.
+/// C: [`vm_insert_pages()`](srctree/mm/memory.c).
 ///
 /// # Examples
 ///
@@ -757,7 +768,7 @@ pub fn map_pages_ro(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result 
 /// Context: the fault operation, under the mmap lock or the lock of the VMA. Allocates page tables
 /// (may sleep), takes their lock.
 ///
-/// C: `vmf_insert_page_mkwrite()` in `mm/memory.c`.
+/// C: [`vmf_insert_page_mkwrite()`](srctree/mm/memory.c).
 #[export_name = "pagekit_vma_fault_pages"]
 pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> bindings::vm_fault_t {
     let Some(block) = vmf.block(PageRef::pfns(pages), base, false, AROUND) else {
@@ -807,7 +818,7 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
 ///
 /// Context: that of [`fault_pages`], which the driver's fault operation must call.
 ///
-/// C: `vmf_insert_folio_pmd()` in `mm/huge_memory.c`.
+/// C: [`vmf_insert_folio_pmd()`](srctree/mm/huge_memory.c).
 ///
 /// # Safety
 ///
@@ -877,7 +888,7 @@ fn are_free_standing(pages: &[PageRef<'_, PfnOnly>]) -> bool {
 /// Context: may sleep. Takes the lock of the mapping (`i_mmap_rwsem`) and those of page tables. A
 /// shrinker may call it.
 ///
-/// C: `drm_vma_node_unmap()` in `include/drm/drm_vma_manager.h`.
+/// C: [`drm_vma_node_unmap()`](srctree/include/drm/drm_vma_manager.h).
 ///
 /// # Safety
 ///

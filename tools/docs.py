@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools.lib.build import HELPERS, OUT, TOP, Broken, build_htmldocs, call, guarded, modules_dir, set_up
+from tools.lib.build import HELPERS, OUT, TOP, Broken, build_htmldocs, call, guarded, modules_dir, set_up, source_of
 
 LINK = re.compile(r'<a [^>]*?href="([^"#?]+)')
 
@@ -58,10 +58,19 @@ def rustdoc(_options) -> int:
         at = kept.index("--out-dir")
         call(f"rustdoc of {name}", "env", "-C", modules, *words[:first], "rustdoc", *kept[:at], *kept[at + 2:],
                  "-Drustdoc::all", "-Arustdoc::private_doc_tests", "--output", folder, env=env)
+    link_sources(folder, ours, source_of(built["KDIR"]))
     if broken := sorted(broken_links(folder, ours)):
         raise Broken(f"links to nothing: {', '.join(broken[:10])}")
     print(f"rustdoc: ok; begin at {os.path.relpath(folder)}/pagekit_pin/index.html")
     return 0
+
+
+def link_sources(folder, crates, tree):
+    """Lead links to C sources into the kernel tree, as its own rustdoc does."""
+    for page in (page for crate in crates for page in (folder / crate).rglob("*.html")):
+        text = page.read_text()
+        if '"srctree/' in text:
+            page.write_text(text.replace('"srctree/', f'"{os.path.relpath(tree, page.parent)}/'))
 
 
 def broken_links(folder, crates) -> set[str]:
