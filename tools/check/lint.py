@@ -9,6 +9,8 @@ from tools.lib.tap import case
 
 # What such a comment says nothing with.
 REFERS = re.compile(r"// SAFETY: (?:As above|As the caller promises|By the safety requirements|Plain call).*")
+# In columns: prose, which goes into a kernel tree beside pages of that width, and comments.
+PROSE, COMMENT = 80, 100
 SPDX = re.compile(r'SPDX-License-Identifier(: |": ")GPL-2\.0')
 
 
@@ -34,12 +36,40 @@ def source_cases():
     yield case("lint.allow", "no reason: " + ", ".join(bare) if bare else "")
     refers = [f"{path.relative_to(TOP)}: {found}" for path in sources for found in REFERS.findall(path.read_text())]
     yield case("lint.safety", " | ".join(refers))
+    yield from width_cases(tracked)
     yield case("lint.htmldocs", build_htmldocs(TOP / "out/htmldocs"))
     # The last two go into a kernel tree as they are.
     without = ("COPYING", ".gitignore", "tools/intree/MAINTAINERS", "tools/intree/bitflags.md")
     unsigned = [name for name in tracked if name not in without and not name.endswith(".lock")
                 and not SPDX.search((TOP / name).read_text()[:300])]
     yield case("lint.spdx", ", ".join(unsigned))
+
+
+def wide_prose(path):
+    """Where it is too wide, but for what is as it is: code and what commands print, rows, links."""
+    literal = None
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        indent = len(line) - len(line.lstrip())
+        if literal is not None and line and (line == "```" or indent <= literal):
+            literal = None
+        elif literal is None and re.match(r"\s*\.\. (code-block|csv-table)::|(?!\s*\.\. ).*::$|```", line):
+            literal = -1 if line.startswith("```") else indent
+        elif literal is None and len(line) > PROSE and " " in line.strip() and not line.startswith(("|", "![")):
+            yield number
+
+
+def wide_comments(path):
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if len(line) > COMMENT and re.match(r"\s*(//|/?\*)", line):
+            yield number
+
+
+def width_cases(tracked):
+    documents = [name for name in tracked if name.endswith(".rst") or name == "README.md"]
+    sources = [name for name in tracked if name.endswith((".rs", ".c", ".h"))]
+    wide = [f"{name}:{number}" for names, lines in ((documents, wide_prose), (sources, wide_comments))
+            for name in names for number in lines(TOP / name)]
+    yield case("lint.width", ", ".join(wide))
 
 
 def clippy_cases(config):
