@@ -167,8 +167,8 @@ impl PageArray {
     /// Resident pages are looked up in batches, holes and swapped-out pages are filled, and pages
     /// that were allocated but never written are zeroed.
     ///
-    /// Whether the file was opened for writing, or its seals forbid that, nobody asks here. A
-    /// driver asks before it lets users write to pages of a file of theirs.
+    /// This doesn't ask whether the file was opened for writing, or whether its seals forbid that.
+    /// A driver asks before it lets users write to pages of a file of theirs.
     ///
     /// Context: process context, may sleep. Takes folio locks, and what filling a shmem file takes.
     /// The caller need not hold anything. Not for shrinkers. A hole that is punched takes pages out
@@ -381,7 +381,7 @@ impl PageArray {
     /// Releases the pages, and marks them first as `marks` says and not as they would be on drop.
     ///
     /// Context: process context, may sleep. Takes no folio lock, and may be called by a shrinker:
-    /// whoever allocates may hold any such lock.
+    /// the code that allocates may hold any such lock.
     ///
     /// C: [`drm_gem_put_pages()`](srctree/drivers/gpu/drm/drm_gem.c).
     #[inline]

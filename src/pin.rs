@@ -112,7 +112,7 @@ const TRIES: u32 = 5;
 ///
 /// Unpinned on drop, or by [`PinArray::put`]. Both may sleep. A shrinker may call them for arrays
 /// of memfds. Not for arrays of user memory: if that is of a file on a disk, marking it dirty takes
-/// folio locks, which whoever allocates may hold.
+/// folio locks, which the code that allocates may hold.
 ///
 /// # Invariants
 ///
@@ -160,11 +160,11 @@ impl PinArray {
     /// Holes and swapped-out pages are filled, pages that were never written are zeroed. Ranges may
     /// overlap, within one array and across arrays.
     ///
-    /// Whether the file was opened for writing, or its seals forbid that, nobody asks here, not
-    /// even for [`PinFlags::WRITE`]. A driver asks before it lets users write to the pages.
+    /// This doesn't ask whether the file was opened for writing, or whether its seals forbid that,
+    /// not even for [`PinFlags::WRITE`]. A driver asks before it lets users write to the pages.
     ///
-    /// If somebody else holds pages in movable memory, and pins them at the same time perhaps, this
-    /// tries again a few times, with some milliseconds in between.
+    /// If somebody else holds pages in movable memory, or pins them at the same time, this tries
+    /// again a few times, with some milliseconds in between.
     ///
     /// Context: process context, may sleep. Takes folio locks, and what filling the file takes. The
     /// caller may hold the inode lock shared, to keep seals as they are. Not for shrinkers.
@@ -498,9 +498,9 @@ impl Drop for PinArray {
 
 /// How many users need pages pinned: a plain nested count.
 ///
-/// Whoever counts first pins the pages, and whoever leaves last unpins them, whether they pin when
-/// a buffer is made, a device maps or the CPU does. The driver brings the lock: `&mut self` asks
-/// for it.
+/// The first user pins the pages, and the last one unpins them: users that come when a buffer is
+/// made, when a device maps, or when the CPU does. The driver brings the lock: `&mut self` asks for
+/// it.
 ///
 /// # Examples
 ///

@@ -69,7 +69,7 @@ pub const PMD_ORDER: u32 = PAGE_SHIFT as u32 - if cfg!(CONFIG_S390) { 4 } else {
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub enum Counted {}
 
-/// Nothing: whoever owns the page may take it back whatever its reference count is, or users may
+/// Nothing: the owner of the page may take it back whatever its reference count is, or users may
 /// not write to it. See [`PageRef`].
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub enum PfnOnly {}
@@ -82,8 +82,8 @@ pub enum PfnOnly {}
 /// other page takes its place, for `'a`: somebody holds a reference or a pin on it, or owns it.
 ///
 /// If `Of` is [`Counted`], user space may see the page, and write to it where the driver doesn't
-/// map it read-only. Whoever has it gives it back by its reference count alone: references that
-/// others take keep it beyond `'a`.
+/// map it read-only. The owner gives it back by its reference count alone: references that others
+/// take keep it beyond `'a`.
 #[derive(Copy, Clone, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct PageRef<'a, Of = Counted>(

@@ -338,8 +338,8 @@ unsafe fn setup(
 /// # Safety
 ///
 /// * The caller must not make `vma` a mixed mapping afterwards.
-/// * Whoever has mapped it must be allowed to write each page that it will show: the driver's own,
-///   say, or pinned with `PinFlags::WRITE`. None may be a zero page. Others are for
+/// * The process that has mapped it must be allowed to write each page that it will show: the
+///   driver's own, say, or pinned with `PinFlags::WRITE`. None may be a zero page. Others are for
 ///   [`setup_pfns_ro`].
 ///
 /// # Examples
@@ -363,7 +363,7 @@ pub unsafe fn setup_pfns(vma: &VmaNew, len: usize, base: usize) -> Result {
     unsafe { setup(vma, len, base, flags, flags::MIXEDMAP) }
 }
 
-/// [`setup_pfns`], for pages that whoever maps them may read but not write.
+/// [`setup_pfns`], for pages that a process may read but not write.
 ///
 /// Clears `VM_MAYWRITE`, so that `mprotect()` can't make the mapping writable either. What is
 /// private and can't be written to is no COW mapping: it is accepted, too, and shows the pages.
@@ -433,7 +433,7 @@ pub unsafe fn map_pfns<Of>(vma: &VmaNew, pages: &[PageRef<'_, Of>], base: usize)
     unsafe { map_any(vma, PageRef::pfns(pages), base) }
 }
 
-/// [`map_pfns`], for pages that whoever maps them may read but not write: see [`setup_pfns_ro`].
+/// [`map_pfns`], for pages that a process may read but not write: see [`setup_pfns_ro`].
 ///
 /// # Safety
 ///
@@ -680,7 +680,7 @@ pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
     unsafe { setup(vma, len, base, flags, flags::PFNMAP) }
 }
 
-/// [`setup_pages`], for pages that whoever maps them may read but not write: see [`setup_pfns_ro`].
+/// [`setup_pages`], for pages that a process may read but not write: see [`setup_pfns_ro`].
 #[inline]
 pub fn setup_pages_ro(vma: &VmaNew, len: usize, base: usize) -> Result {
     keep_read_only(vma)?;
@@ -745,7 +745,7 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     Ok(())
 }
 
-/// [`map_pages`], for pages that whoever maps them may read but not write: see [`setup_pfns_ro`].
+/// [`map_pages`], for pages that a process may read but not write: see [`setup_pfns_ro`].
 #[inline]
 pub fn map_pages_ro(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     keep_read_only(vma)?;
