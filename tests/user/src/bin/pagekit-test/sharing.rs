@@ -101,8 +101,8 @@ fn list(env: &Env, way: Through) -> Result<()> {
     check_import(buf, way, &want.concat())
 }
 
-/// The CPU reads a buffer that has the same page twice while a device has it mapped. No sync follows:
-/// DMA_API_DEBUG could not tell which of the two it is for, and would warn.
+/// The CPU reads a buffer that has the same page twice while a device has it mapped. No sync
+/// follows: DMA_API_DEBUG could not tell which of the two it is for, and would warn.
 fn cpu_reads_list(env: &Env) -> Result<()> {
     let memfd = written(1, 16)?;
     let items = [0, 2, 2].map(|page| item(&memfd, page, 1));
