@@ -164,6 +164,8 @@ vm_requirements() {
 	! cross || requirement cross-cc - "package:$CROSS_PACKAGES" path_of "${CROSS}gcc"
 	requirement compat-cc - "package:$COMPAT_PACKAGES" \
 		eval "echo '#include <asm/unistd.h>' | present $COMPAT_CC -E -x c -"
+	# The compiler of other machines' programs is of the same series.
+	find_llvm || :
 }
 size_requirements() {
 	requirement size - package:binutils path_of size
