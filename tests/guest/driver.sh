@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # In the guest: load DRIVER and the helpers that it needs from where they are installed,
-# in ROOT, share a buffer of its device as SHARE does, and unload all of it.
+# in ROOT, share a buffer of its device as SHARE does, and unload all of it. With /sbin in front
+# it is kmod's modprobe, not one that the shell has built in.
 status=0
 
 check() {
@@ -36,13 +37,13 @@ sys.exit("it was made")
 '
 
 before=$(dmesg | wc -l)
-check load modprobe -d "$ROOT" "$DRIVER"
-needs=$(modinfo -b "$ROOT" -F depends "$DRIVER" | tr , ' ')
+check load /sbin/modprobe -d "$ROOT" "$DRIVER"
+needs=$(/sbin/modinfo -b "$ROOT" -F depends "$DRIVER" | tr , ' ')
 # shellcheck disable=SC2086 # a list
 check links loaded $needs
 check share "$PYTHON" "$SHARE" "/dev/$(echo "$DRIVER" | tr _ -)"
 check refuses "$PYTHON" -c "$TOO_LARGE" "/dev/$(echo "$DRIVER" | tr _ -)"
-check unload modprobe -d "$ROOT" -r "$DRIVER"
+check unload /sbin/modprobe -d "$ROOT" -r "$DRIVER"
 # shellcheck disable=SC2086 # a list
 check unlinks gone $needs
 check silent silent

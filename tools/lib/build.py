@@ -261,8 +261,8 @@ def install_driver(folder, config, built) -> dict:
     shutil.copyfile(folder / "share.py", DRIVERS / "share.py")
     shutil.copyfile(TESTS / "guest/driver.sh", DRIVERS / "driver.sh")
     name = next(folder.glob("*.ko")).stem
-    return {"DRIVER": name, "ROOT": DRIVERS / "root", "SHARE": DRIVERS / "share.py", "PYTHON": sys.executable,
-            "DRIVER_SH": DRIVERS / "driver.sh"}
+    return {"DRIVER": name, "ROOT": DRIVERS / "root", "SHARE": DRIVERS / "share.py",
+            "PYTHON": "python3" if "GUEST" in built else sys.executable, "DRIVER_SH": DRIVERS / "driver.sh"}
 
 
 def new_driver(config, built) -> dict:

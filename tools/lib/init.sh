@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# The first program of a guest of another architecture, which has no more than this and busybox.
+# The first program of a guest of another architecture, which has this, busybox, and what /usr has.
 # It runs RUN, a script of the host's folder SHARE, where the guest has that folder, too.
 /bin/busybox --install -s /bin
 mount -t proc none /proc
@@ -12,6 +12,8 @@ mkdir /dev/shm
 mount -t tmpfs none /dev/shm
 mount -t tmpfs none /run
 mkdir -p /run/tmp "$SHARE"
+mount -t 9p -o ro,trans=virtio,version=9p2000.L,cache=loose usr /usr
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 share "$SHARE"
+export PATH=/usr/sbin:/usr/bin:/bin
 sh "$RUN"
 poweroff -f

@@ -4,7 +4,7 @@
 The guest's root is the host's file system, read-only, with the host user's
 rights; only out/ is writable. Everything the guest needs must lie in out/: other
 host directories may be hidden (virtme-ng mounts tmpfs on /run, /var/tmp, ...). A
-guest of another architecture has out/ and busybox, and nothing else.
+guest of another architecture has out/, busybox, and /usr with kmod and Python.
 
 A run leaves in out/<name>/:
   console.log  what the kernel and qemu wrote, up to the last moment of a hang
@@ -154,8 +154,12 @@ nod /dev/console 600 0 0 c 5 1
 dir /proc 755 0 0
 dir /sys 755 0 0
 dir /run 755 0 0
+dir /usr 755 0 0
 dir /bin 755 0 0
-file /bin/busybox {busybox} 755 0 0
+slink /sbin usr/sbin 777 0 0
+slink /lib usr/lib 777 0 0
+slink /lib64 usr/lib64 777 0 0
+file /bin/busybox {usr}/bin/busybox 755 0 0
 slink /bin/sh busybox 777 0 0
 file /init {init} 755 0 0
 """
@@ -163,7 +167,8 @@ file /init {init} 755 0 0
 
 def _qemu(built, kdir, out, memory, cpus, nodes, options) -> list:
     """A machine of another architecture."""
-    (out / "root.txt").write_text(ROOT.format(busybox=built["BUSYBOX"], init=TOOLS / "lib/init.sh"))
+    usr = Path(built["GUEST"], "usr")
+    (out / "root.txt").write_text(ROOT.format(usr=usr, init=TOOLS / "lib/init.sh"))
     with open(out / "root.cpio", "wb") as root:
         subprocess.run([kdir / "usr/gen_init_cpio", out / "root.txt"], stdout=root, check=True)
     cmd = [*shlex.split(built["QEMU"]), "-m", memory, "-smp", cpus, "-nodefaults", "-no-reboot", "-display", "none",
@@ -171,6 +176,7 @@ def _qemu(built, kdir, out, memory, cpus, nodes, options) -> list:
            "-kernel", kdir / built["IMAGE"], "-initrd", out / "root.cpio",
            "-fsdev", f"local,id=share,path={OUT},security_model=none,multidevs=remap",
            "-device", "virtio-9p-pci,fsdev=share,mount_tag=share",
+           "-fsdev", f"local,id=usr,path={usr},security_model=none,readonly=on", "-device", "virtio-9p-pci,fsdev=usr,mount_tag=usr",
            "-append", " ".join((f"console={built['CONSOLE']} panic=-1", *options, f"SHARE={OUT} RUN={out / 'wrapper.sh'}"))]
     for node, size in enumerate(nodes):
         cmd += ["-object", f"memory-backend-ram,id=node{node},size={size}",

@@ -18,22 +18,14 @@ clients_ready() {
 clients_requirements() { requirement apt - "only Debian's apt can get them" path_of apt-get; }
 
 make_clients() {
-	local new deb
+	local new
 	# shellcheck disable=SC2086 # names, to be split
 	fetch_list clients $CLIENTS_SUITES ||
 		die "can't read Debian's $CLIENTS_SUITES: no network, or apt here has no Debian mirror"
 	new=$(new_partial)
-	mkdir -p "$new"/{debs/partial,all/root}
+	mkdir "$new/all"
 	# shellcheck disable=SC2086
-	private_apt clients apt-get -q -y --no-install-recommends --download-only \
-		-o Dir::Cache::archives="$new/debs" install $CLIENTS_PACKAGES
-	# It has the links that directories of the others are behind.
-	for deb in "$new"/debs/base-files_*.deb "$new"/debs/*.deb; do
-		dpkg-deb -x "$deb" "$new/all/root"
-	done
-	for deb in "$new"/debs/*.deb; do
-		dpkg-deb -W --showformat='${Package} ${Version}\n' "$deb"
-	done >"$new/all/versions"
+	unpack clients "$new/all/root" $CLIENTS_PACKAGES >"$new/all/versions"
 	# The guest mounts something there.
 	mkdir -p "$new/all/root"/{mnt,tmp,usr/share/libcamera/pipeline/virtual}
 	mv "$new/all" "$clients"

@@ -70,6 +70,24 @@ download() {
 	echo "$new"/*.deb
 }
 
+# unpack <list> <directory> <package...>: these and what they depend on, base-files among it.
+# Prints their names and versions.
+unpack() {
+	local name=$1 root=$2 debs deb
+	shift 2
+	debs=$(new_partial)
+	mkdir "$debs/partial"
+	private_apt "$name" apt-get -q -y --no-install-recommends --download-only \
+		-o Dir::Cache::archives="$debs" install "$@" >&2
+	# It has the links that directories of the others are behind.
+	for deb in "$debs"/base-files_*.deb "$debs"/*.deb; do
+		dpkg-deb -x "$deb" "$root"
+	done
+	for deb in "$debs"/*.deb; do
+		dpkg-deb -W --showformat='${Package} ${Version}\n' "$deb"
+	done
+}
+
 # --- Sources ------------------------------------------------------------------
 
 check_kver() {

@@ -246,9 +246,9 @@ print_env() {
 		PAGE_SHIFT "$(kdir_conf PAGE_SHIFT)" COMPAT_CC "$(eval echo "$COMPAT_CC")"
 	if cross; then
 		find_rust_src || :
-		busybox_ready || :
+		guest_ready || :
 		printf '%s=%q\n' CROSS "$CROSS" RUST_TARGET "$MACHINE-unknown-linux-gnu" \
-			QEMU "$QEMU" CONSOLE "$CONSOLE" BUSYBOX "$busybox"
+			QEMU "$QEMU" CONSOLE "$CONSOLE" GUEST "$guest"
 	fi
 	# A KDIR that gcc built has no LLVM=, and no KDIR has the other two.
 	[[ ! $llvm ]] || printf 'LLVM=%q\n' "$llvm"

@@ -5,7 +5,7 @@
 
 bindgen=$cache/tools/bindgen-$BINDGEN_CLI
 virtme_ng=$cache/tools/virtme-ng-$VIRTME_NG
-busybox=
+guest=
 llvm='' libclang='' clang_version='' rust_src='' rustc_release='' bitflags=''
 
 # --- Finding what is there (changes nothing) ----------------------------------
@@ -63,9 +63,11 @@ venv_ready() { [[ -x $1/bin/$2 && $(cat "$1/stamp" 2>/dev/null) = "$(venv_stamp 
 virtme_ng_ready() { venv_ready "$virtme_ng" vng; }
 
 # All that a guest of another kind of machine has: no program of this one runs there.
-busybox_ready() {
-	busybox=$cache/tools/busybox-$arch
-	[[ -x $busybox ]]
+guest_ready() {
+	local hash
+	hash=$(sha256sum <<<"$GUEST_SUITE: $GUEST_PACKAGES")
+	guest=$cache/tools/guest-$arch-${hash:0:12}
+	[[ -d $guest ]]
 }
 
 bitflags_note() {
@@ -85,7 +87,7 @@ find_bitflags() {
 modules_ready() { have make cc modinfo && find_bitflags; }
 vm_ready() {
 	have "${QEMU%% *}" python3 || return
-	if cross; then have "${CROSS}gcc" && find_rust_src && busybox_ready; else virtme_ng_ready; fi
+	if cross; then have "${CROSS}gcc" && find_rust_src && guest_ready; else virtme_ng_ready; fi
 }
 size_ready() { have size cloc; }
 convert_ready() { have spatch; }
@@ -162,10 +164,10 @@ modules_requirements() {
 vm_requirements() {
 	requirement qemu - "package:$QEMU_PACKAGE" eval '${QEMU%% *} --version | first_version'
 	! cross || requirement cross-cc - "package:$CROSS_PACKAGES" path_of "${CROSS}gcc"
-	requirement compat-cc - "package:$COMPAT_PACKAGES" \
-		eval "echo '#include <asm/unistd.h>' | present $COMPAT_CC -E -x c -"
 	# The compiler of other machines' programs is of the same series.
 	find_llvm || :
+	requirement compat-cc - "package:$COMPAT_PACKAGES" \
+		eval "echo '#include <asm/unistd.h>' | present $COMPAT_CC -E -x c -"
 }
 size_requirements() {
 	requirement size - package:binutils path_of size
@@ -214,7 +216,7 @@ doctor() {
 		requirement kernel - "$get" eval 'find_tools && kernel_ready && basename "$KDIR"'
 	fi
 	if cross; then
-		requirement busybox - "$get" eval 'busybox_ready && basename "$busybox"'
+		requirement guest - "$get" eval 'guest_ready && basename "$guest"'
 	else
 		requirement virtme-ng - "$get" eval 'virtme_ng_ready && echo "$VIRTME_NG"'
 	fi
@@ -301,17 +303,17 @@ start_vm() {
 	if ! cross; then
 		virtme_ng_ready || step virtme-ng make_venv "$virtme_ng" "virtme-ng==$VIRTME_NG"
 	else
-		busybox_ready || step busybox make_busybox
+		guest_ready || step guest make_guest
 	fi
 }
 
-make_busybox() {
-	local apt_arch=$DEBIAN_ARCH version deb
-	fetch_list "$BUSYBOX_SUITE" && version=$(newest "$BUSYBOX_SUITE" busybox-static .) ||
-		die "can't read Debian's $BUSYBOX_SUITE for $apt_arch: put a busybox of it at $busybox, linked statically"
-	deb=$(download "$BUSYBOX_SUITE" "busybox-static=$version")
-	dpkg-deb -x "$deb" "$deb.d"
-	mv "$deb.d/usr/bin/busybox" "$busybox"
+make_guest() {
+	local apt_arch=$DEBIAN_ARCH new
+	fetch_list "$GUEST_SUITE" || die "can't read Debian's $GUEST_SUITE for $apt_arch"
+	new=$(new_partial)
+	# shellcheck disable=SC2086 # names, to be split
+	unpack "$GUEST_SUITE" "$new/root" $GUEST_PACKAGES
+	mv "$new/root" "$guest"
 }
 
 make_bitflags() {
