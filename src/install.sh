@@ -15,7 +15,7 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 built=$1
 shift
 die() { echo "modules_install: error: $*" >&2; exit 1; }
-[[ -f $built/kernel.env ]] || die "nothing is built in $built: first run make modules, with the same KDIR=, CONFIG="
+[[ -f $built/kernel.env ]] || die "nothing is built in $built: first run make modules, with the same KDIR=, ARCH=, CONFIG="
 KDIR='' ARCH='' LLVM=''
 # shellcheck source=/dev/null
 . "$built/kernel.env"

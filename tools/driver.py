@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tools.lib import guest
-from tools.lib.build import KERNELS, Broken, guarded, install, install_driver, set_up
+from tools.lib.build import KERNELS, Broken, guarded, install, install_driver, kernel, set_up
 
 
 def main() -> int:
@@ -18,9 +18,10 @@ def main() -> int:
     folder = Path(options.dir).resolve()
     if not (folder / "share.py").is_file():
         raise Broken(f"DIR={options.dir}: no driver is there that make new-driver has created")
-    built = set_up(options.kernel)
-    install(options.kernel, "modules_install")
-    result = guest.run(options.kernel, built, "driver", install_driver(folder, options.kernel, built))
+    config = kernel(options.kernel)
+    built = set_up(config)
+    install(config, "modules_install")
+    result = guest.run(config, built, "driver", install_driver(folder, config, built))
     if result.reason:
         raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
     print(f"try-driver: ok: {options.dir}")
