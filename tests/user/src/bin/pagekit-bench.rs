@@ -9,7 +9,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Barrier;
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use lexopt::prelude::*;
@@ -444,27 +445,39 @@ fn kernel_memory() -> Result<i64> {
     Ok(kib << 10)
 }
 
+/// The same when nothing changes any more: page tables that are gone are freed later.
+fn settled() -> Result<i64> {
+    let mut memory = kernel_memory()?;
+    loop {
+        sleep(Duration::from_millis(100));
+        match kernel_memory()? {
+            now if now == memory => return Ok(memory),
+            now => memory = now,
+        }
+    }
+}
+
 /// What a buffer takes besides its pages, and what making it takes at the most: another
 /// thread looks now and then.
 fn memory(maker: Maker, backing: &Backing) -> Result<String> {
     let device = maker.open()?;
+    let before = settled()?;
     let (ready, done) = (Barrier::new(2), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let watcher = scope.spawn(|| -> Result<_> {
-            let before = kernel_memory()?;
             let mut peak = before;
             ready.wait();
             while !done.load(Ordering::Relaxed) {
                 peak = peak.max(kernel_memory()?);
             }
-            Ok((before, peak))
+            Ok(peak)
         });
         ready.wait();
         let buffer = maker.make(&device, backing);
         let held = kernel_memory()?;
         done.store(true, Ordering::Relaxed);
         buffer?;
-        let (before, peak) = watcher.join().expect("no panic")?;
+        let peak = watcher.join().expect("no panic")?;
         let (held, peak) = (held - before, peak.max(held) - before);
         Ok(format!("\"held\": {held}, \"peak\": {peak}"))
     })
