@@ -33,7 +33,7 @@ def bars(axes, run, heads):
         axes.annotate(words, (label_at, at), (5, 0), textcoords="offset points", va="center", fontsize=8)
 
     for at, row in enumerate(heads):
-        goal, peer = results.verdict(run["rows"], row)[0], results.best_peer(run["rows"], row)
+        goal, peer = results.verdict(run, row)[0], results.best_peer(run["rows"], row)
         bar(at - THICK / 2, row["total"], chart.BLUE, number(row["total"]), max(row["total"], goal or 0))
         if peer:
             bar(at + THICK / 2, peer["total"], chart.ORANGE, f"{number(peer['total'])}  {peer['impl']}", peer["total"])
@@ -56,7 +56,7 @@ def sizes(axes, run, heads):
     for row in heads:
         best = results.best_peer(run["rows"], row)
         for name, colour in ((row["impl"], chart.BLUE), (best and best["impl"], chart.ORANGE)):
-            points = sorted((r["pages"] >> 8, r["total"]) for r in run["rows"] if "total" in r and
+            points = sorted((r["mib"], r["total"]) for r in run["rows"] if "total" in r and
                             (r["case"], r["backing"], r["impl"]) == (row["case"], row["backing"], name))
             values += [total for _, total in points]
             axes.plot(*zip(*points, strict=True), STYLES[row["backing"]], color=colour)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 OURS, FLOOR = "pagekit", "floor"
 # Mainline's udmabuf, converted to pagekit.h: no peer either.
 CONVERTED, ORIGINAL = "converted", "udmabuf"
-HEADLINE = (64 << 20) // 4096  # pages of the objects in the table
+HEADLINE = 64  # MiB of the objects in the table
 
 
 @dataclass
@@ -46,8 +46,8 @@ def best_peer(rows, row):
 def headlines(run) -> list:
     """Our rows of the table. Memory is measured in larger objects."""
     rows = [row for row in run["rows"] if row["impl"] == OURS and
-            (row["pages"] == HEADLINE or row["case"] == "memory")]
-    return sorted(rows, key=lambda row: (list(CASES).index(row["case"]), row["backing"] != "4k"))
+            (row["mib"] == HEADLINE or row["case"] == "memory")]
+    return sorted(rows, key=lambda row: (list(CASES).index(row["case"]), row["backing"].endswith("m")))
 
 
 def shown(row) -> str:
@@ -80,14 +80,14 @@ def verdict(rows, row) -> tuple:
 def by_size(run) -> list[str]:
     """What ours costs in small and large objects."""
     ours = [row for row in run["rows"] if row["impl"] == OURS and "total" in row and row["case"] != "memory"]
-    sizes = sorted({row["pages"] for row in ours})
+    sizes = sorted({row["mib"] for row in ours})
     if len(sizes) < 2:
         return []
-    lines = ["", f"{'ours, in objects of':24}" + "".join(f"{pages >> 8:>8} MiB" for pages in sizes)]
+    lines = ["", f"{'ours, in objects of':24}" + "".join(f"{mib:>8} MiB" for mib in sizes)]
     for head in headlines(run):
-        row = {r["pages"]: f"{shown(r):>12}" for r in ours if (r["case"], r["backing"]) == (head["case"], head["backing"])}
+        row = {r["mib"]: f"{shown(r):>12}" for r in ours if (r["case"], r["backing"]) == (head["case"], head["backing"])}
         if row:
-            lines.append((f"{head['case']:18} {head['backing']:5}" + "".join(row.get(pages, " " * 12) for pages in sizes)).rstrip())
+            lines.append((f"{head['case']:18} {head['backing']:5}" + "".join(row.get(mib, " " * 12) for mib in sizes)).rstrip())
     return lines
 
 

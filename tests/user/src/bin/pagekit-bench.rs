@@ -17,12 +17,12 @@ use lexopt::prelude::*;
 use pagekit_user::abi::{self, BenchMake, UdmabufCreate};
 use pagekit_user::kernel;
 use pagekit_user::mapping::Mapping;
-use pagekit_user::PAGE;
+use pagekit_user::{HUGE_PAGES, PAGE};
 use rustix::ioctl::{opcode, Opcode};
 use rustix::mm::Advice;
 
 const MIB: usize = 1 << 20;
-const HUGE: usize = 2 * MIB;
+const HUGE: usize = HUGE_PAGES * PAGE;
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 /// Where nothing else is mapped but a neighbour, as at addresses that the kernel chooses: of page
 /// tables only the lowest are yet to be made.
@@ -53,7 +53,7 @@ const HEAP_ALLOC: Opcode = opcode::read_write::<HeapAlloc>(b'H', 0);
 enum Maker {
     Udmabuf(&'static str),
     Heap(&'static str),
-    /// A module of the benchmark: `how` of `bench.h`, for pages of 4 KiB and of 2 MiB.
+    /// A module of the benchmark: `how` of `bench.h`, for small pages and huge ones.
     Ours(u32, u32),
     Peer(u32, u32),
 }
@@ -503,18 +503,23 @@ impl Args {
         backing: &Backing,
         measure: impl Fn(Maker) -> Result<String>,
     ) -> Result<()> {
-        let (size, pages) = (if backing.huge { "2m" } else { "4k" }, backing.len / PAGE);
+        let (mib, pages) = (backing.len / MIB, backing.len / PAGE);
+        let size = if backing.huge {
+            format!("{}m", HUGE / MIB)
+        } else {
+            format!("{}k", PAGE >> 10)
+        };
         let wanted = if self.ours { 1 } else { makers.len() };
         for &(name, maker) in &makers[..wanted] {
             if !maker.takes(backing) {
                 continue;
             }
-            println!("{case}: {} MiB of {size} pages, {name}", backing.len / MIB);
+            println!("{case}: {mib} MiB of {size} pages, {name}");
             let result = measure(maker)
                 .unwrap_or_else(|error| format!("\"error\": {:?}", format!("{error:#}")));
             writeln!(
                 &self.output,
-                "{{\"case\": {case:?}, \"backing\": {size:?}, \"pages\": {pages}, \
+                "{{\"case\": {case:?}, \"backing\": {size:?}, \"mib\": {mib}, \"pages\": {pages}, \
                  \"impl\": {name:?}, {result}}}"
             )?;
         }
