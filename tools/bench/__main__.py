@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import re
 import sys
 
 from tools.bench import gate, results
@@ -10,18 +11,21 @@ from tools.bench.measure import measure
 from tools.lib.build import OUT, TOP, Broken, draw, guarded
 
 DOCUMENT = TOP / "Documentation/performance.rst"
-MARK = ".. What make bench says. \"python3 -m tools.bench --update\" puts it here.\n\n::\n\n"
+MARK = ".. Of make bench{}. \"python3 -m tools.bench --update\" puts it here.\n\n::\n\n"
 FOUND = OUT / "bench.json"
 
 
 def update(run):
-    """Makes these the figures, and shows them in the document."""
+    """Makes these the figures, and shows them in the document: in full for one architecture."""
     gate.update(run)
-    before, mark, rest = DOCUMENT.read_text().partition(MARK)
-    after = rest.partition("\n\n\n")[2]
-    lines = "\n".join(f"   {line}".rstrip() for line in results.table(run))
-    DOCUMENT.write_text(f"{before}{mark}{lines}\n\n\n{after}")
-    draw("tools.bench.chart", FOUND, DOCUMENT.with_suffix(".svg"))
+    full = run["arch"] == "x86"
+    mark = MARK.format("" if full else f" ARCH={run['arch']}")
+    before, mark, rest = DOCUMENT.read_text().partition(mark)
+    after = rest[re.search(r"^\S", rest, re.M).start():]
+    lines = "\n".join(f"   {line}".rstrip() for line in results.table(run, sizes=full))
+    DOCUMENT.write_text(f"{before}{mark}{lines}\n\n{after}")
+    if full:
+        draw("tools.bench.chart", FOUND, DOCUMENT.with_suffix(".svg"))
 
 
 def main() -> int:

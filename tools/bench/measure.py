@@ -23,10 +23,10 @@ def measure(*args, ours=False) -> dict:
     result = guest.run(config, built, "bench", env, icount=True, memory=MEMORY, timeout=TIMEOUT)
     if result.reason:
         raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
-    return read(result.out_dir)
+    return read(result.out_dir, config, built["ARCH"])
 
 
-def read(out_dir: Path) -> dict:
+def read(out_dir: Path, config, arch) -> dict:
     """What pagekit-bench has left, per page, in the form of bench.json."""
     rows = []
     for line in (out_dir / "rows.json").read_text().splitlines():
@@ -39,7 +39,9 @@ def read(out_dir: Path) -> dict:
             row["total"] = round(row["total"] / row["pages"], 3)
         row["unit"] = CASES[row["case"]].unit + " per page"
         rows.append(row)
-    run = {"kernel": (out_dir / "kernel").read_text().strip(), "unit": "guest instructions per 4 KiB page", "rows": rows}
+    release = (out_dir / "kernel").read_text().strip()
+    run = {"kernel": release if config == "base" else f"{release}, {config}", "arch": arch,
+           "unit": "guest instructions per page", "rows": rows}
     for row in rows:
         peer = best_peer(rows, row)
         if row["impl"] == OURS and peer and "total" in row:

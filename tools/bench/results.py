@@ -11,7 +11,7 @@ HEADLINE = 64  # MiB of the objects in the table
 
 @dataclass
 class Case:
-    """What is to be reached with pages of a size: instructions or bytes a page, or a part
+    """What is to be reached with pages of a size: instructions of x86 or bytes a page, or a part
     of what the best peer takes. The documentation says what is measured."""
     goals: dict
     ratio: bool = False
@@ -55,11 +55,11 @@ def shown(row) -> str:
     return f"{row['total']:.2f}" + "~" * ("spread" in row)
 
 
-def verdict(rows, row) -> tuple:
+def verdict(run, row) -> tuple:
     """The goal in instructions or bytes, how it reads, whether it is met, and in words."""
-    case = CASES[row["case"]]
+    case, rows = CASES[row["case"]], run["rows"]
     goal = case.goals.get(row["backing"])
-    if goal is None:
+    if goal is None or (run["arch"] != "x86" and case.unit == "instructions" and not case.ratio):
         return None, "", None, ""
     text = f"{goal:g}"
     if case.ratio:
@@ -105,7 +105,7 @@ def of(row) -> str:
     return f"{row['case']:18} {row['backing']:5} {row['impl']} at {row['pages']} pages"
 
 
-def table(run) -> list[str]:
+def table(run, sizes=True) -> list[str]:
     lines = [f"Linux {run['kernel']}, instructions per page (memory: bytes per page)", "",
              f"{'case':18} {'pages':5} {'ours':>8} {'peer':>8} {'':16} {'ratio':>5} {'goal':>6}  met?"]
     met = missed = failed = 0
@@ -117,7 +117,7 @@ def table(run) -> list[str]:
             continue
         peer = best_peer(run["rows"], row)
         peer = f"{shown(peer):>8} {peer['impl']:16} {row['ratio_to_peer']:5.2f}" if peer else " " * 31
-        _, goal, ok, words = verdict(run["rows"], row)
+        _, goal, ok, words = verdict(run, row)
         met, missed = met + (ok is True), missed + (ok is False)
         lines.append(f"{start}{shown(row):>8} {peer} {goal:>6}  {words}".rstrip())
     # What is no goal is not to be passed over either.
@@ -125,7 +125,7 @@ def table(run) -> list[str]:
         if "error" in row and row not in headlines(run):
             failed += 1
             lines.append(f"{of(row)} failed: {row['error']}")
-    lines += by_size(run) + by_conversion(run)
+    lines += (by_size(run) if sizes else []) + by_conversion(run)
     doubtful = [row for row in run["rows"] if "spread" in row]
     lines += ["", *(f"~ {of(row)}: the two quickest runs differ by {row['spread']:.1%}" for row in doubtful)]
     return [*lines, f"{met} goals met, {missed} missed, {failed} measurements failed, {len(doubtful)} did not settle"]
