@@ -4,6 +4,7 @@
  * callback: both are here. And the exports of pagekit_vma.
  */
 #include <linux/mm.h>
+#include <linux/page_table_check.h>
 
 #include "shim.h"
 
@@ -29,16 +30,17 @@ static int fill_table(pte_t *pte, unsigned long addr, void *data)
 		return 0;
 	shown = pfn_to_page(pte_pfn(first));
 	for (i = 1; i < fill.count; i++) {
-		pte_t entry = pte_advance_pfn(first, fill.pages[i] - shown);
+		const pte_t entry = pte_advance_pfn(first, fill.pages[i] - shown);
 
-		/*
-		 * Special as the first is, which the compiler must see: for other entries
-		 * set_pte_at() may call what is not exported, as mte_sync_tags() of arm64.
-		 */
-		entry = pte_mkspecial(entry);
 		/* Another thread may have been faster. */
-		if (likely(pte_none(ptep_get(pte + i))))
-			set_pte_at(fill.mm, addr + i * PAGE_SIZE, pte + i, entry);
+		if (unlikely(!pte_none(ptep_get(pte + i))))
+			continue;
+		/*
+		 * As set_pte_at() does it for entries that are special, as the first is, and not
+		 * executable. For others it calls what is not exported, on arm64 and on riscv.
+		 */
+		page_table_check_ptes_set(fill.mm, addr + i * PAGE_SIZE, pte + i, entry, 1);
+		set_pte(pte + i, entry);
 	}
 	return 0;
 }
@@ -46,6 +48,7 @@ static int fill_table(pte_t *pte, unsigned long addr, void *data)
 /*
  * The kernel inserts the first page, for it alone knows the cache mode of memory,
  * and the others are like that. The addresses must be those of one page table.
+ * It inserts all that can be executed: for these it flushes caches where it must.
  */
 int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
 			  struct page *const *pages, unsigned long count);
@@ -53,10 +56,16 @@ int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
 			  struct page *const *pages, unsigned long count)
 {
 	struct fill fill = { vma->vm_mm, pages, count };
+	const unsigned long alone = vma->vm_flags & VM_EXEC ? count : 1;
+	unsigned long i;
 
 	smp_wmb(); /* as in pagekit_vma_are_free_standing() */
-	if (vmf_insert_pfn(vma, addr, page_to_pfn(pages[0])) != VM_FAULT_NOPAGE)
-		return -ENOMEM;
+	for (i = 0; i < alone; i++)
+		if (vmf_insert_pfn(vma, addr + i * PAGE_SIZE, page_to_pfn(pages[i])) !=
+		    VM_FAULT_NOPAGE)
+			return -ENOMEM;
+	if (alone == count)
+		return 0;
 	return apply_to_page_range(vma->vm_mm, addr, PAGE_SIZE, fill_table, &fill);
 }
 

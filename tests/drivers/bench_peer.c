@@ -238,11 +238,16 @@ static inline struct scatterlist *sgt_next(struct scatterlist *sg)
 static int remap_one(pte_t *pte, unsigned long addr, void *data)
 {
 	struct remap *r = data;
+	pte_t entry;
 
 	if (WARN_ON(!r->sgt.sgp))
 		return -EINVAL;
-	set_pte_at(r->mm, addr, pte,
-		   pte_mkspecial(pfn_pte(r->sgt.pfn + (r->sgt.curr >> PAGE_SHIFT), r->prot)));
+	entry = pte_mkspecial(pfn_pte(r->sgt.pfn + (r->sgt.curr >> PAGE_SHIFT), r->prot));
+#ifdef CONFIG_RISCV
+	set_pte(pte, entry); /* There set_pte_at() is not for modules. */
+#else
+	set_pte_at(r->mm, addr, pte, entry);
+#endif
 	r->done++;
 	r->sgt.curr += PAGE_SIZE;
 	if (r->sgt.curr >= r->sgt.max)

@@ -77,6 +77,8 @@ __weak unsigned long fixture_cache_mode(unsigned long addr)
 	return pgprot_val(huge ? pgprot_large_2_4k(prot) : prot) & _PAGE_CACHE_MASK;
 #elif defined(CONFIG_ARM64)
 	return pgprot_val(prot) & PTE_ATTRINDX_MASK;
+#elif defined(CONFIG_RISCV)
+	return pgprot_val(prot) & _PAGE_MTMASK;
 #else
 	return 0;
 #endif

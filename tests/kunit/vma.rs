@@ -468,6 +468,26 @@ mod tests {
     }
 
     #[test]
+    fn executable_pages_are_mapped_at_once_too() -> Result {
+        attach()?;
+        let mut object = Object::new(&TestFile::pattern(PAGES)?, PAGES, 0)?;
+        object.flags = flags::EXEC;
+        for kind in [FaultPfns, EagerPfns] {
+            object.kind = kind;
+            object.base = 0;
+            let map = object.mmap(0, PAGES, READ, SHARED)?;
+            // A second page table is another fault.
+            let table = |page| (map.start + page * PAGE_SIZE) / BLOCK;
+            assert_eq!(map.read(9)?, pattern(9));
+            object.base = usize::MAX;
+            for i in (0..PAGES).filter(|&i| table(i) == table(9)) {
+                assert_eq!(map.read(i)?, pattern(i));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
     fn present_entries_stay() -> Result {
         attach()?;
         let file = TestFile::pattern(PAGES)?;
