@@ -6,7 +6,7 @@
 CONFIG ?= base
 ARCH ?=
 PAGES ?=
-arch = $(patsubst aarch64,arm64,$(patsubst x86_64,x86,$(1)))
+arch = $(basename $(notdir $(or $(shell grep -lx MACHINE=$(1) tools/setup/arch/*.env),$(1))))
 KERNEL_WORDS := $(filter-out $(call arch,$(shell uname -m)),$(call arch,$(ARCH))) \
 	$(filter-out 4k,$(PAGES)) $(filter-out base,$(CONFIG))
 KERNEL_NAME := $(or $(shell echo $(KERNEL_WORDS) | tr ' ' -),base)
@@ -31,7 +31,7 @@ help: ## list the targets
 	@printf '\nSay on the command line\n'
 	@echo '  KDIR=<tree>          a kernel tree of yours, built with Rust, instead of a fetched one'
 	@echo '  KVER=<x.y>           the series of the kernel that is fetched'
-	@echo '  ARCH=<x86|arm64>     the architecture of the kernel that is fetched'
+	@echo '  ARCH=<name>          the architecture of the kernel that is fetched: $(sort $(basename $(notdir $(wildcard tools/setup/arch/*.env))))'
 	@echo '  PAGES=<4k|16k|64k>   the page size of an arm64 kernel'
 	@echo '  PAGEKIT_CACHE=<dir>  where downloads and builds are kept'
 

@@ -48,6 +48,7 @@ BOOTS = {
         "prod": ["kunit user inputs qemu", "selftest converted template matrix races fuzz"],
         "arm64": ["kunit user inputs", "selftest converted template matrix races", "fuzz", "demo"],
         "arm64-16k": ["kunit user inputs", "selftest converted template matrix races", "fuzz", "demo"],
+        "riscv": ["kunit smoke"],
         "bench": ["bench"],
     },
     "peer": {"base": ["peer"], "swiotlb": ["bounced-peer"]},

@@ -15,6 +15,7 @@
 _Static_assert(sizeof(void *) == 4, "a 32-bit program");
 
 #define O_RDWR	2
+#define AT_FDCWD	-100
 
 #ifdef __arm__
 static long call(long nr, long a, long b, long c)
@@ -26,6 +27,17 @@ static long call(long nr, long a, long b, long c)
 
 	__asm__ volatile ("svc #0" : "+r" (r0) : "r" (r7), "r" (r1), "r" (r2) : "memory");
 	return r0;
+}
+#elif defined(__riscv)
+static long call(long nr, long a, long b, long c)
+{
+	register long a7 __asm__("a7") = nr;
+	register long a0 __asm__("a0") = a;
+	register long a1 __asm__("a1") = b;
+	register long a2 __asm__("a2") = c;
+
+	__asm__ volatile ("ecall" : "+r" (a0) : "r" (a7), "r" (a1), "r" (a2) : "memory");
+	return a0;
 }
 #else
 static long call(long nr, long a, long b, long c)
@@ -77,8 +89,8 @@ void start(long *stack)
 	CHECK(stack[0] == 3);
 	for (digit = argv[2]; *digit; digit++)
 		buf = buf * 10 + *digit - '0';
-	dev = call(__NR_open, (long)argv[1], O_RDWR, 0);
-	other = call(__NR_open, (long)argv[1], O_RDWR, 0);
+	dev = call(__NR_openat, AT_FDCWD, (long)argv[1], O_RDWR);
+	other = call(__NR_openat, AT_FDCWD, (long)argv[1], O_RDWR);
 	CHECK(dev >= 0 && other >= 0);
 
 	CHECK(do_ioctl(dev, PAGEKIT_CREATE, &create) == 0);
@@ -99,7 +111,7 @@ void start(long *stack)
 	CHECK(call(__NR_close, other, 0, 0) == 0);
 
 	/* A foreign one is not. */
-	other = call(__NR_open, (long)argv[1], O_RDWR, 0);
+	other = call(__NR_openat, AT_FDCWD, (long)argv[1], O_RDWR);
 	CHECK(do_ioctl(other, PAGEKIT_IMPORT, &(__s32){ buf }) == 0);
 	CHECK(do_ioctl(other, PAGEKIT_MAP, &both) == 0);
 	CHECK(do_ioctl(other, PAGEKIT_INFO, &info) == 0);
@@ -117,6 +129,12 @@ __asm__(".globl _start\n"
 	"	mov r0, sp\n"
 	"	bic sp, sp, #7\n"
 	"	bl start\n");
+#elif defined(__riscv)
+__asm__(".globl _start\n"
+	"_start:\n"
+	"	mv a0, sp\n"
+	"	andi sp, sp, -16\n"
+	"	call start\n");
 #else
 __asm__(".globl _start\n"
 	"_start:\n"

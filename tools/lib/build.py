@@ -109,10 +109,9 @@ def call(what, *cmd, **options):
 def kernel(config="base") -> str:
     """The name of such a kernel of the architecture and page size that are asked for. What is usual is left out,
     as in Makefile: know_kernel of the set-up reads these names."""
-    names = {"x86_64": "x86", "aarch64": "arm64"}
+    names = {re.search("^MACHINE=(.*)", path.read_text(), re.M)[1]: path.stem for path in TOOLS.glob("setup/arch/*.env")}
     usual = (names.get(platform.machine()), "4k", "base", "")
     return "-".join(word for word in (names.get(ARCH, ARCH), PAGES, config) if word not in usual) or "base"
-
 
 
 def setup_tool(name) -> str:

@@ -181,7 +181,7 @@ know_kernel() {
 	IFS=- read -ra words <<<"$1"
 	kernel=$1 config=base pages=
 	know_arch "${words[0]:-}" && words=("${words[@]:1}") || know_arch "$machine" ||
-		die "$machine: only x86-64 and arm64 are supported so far"
+		die "$machine: tools/setup/arch has no such machine"
 	for word in "${words[@]}"; do
 		case " $PAGE_SIZES " in
 		*" $word "*) pages=$word ;;
@@ -283,7 +283,7 @@ check_kdir() {
 		know_arch "$(basename "$file" .env)"
 		[[ $(kdir_conf "$SYMBOL") != y ]] || break
 	done
-	[[ $(kdir_conf "$SYMBOL") = y ]] || die "KDIR=$KDIR is neither of x86-64 nor of arm64"
+	[[ $(kdir_conf "$SYMBOL") = y ]] || die "KDIR=$KDIR is of no architecture in tools/setup/arch"
 	[[ $(kdir_conf MODULES) = y ]] || die "KDIR=$KDIR has CONFIG_MODULES off"
 	[[ $(kdir_conf MODVERSIONS) != y || $(kdir_conf GENDWARFKSYMS) = y ]] ||
 		die "KDIR=$KDIR has CONFIG_MODVERSIONS without CONFIG_GENDWARFKSYMS:" \

@@ -247,7 +247,7 @@ print_env() {
 	if cross; then
 		find_rust_src || :
 		guest_ready || :
-		printf '%s=%q\n' CROSS "$CROSS" RUST_TARGET "$MACHINE-unknown-linux-gnu" \
+		printf '%s=%q\n' CROSS "$CROSS" RUST_TARGET "$RUST_TARGET" \
 			QEMU "$QEMU" CONSOLE "$CONSOLE" GUEST "$guest"
 	fi
 	# A KDIR that gcc built has no LLVM=, and no KDIR has the other two.

@@ -329,8 +329,9 @@ impl Log {
                     let text = text.split_once(';').map_or("", |(_, text)| text);
                     let expected = self.expected.is_some_and(|part| text.contains(part));
                     let complains = COMPLAINTS.iter().any(|c| text.starts_with(c)) && !expected;
-                    // What is expected shows registers, too.
-                    let shows = self.expected.is_none() && address_in(text).is_some();
+                    // What is expected shows registers, too, and riscv addresses in each backtrace.
+                    let backtrace = text.trim_start().starts_with("[<");
+                    let shows = self.expected.is_none() && !backtrace && address_in(text).is_some();
                     if found.is_none() && (complains || shows) {
                         found = text.lines().next().map(str::to_owned);
                     }
