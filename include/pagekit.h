@@ -23,6 +23,8 @@
  * @PAGEKIT_ACCESSED: the pages were used: reclaim should look elsewhere first
  * @PAGEKIT_READ_ONLY: whoever maps the pages may only read them: they are a file's
  *	that was opened so, say, or pinned without PAGEKIT_WRITE. Clears VM_MAYWRITE.
+ * @PAGEKIT_WRITE_COMBINE: PFNs are mapped by pgprot_writecombine(), small and huge ones. See
+ *	below what must be in memory then.
  *
  * Each function says which it takes. With others it returns -EINVAL, or, if it
  * returns nothing, does as if they were not there.
@@ -36,6 +38,7 @@ enum pagekit_flags {
 	PAGEKIT_DIRTY = 32,
 	PAGEKIT_ACCESSED = 64,
 	PAGEKIT_READ_ONLY = 128,
+	PAGEKIT_WRITE_COMBINE = 256,
 };
 
 /* --- Held pages: select PAGEKIT_PAGES_C --- */
@@ -196,6 +199,14 @@ void pagekit_unpin(struct pagekit_pins *pins, unsigned int flags);
  * reference counts alone: users can pin them beyond the mapping. Those of a pool
  * that hands pages out again whatever their counts are must be mapped as PFNs. So
  * must those of CMA areas, which nobody could pin for long: who tries spins.
+ *
+ * PAGEKIT_WRITE_COMBINE is for PFNs, and for devices that don't snoop. The memory of
+ * each page must have what was written to the page, if only zeroes: whoever had it
+ * before has left data there, which the process would see. dma_map_sgtable() cleans
+ * the caches, for DMA_TO_DEVICE or DMA_BIDIRECTIONAL, and later
+ * dma_sync_sgtable_for_device(). For a device that snoops (dev_is_dma_coherent())
+ * they clean nothing, and the mapping must stay cached. On x86 nothing need be
+ * cleaned, and the memory decides: see set_pages_array_wc().
  */
 
 /**
@@ -203,7 +214,7 @@ void pagekit_unpin(struct pagekit_pins *pins, unsigned int flags);
  * @vma: what the mmap operation was passed
  * @count: number of pages of the array
  * @base: page offset of its first page
- * @flags: PAGEKIT_READ_ONLY or 0
+ * @flags: PAGEKIT_READ_ONLY, PAGEKIT_WRITE_COMBINE, both or 0
  *
  * Without PAGEKIT_READ_ONLY, whoever maps the VMA must be allowed to write each
  * page that it will show, and none may be a zero page.
@@ -297,7 +308,7 @@ vm_fault_t pagekit_huge_fault_pfns(struct vm_fault *vmf, unsigned int order,
  * @vma: what the mmap operation was passed
  * @count: number of pages of the array
  * @base: page offset of its first page
- * @flags: as for pagekit_setup_pfns()
+ * @flags: PAGEKIT_READ_ONLY or 0
  *
  * Sets VM_DONTEXPAND and VM_DONTDUMP. The fault operation of the VMA must call
  * pagekit_fault_pages(), and may have pagekit_huge_fault_pages().
@@ -306,7 +317,7 @@ vm_fault_t pagekit_huge_fault_pfns(struct vm_fault *vmf, unsigned int order,
  * sleep.
  *
  * Return: 0; -EACCES and -EINVAL as from pagekit_setup_pfns(), -EINVAL also if the
- * VMA is one for PFNs already.
+ * VMA is one for PFNs already, or of another cache mode than by default.
  */
 int pagekit_setup_pages(struct vm_area_struct *vma, unsigned long count, unsigned long base,
 			unsigned int flags);
@@ -317,7 +328,7 @@ int pagekit_setup_pages(struct vm_area_struct *vma, unsigned long count, unsigne
  * @pages: the array: no pages of files or processes
  * @count: number of its pages
  * @base: page offset of its first page
- * @flags: as for pagekit_setup_pfns()
+ * @flags: as for pagekit_setup_pages()
  *
  * Sets VM_MIXEDMAP, VM_DONTEXPAND and VM_DONTDUMP.
  *

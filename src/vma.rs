@@ -26,10 +26,11 @@
 //! Mappings are writable where user space asks for that. Pages that a process may only read, as
 //! those that were pinned without `PinFlags::WRITE`, are mapped by the `_ro` function of each kind.
 //!
-//! One rule for cache modes: entries of all sizes are what `vm_page_prot` says. Where the kernel
-//! knows better for PFNs, as it does on x86, they are what the memory is set to, as those of
-//! `vmf_insert_pfn()` and `vmf_insert_pfn_pmd()` are. So all pages of an array must be set to the
-//! same: the kernel is asked for one of those that are mapped together.
+//! One rule for cache modes: PFNs are cached, or write-combined after [`write_combine`], by entries
+//! of all sizes. Where the kernel knows better, as it does on x86, they are what the memory is set
+//! to, as those of `vmf_insert_pfn()` and `vmf_insert_pfn_pmd()` are. So all pages of an array must
+//! be set to the same: the kernel is asked for one of those that are mapped together. Referenced
+//! pages are cached.
 //!
 //! One offset rule: a mapping has a `base`, and shows at page offset `pgoff` the page
 //! `pgoff - base` of the array. A VMA that was split, moved or shrunk keeps its page offsets, and
@@ -98,6 +99,8 @@ extern "C" {
         page: *mut bindings::page,
     ) -> bindings::vm_fault_t;
     fn pagekit_vma_page_to_pfn(page: *mut bindings::page) -> usize;
+    fn pagekit_vma_is_cached(vma: *mut bindings::vm_area_struct) -> bool;
+    fn pagekit_vma_write_combine(vma: *mut bindings::vm_area_struct);
     fn pagekit_vma_are_free_standing(pages: *const PageRef<'_, PfnOnly>, count: usize) -> bool;
 
     // Only where there are debug assertions.
@@ -268,7 +271,12 @@ fn window(vma: &VmaNew, len: usize, base: usize, refused: vm_flags_t) -> Result<
     // SAFETY: `vma` is locked, so that this is no data race.
     let pgoff = unsafe { (*vma.as_ptr()).vm_pgoff };
     let count = vma.end().wrapping_sub(vma.start()) >> PAGE_SHIFT;
-    if vma.flags() & refused != 0 || is_cow(vma) {
+    if vma.flags() & refused != 0
+        || is_cow(vma)
+        // Referenced pages: the kernel uses what GUP finds by its own mapping, which is cached.
+        // SAFETY: `vma` is locked, so that this is no data race.
+        || refused == flags::PFNMAP && !unsafe { pagekit_vma_is_cached(vma.as_ptr()) }
+    {
         return Err(EINVAL);
     }
     range::window(len, base, pgoff, count).ok_or(EINVAL)
@@ -319,12 +327,57 @@ unsafe fn setup(
 
 // --- PFNs ---------------------------------------------------------------------------
 
+/// Has the CPU write to the PFNs of `vma` past its caches, combining what it writes: C's
+/// `pgprot_writecombine()`, from a driver's mmap operation, before [`setup_pfns`] or [`map_pfns`].
+///
+/// For devices that don't snoop: without caches, there is nothing to be done before each access.
+/// Small and huge pages are mapped so alike. All that sets up referenced pages refuses such a VMA
+/// with `EINVAL`.
+///
+/// On x86 it changes nothing for memory that is cached, as all is before `set_pages_array_wc()`.
+///
+/// Context: the mmap operation, under the mmap lock held for writing. Doesn't sleep.
+///
+/// C: `drm_gem_shmem_mmap()` in `drivers/gpu/drm/drm_gem_shmem_helper.c`, with `map_wc`.
+///
+/// # Safety
+///
+/// The memory of each page must have what was written to the page, if only zeroes, when it is
+/// mapped: whoever had it before has left data there, which the process would see. Caches are
+/// cleaned by `dma_map_sgtable()`, for `DMA_TO_DEVICE` or `DMA_BIDIRECTIONAL`, and later by
+/// `dma_sync_sgtable_for_device()`. Both only do so for a device that doesn't snoop: where
+/// `dev_is_dma_coherent()`, nothing cleans them, and a mapping must stay cached. On x86 nothing
+/// need be cleaned.
+///
+/// # Examples
+///
+/// ```
+/// fn mmap(vma: &VmaNew, pages: &[PageRef<'_>]) -> Result {
+/// #   clean(pages)?;
+///     // SAFETY: It is not made a mixed mapping. The array stays until the file is released, and
+///     // was mapped for a device that doesn't snoop.
+///     unsafe {
+///         write_combine(vma);
+///         map_pfns(vma, pages, 0)
+///     }
+/// }
+/// # fn fault(vmf: &VmFault, pages: &[PageRef<'_>]) -> vm_fault_t {
+/// #     // SAFETY: The array stays until the file is released.
+/// #     unsafe { fault_pfns(vmf, pages, 0) }
+/// # }
+/// # assert!(!Driver::new(mmap)?.fault(fault).shows_its_pages()?);
+/// ```
+#[inline]
+pub unsafe fn write_combine(vma: &VmaNew) {
+    // SAFETY: The VMA is being set up, so nobody else sees it.
+    unsafe { pagekit_vma_write_combine(vma.as_ptr()) };
+}
+
 /// Sets `vma` up to show PFNs of an array of `len` pages, from a driver's mmap operation.
 ///
 /// Sets `VM_PFNMAP`, `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault
-/// operation calls [`fault_pfns`]. `vm_page_prot` is the driver's to set, before or after this:
-/// with `pgprot_writecombine()`, say, on architectures where the kernel doesn't choose by the
-/// memory.
+/// operation calls [`fault_pfns`]. The mapping is cached, unless [`write_combine`] was called
+/// before.
 ///
 /// Context: the mmap operation, under the mmap lock held for writing. Doesn't sleep.
 ///
@@ -641,7 +694,7 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// operation.
 ///
 /// Sets `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault operation
-/// calls [`fault_pages`]. `vm_page_prot` is the driver's to set, before or after this.
+/// calls [`fault_pages`]. The driver leaves `vm_page_prot` as it is.
 ///
 /// Not for pages of CMA areas: whoever pins such a page for long (`FOLL_LONGTERM`, as `io_uring`
 /// and RDMA do) has it moved out of there first. The kernel finds it on no LRU list, moves nothing,
@@ -657,7 +710,8 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// # Errors
 ///
 /// `EINVAL`: a private mapping that is or could become writable (COW), a window that is not wholly
-/// within the array, or a VMA that is one for PFNs already.
+/// within the array, or a VMA that is one for PFNs already, or of another cache mode than by
+/// default.
 ///
 /// C: [`drm_gem_shmem_mmap()`](srctree/drivers/gpu/drm/drm_gem_shmem_helper.c).
 ///

@@ -12,14 +12,26 @@ use kernel::error::from_result;
 
 /// C's `PAGEKIT_READ_ONLY`.
 const READ_ONLY: c_uint = 128;
+/// C's `PAGEKIT_WRITE_COMBINE`.
+const WRITE_COMBINE: c_uint = 256;
 
-/// What all functions do first whose `flags` say who may write.
-fn heed(vma: &VmaNew, flags: c_uint) -> Result {
-    match flags {
-        0 => Ok(()),
-        READ_ONLY => keep_read_only(vma),
-        _ => Err(EINVAL),
+/// What all functions do first whose `flags` say who may write, and how.
+///
+/// # Safety
+///
+/// With [`WRITE_COMBINE`], as for [`write_combine`].
+unsafe fn heed(vma: &VmaNew, flags: c_uint) -> Result {
+    if flags & !(READ_ONLY | WRITE_COMBINE) != 0 {
+        return Err(EINVAL);
     }
+    if flags & WRITE_COMBINE != 0 {
+        // SAFETY: The caller promises that the memory has what was written to the pages.
+        unsafe { write_combine(vma) };
+    }
+    if flags & READ_ONLY != 0 {
+        keep_read_only(vma)?;
+    }
+    Ok(())
 }
 
 /// [`setup_pfns`], [`setup_pfns_ro`].
@@ -31,7 +43,7 @@ unsafe extern "C" fn pagekit_setup_pfns(
     flags: c_uint,
 ) -> c_int {
     // SAFETY: The caller is an mmap operation, which makes `vma` no mixed mapping, nor writable
-    // what may not be written to.
+    // what may not be written to, nor write-combined what caches have not written back.
     from_result(|| unsafe {
         let vma = VmaNew::from_raw(vma);
         heed(vma, flags)?;
@@ -49,7 +61,8 @@ unsafe extern "C" fn pagekit_map_pfns(
     flags: c_uint,
 ) -> c_int {
     // SAFETY: The caller is an mmap operation, which makes `vma` no mixed mapping, nor writable
-    // what may not be written to. Its pages stay until the file is released.
+    // what may not be written to, nor write-combined what caches have not written back. Its pages
+    // stay until the file is released.
     from_result(|| unsafe {
         let vma = VmaNew::from_raw(vma);
         heed(vma, flags)?;
@@ -102,7 +115,8 @@ unsafe extern "C" fn pagekit_setup_pages(
     // SAFETY: The caller is an mmap operation, to which `vma` was passed.
     let vma = unsafe { VmaNew::from_raw(vma) };
     from_result(|| {
-        heed(vma, flags)?;
+        // SAFETY: Nothing is mapped so: it is refused then.
+        unsafe { heed(vma, flags) }?;
         setup_pages(vma, count, base).map(|()| 0)
     })
 }
@@ -120,7 +134,8 @@ unsafe extern "C" fn pagekit_map_pages(
     // pages.
     let (vma, pages) = unsafe { (VmaNew::from_raw(vma), array(pages, count)) };
     from_result(|| {
-        heed(vma, flags)?;
+        // SAFETY: Nothing is mapped so: it is refused then.
+        unsafe { heed(vma, flags) }?;
         map_pages(vma, pages, base).map(|()| 0)
     })
 }

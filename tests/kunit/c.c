@@ -343,6 +343,34 @@ static void vma_maps(struct kunit *test)
 	pagekit_put_pages(object.pages, COUNT, 0);
 }
 
+/* Small and huge PFNs are mapped so, referenced pages not at all. */
+static void vma_write_combines(struct kunit *test)
+{
+	struct object object = { .way = test->param_value, .flags = PAGEKIT_WRITE_COMBINE };
+	unsigned long at = SZ_512M, addr;
+	struct file *file;
+	u8 value;
+
+	object.pages = pagekit_alloc_pages(COUNT, PAGEKIT_LARGE);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, object.pages);
+	KUNIT_EXPECT_EQ(test, fixture_clean(object.pages, COUNT), 0);
+	file = anon_inode_getfile("pagekit-kunit", &fops, &object, O_RDWR);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
+	KUNIT_ASSERT_EQ(test, kunit_attach_mm(), 0);
+	addr = vm_mmap(file, at, COUNT << PAGE_SHIFT, PROT_READ, MAP_SHARED | MAP_FIXED, 0);
+	KUNIT_EXPECT_EQ(test, (long)addr, object.way->pages ? -EINVAL : (long)at);
+	if (addr == at) {
+		KUNIT_EXPECT_EQ(test, get_user(value, (u8 __user *)at), 0);
+		KUNIT_EXPECT_EQ(test, value, 0);
+		KUNIT_EXPECT_EQ(test, fixture_is_huge(at), object.way->huge);
+		/* On x86 memory says how it is mapped. */
+		KUNIT_EXPECT_EQ(test, fixture_cache_mode(at) != 0, IS_ENABLED(CONFIG_ARM64));
+		vm_munmap(at, COUNT << PAGE_SHIFT);
+	}
+	__fput_sync(file);
+	pagekit_put_pages(object.pages, COUNT, 0);
+}
+
 /* Whoever has no pages at present passes none. */
 static void vma_without_pages(struct kunit *test)
 {
@@ -373,6 +401,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(pin_order),
 	KUNIT_CASE(pin_user),
 	KUNIT_CASE_PARAM(vma_maps, ways_gen_params),
+	KUNIT_CASE_PARAM(vma_write_combines, ways_gen_params),
 	KUNIT_CASE(vma_without_pages),
 	{}
 };

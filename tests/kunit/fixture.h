@@ -6,6 +6,8 @@
 #include <kunit/test-bug.h>
 #include <linux/anon_inodes.h>
 #include <linux/cred.h>
+#include <linux/device/faux.h>
+#include <linux/dma-mapping.h>
 #include <linux/falloc.h>
 #include <linux/file.h>
 #include <linux/highmem.h>
@@ -93,6 +95,27 @@ __weak int fixture_set_wc(struct page **pages, int n, bool wc)
 #else
 	return 0;
 #endif
+}
+
+/* Has the memory of a page what was written to the page: for a device that doesn't snoop. */
+int fixture_clean(struct page *const *pages, unsigned long n);
+__weak int fixture_clean(struct page *const *pages, unsigned long n)
+{
+	struct faux_device *faux = faux_device_create("pagekit-kunit", NULL, NULL);
+	int ret = -ENODEV;
+
+	if (!faux)
+		return ret;
+	ret = dma_coerce_mask_and_coherent(&faux->dev, DMA_BIT_MASK(64));
+	for (unsigned long i = 0; i < n && !ret; i++) {
+		dma_addr_t addr = dma_map_page(&faux->dev, pages[i], 0, PAGE_SIZE, DMA_TO_DEVICE);
+
+		ret = dma_mapping_error(&faux->dev, addr);
+		if (!ret)
+			dma_unmap_page(&faux->dev, addr, PAGE_SIZE, DMA_TO_DEVICE);
+	}
+	faux_device_destroy(faux);
+	return ret;
 }
 
 /* A shmem file on a file system with these mount options, or on the kernel's own. */

@@ -68,6 +68,7 @@ extern "C" {
     fn fixture_cache_mode(addr: c_ulong) -> c_ulong;
     fn fixture_set_wc(pages: *mut *mut bindings::page, n: c_int, wc: bool) -> c_int;
     fn fixture_pfn(page: *mut bindings::page) -> c_ulong;
+    fn fixture_clean(pages: *const *mut bindings::page, n: c_ulong) -> c_int;
     fn fixture_noncached(prot: bindings::pgprot_t) -> bindings::pgprot_t;
     fn fixture_writecombine(prot: bindings::pgprot_t) -> bindings::pgprot_t;
     fn fixture_advise_huge(addr: c_ulong) -> c_int;
@@ -815,6 +816,12 @@ impl Cache {
             Self::WriteCombined => unsafe { fixture_writecombine(prot) },
         }
     }
+}
+
+/// Has memory hold what was written to pages, as drivers do before they map them past the caches.
+pub(crate) fn clean(pages: &[pagekit_view::PageRef<'_>]) -> Result {
+    // SAFETY: A slice of `PageRef` is an array of pointers to pages that exist.
+    to_result(unsafe { fixture_clean(pages.as_ptr().cast(), pages.len() as c_ulong) })
 }
 
 /// The cache mode that the test's mm has for a page that it has mapped at `addr`.
