@@ -52,7 +52,11 @@ extern "C" {
     fn kernel_vunmap(mem: *const c_void);
 
     // See dmabuf_shim.h.
-    fn pagekit_dmabuf_vmap(pages: *const PageRef<'_, PfnOnly>, count: c_uint) -> *mut c_void;
+    fn pagekit_dmabuf_vmap(
+        pages: *const PageRef<'_, PfnOnly>,
+        count: c_uint,
+        write_combine: bool,
+    ) -> *mut c_void;
     fn pagekit_dmabuf_for_cpu(
         dev: *mut bindings::device,
         table: *mut bindings::sg_table,
@@ -515,10 +519,19 @@ pub(crate) unsafe fn users(buf: *mut bindings::dma_buf) -> (u32, u32) {
 /// Importers may keep such a mapping. `vm_map_ram()` is for short-lived ones: small ones share a
 /// block of addresses, which is free again only when all of them have gone.
 pub(crate) fn vmap<Of>(pages: &[PageRef<'_, Of>], map: &mut bindings::iosys_map) -> Result {
+    vmap_as(false, pages, map)
+}
+
+/// [`vmap`], past the caches if `write_combine`, as `pagekit_vma::write_combine()` has it.
+pub(crate) fn vmap_as<Of>(
+    write_combine: bool,
+    pages: &[PageRef<'_, Of>],
+    map: &mut bindings::iosys_map,
+) -> Result {
     // SAFETY: The slice is an array of pointers to pages that exist.
     let vaddr = unsafe {
         let count = c_uint::try_from(pages.len())?;
-        pagekit_dmabuf_vmap(PageRef::pfns(pages).as_ptr(), count)
+        pagekit_dmabuf_vmap(PageRef::pfns(pages).as_ptr(), count, write_combine)
     };
     if vaddr.is_null() {
         return Err(ENOMEM);

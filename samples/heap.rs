@@ -14,6 +14,9 @@
 //!   and nothing is revoked, so that there is nothing to do in a fault. Referenced pages would let
 //!   `O_DIRECT` at the mapping, and cost four times as much; mainline's heaps do without, too. Huge
 //!   pages are mapped in faults only, where the address is aligned, and few users choose one.
+//! * With the parameter `write_combine`, the CPU doesn't cache new buffers. They are zeroed through
+//!   caches, which a device of the heap's own has cleaned before anybody gets the buffer. It is for
+//!   devices that don't snoop: those that do see what is in caches.
 //!
 //! The kernel can't remove a heap, so that the module is never unloaded.
 //!
@@ -41,13 +44,18 @@ use pagekit_pages::{
 };
 use pagekit_vma::{
     map_pfns,
-    map_pfns_ro, //
+    map_pfns_ro,
+    write_combine, //
 };
 
 mod compat;
 mod dmabuf;
+mod import;
 
-use compat::this_module;
+use compat::{
+    this_module,
+    DMA_TO_DEVICE, //
+};
 
 module! {
     type: Heap,
@@ -63,14 +71,16 @@ module! {
     reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
-    // drivers/dma-buf/dma-heap.c exports this, `bindings` does not have it.
+    // drivers/dma-buf/dma-heap.c exports these, `bindings` does not have them.
     static mem_accounting: bool;
+    fn dma_heap_get_drvdata(heap: *mut dma_heap) -> *mut c_void;
 
     // See heap_shim.c.
     static pagekit_heap_name: *const c_char;
     static pagekit_heap_size_limit_mb: c_int;
+    static pagekit_heap_write_combine: bool;
     fn pagekit_heap_name_is_taken() -> bool;
-    fn pagekit_heap_add() -> c_int;
+    fn pagekit_heap_add(device: *const import::Device) -> c_int;
 }
 
 struct Heap;
@@ -88,8 +98,10 @@ impl kernel::Module for Heap {
                 return Err(EBUSY);
             }
         }
-        // SAFETY: It takes nothing, and adds a heap whose operations are constant.
-        to_result(unsafe { pagekit_heap_add() })?;
+        let device = KBox::new(import::Device::new(c"pagekit-heap")?, GFP_KERNEL_ACCOUNT)?;
+        // SAFETY: It adds a heap whose operations are constant, and whose device stays.
+        to_result(unsafe { pagekit_heap_add(&*device) })?;
+        KBox::leak(device);
         // SAFETY: The module is being loaded. The heap has pointers to it from here on.
         unsafe { bindings::__module_get(module.as_ptr()) };
         Ok(Self)
@@ -110,15 +122,17 @@ struct dma_heap {
 /// To be called by the core, with a length that is page aligned and not 0.
 #[no_mangle]
 unsafe extern "C" fn pagekit_heap_allocate(
-    _heap: *mut dma_heap,
+    heap: *mut dma_heap,
     len: c_ulong,
     fd_flags: u32,
     _heap_flags: u64,
 ) -> *mut bindings::dma_buf {
-    allocate(len, fd_flags).unwrap_or_else(|e| e.to_ptr())
+    // SAFETY: The core passes a heap of ours, which was added with a device that stays.
+    let device = unsafe { &*dma_heap_get_drvdata(heap).cast() };
+    allocate(device, len, fd_flags).unwrap_or_else(|e| e.to_ptr())
 }
 
-fn allocate(len: usize, fd_flags: u32) -> Result<*mut bindings::dma_buf> {
+fn allocate(device: &import::Device, len: usize, fd_flags: u32) -> Result<*mut bindings::dma_buf> {
     let count = len >> PAGE_SHIFT;
     // SAFETY: The parameter is an int that may be written to at any time.
     let limit_mb = unsafe { (&raw const pagekit_heap_size_limit_mb).read_volatile() };
@@ -134,9 +148,27 @@ fn allocate(len: usize, fd_flags: u32) -> Result<*mut bindings::dma_buf> {
         AllocFlags::LARGE
     };
     let array = PageArray::alloc(count, flags)?;
+    // SAFETY: The parameter is a bool that may be written to at any time.
+    let write_combine = unsafe { (&raw const pagekit_heap_write_combine).read_volatile() };
+    if write_combine {
+        let mut table = dmabuf::SgTable::empty();
+        // SAFETY: The device exists. Nobody has the pages yet.
+        unsafe {
+            table.fill(array.pages(), device.as_ptr())?;
+            let table = table.as_ptr();
+            to_result(bindings::dma_map_sgtable(
+                device.as_ptr(),
+                table,
+                DMA_TO_DEVICE,
+                0,
+            ))?;
+            bindings::dma_unmap_sgtable(device.as_ptr(), table, DMA_TO_DEVICE, 0);
+        }
+    }
     let buffer = KBox::pin_init(
         pin_init!(Buffer {
             array,
+            write_combine,
             mappings <- new_mutex!(None),
         }),
         GFP_KERNEL_ACCOUNT,
@@ -158,6 +190,8 @@ fn allocate(len: usize, fd_flags: u32) -> Result<*mut bindings::dma_buf> {
 #[pin_data]
 struct Buffer {
     array: PageArray,
+    /// Whether no mapping of the CPU is cached. Caches have been cleaned of the pages, then.
+    write_combine: bool,
     #[pin]
     mappings: Mutex<Option<KBox<Mapping>>>,
 }
@@ -322,10 +356,14 @@ unsafe extern "C" fn mmap(
 ) -> c_int {
     // SAFETY: The core passes a buffer of ours, and a VMA that is being set up. It is never made a
     // mixed mapping. It holds the file of the buffer, so that the pages are released after the
-    // mapping has gone.
+    // mapping has gone. Caches have been cleaned of what is mapped past them.
     from_result(|| unsafe {
         let vma = VmaNew::from_raw(vma);
-        let pages = dmabuf::data::<Buffer>(buf).array.pages();
+        let buffer = dmabuf::data::<Buffer>(buf);
+        let pages = buffer.array.pages();
+        if buffer.write_combine {
+            write_combine(vma);
+        }
         // `mmap()` of the buffer has looked. An importer maps it into a file of its own, which may
         // be writable where the buffer is not. Private mappings are refused as those of others are.
         if (*(*buf).file).f_flags & bindings::O_ACCMODE == bindings::O_RDONLY
@@ -345,7 +383,8 @@ unsafe extern "C" fn mmap(
 unsafe extern "C" fn vmap(buf: *mut bindings::dma_buf, map: *mut bindings::iosys_map) -> c_int {
     // SAFETY: The core passes a buffer of ours, and a map to be filled in.
     from_result(|| unsafe {
-        dmabuf::vmap(dmabuf::data::<Buffer>(buf).array.pages(), &mut *map)?;
+        let buffer = dmabuf::data::<Buffer>(buf);
+        dmabuf::vmap_as(buffer.write_combine, buffer.array.pages(), &mut *map)?;
         Ok(0)
     })
 }

@@ -114,7 +114,7 @@ cases() {
 	case $1 in
 	user | failures | cma | numa | qemu) which_cases= ;;
 	smoke | failures-smoke | qemu-smoke) which_cases=--smoke ;;
-	bounce) which_cases="device heap.charge heap.charge_limit" ;;
+	bounce) which_cases="device heap.charge heap.charge_limit heap.write_combined" ;;
 	inputs) which_cases="--inputs $OUT/inputs" ;;
 	esac
 	echo "=="

@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 use rustix::io::{self, fcntl_getfd, Errno, FdFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
+use crate::device;
 use crate::env::{check_file, check_pages, Content, Env};
 use crate::groups::Case;
 
@@ -27,6 +28,7 @@ pub const CASES: &[Case] = &[
     Case::new("never_pinned", never_pinned).smoke(),
     Case::new("charge", charge).smoke(),
     Case::new("charge_limit", charge_limit).smoke(),
+    Case::new("write_combined", write_combined).smoke(),
     Case::new("killed_while_allocating", killed_while_allocating).smoke(),
 ];
 
@@ -206,6 +208,21 @@ fn charge_limit(env: &Env) -> Result<()> {
     ensure!(charge < SLACK, "{charge} bytes stay charged");
     ensure!(kernel::buffers()? == before, "a buffer stays");
     Ok(())
+}
+
+/// Buffers that the CPU doesn't cache are like others, also for devices.
+fn write_combined(env: &Env) -> Result<()> {
+    let parameter = "/sys/module/pagekit_heap/parameters/write_combine";
+    let setting = kernel::Setting::set(parameter, "Y")?;
+    not_stale(env)?;
+    for case in device::CASES {
+        (case.body)(env).with_context(|| case.name)?;
+    }
+    // What a buffer is, it stays.
+    let buf = pages_of(env, 2)?;
+    drop(setting);
+    let map = Mapping::shared(&buf, 0, 2 * PAGE)?;
+    check_pages(&map, |_| Content::Zero)
 }
 
 /// A process that is killed while the kernel allocates for it is gone long before it's done, and
