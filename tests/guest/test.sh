@@ -137,6 +137,11 @@ matrix() {
 	# Mainline's driver syncs in other directions than it maps, which would be reported.
 	without=
 	[ ! -e /sys/kernel/debug/dma-api ] || without=mainline-udmabuf
+	# With bounce buffers, wrong data would show: DRM's core doesn't sync at all.
+	case $(cat /proc/cmdline) in
+	*swiotlb=force*) without="mainline-udmabuf mainline-system-heap vgem" ;;
+	esac
+	# shellcheck disable=SC2086 # names
 	tool "$BIN/pagekit-matrix" "$OUT/matrix.json" $without
 }
 

@@ -23,8 +23,8 @@ MOVABLE = "movablecore=25%"
 # shows, and heaps charge their buffers; or there are no memory cgroups to charge to; or there is a CMA
 # area, which movable pages come from first as it is most of what is free; or there are two NUMA nodes.
 BOOTS = {
-    # Linux 7.2 knows no more than force.
-    "swiotlb": ("swiotlb=force", "swiotlb=force,track_hiwater", "dma_heap.mem_accounting=1"),
+    # Linux 7.2 knows no more than force. arm64 makes the buffer small, unless somebody says how large it is: 128 MiB.
+    "swiotlb": ("swiotlb=force", "swiotlb=65536,force,track_hiwater", "dma_heap.mem_accounting=1"),
     "nocgroup": ("cgroup_disable=memory",),
     "cma": ("cma=1024M@512M",),
     "numa": (),

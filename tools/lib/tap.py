@@ -64,14 +64,14 @@ def report(cases, level, took=(), note="") -> int:
         indent=1))
     suites = Counter((c.where, c.name.split(".")[0]) for c in cases)
     bad = Counter((c.where, c.name.split(".")[0]) for c in failed)
-    print(f"\n{'where':10}{'suite':28}{'passed':>8}{'failed':>8}")
+    print(f"\n{'where':18}{'suite':28}{'passed':>8}{'failed':>8}")
     for key, count in suites.items():
-        print(f"{key[0]:10}{key[1]:28}{count - bad[key]:8}{bad[key] or '':>8}")
+        print(f"{key[0]:18}{key[1]:28}{count - bad[key]:8}{bad[key] or '':>8}")
     if took:
-        print(f"\n{'where':10}{'part':28}{'took':>8}")
+        print(f"\n{'where':18}{'part':28}{'took':>8}")
     for row in took:
         minutes, seconds = divmod(round(row["seconds"]), 60)
-        print(f"{row['where']:10}{row['part']:28}{minutes:5}:{seconds:02}" + ("  before" if row.get("before") else ""))
+        print(f"{row['where']:18}{row['part']:28}{minutes:5}:{seconds:02}" + ("  before" if row.get("before") else ""))
     # The cause first: a crash makes many suites incomplete.
     for case in sorted(failed, key=lambda c: (c.name.endswith(".count"), c.name != "vm.clean")):
         print(f"FAILED {case.where}: {case.name}" + (f": {case.detail}" if case.detail else ""))

@@ -137,14 +137,20 @@ trait Side {
     fn write(&self, offset: usize, from: &[u8]) -> Result<()>;
 }
 
-/// A memfd, by system calls.
-impl Side for File {
+/// A memfd, by system calls, which access the buffer that was made of it.
+struct Memfd(OwnedFd, File);
+
+impl Side for Memfd {
     fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
-        Ok(self.read_exact_at(to, offset as u64)?)
+        abi::with_cpu_access(&self.0, SYNC_READ, || {
+            Ok(self.1.read_exact_at(to, offset as u64)?)
+        })
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
-        Ok(self.write_all_at(from, offset as u64)?)
+        abi::with_cpu_access(&self.0, SYNC_WRITE, || {
+            Ok(self.1.write_all_at(from, offset as u64)?)
+        })
     }
 }
 
@@ -250,7 +256,8 @@ impl Exporter {
                     offset: 0,
                     size: size as u64,
                 };
-                (abi::create(open()?, &create)?, Box::new(memfd))
+                let buf = abi::create(open()?, &create)?;
+                (buf.try_clone()?, Box::new(Memfd(buf, memfd)))
             }
             Make::Object => {
                 let object = Object::new(self.device, pages)?;
@@ -569,10 +576,13 @@ impl Cell {
 }
 
 /// Runs all cells, writes what was seen to `path` and returns whether all is well.
-fn run(path: &Path, without: Option<&str>) -> Result<bool> {
+fn run(path: &Path, without: &[String]) -> Result<bool> {
     let card = Card::find("vgem")?;
     let (mut json, mut well, mut number) = (String::new(), true, 0);
-    let exporters = || EXPORTERS.iter().filter(|e| Some(e.name) != without);
+    let exporters = || {
+        let left_out = |e: &&Exporter| without.iter().any(|name| name == e.name);
+        EXPORTERS.iter().filter(move |e| !left_out(e))
+    };
     println!("1..{}", exporters().count() * IMPORTERS.len());
     for exporter in exporters() {
         for importer in IMPORTERS {
@@ -600,11 +610,11 @@ fn run(path: &Path, without: Option<&str>) -> Result<bool> {
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let (Some(path), without, None) = (args.next(), args.next(), args.next()) else {
-        eprintln!("usage: pagekit-matrix JSON [EXPORTER TO LEAVE OUT]");
+    let Some(path) = args.next() else {
+        eprintln!("usage: pagekit-matrix JSON [EXPORTER TO LEAVE OUT...]");
         return ExitCode::from(2);
     };
-    match run(path.as_ref(), without.as_deref()) {
+    match run(path.as_ref(), &args.collect::<Vec<_>>()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
