@@ -34,7 +34,7 @@ BOOTS = {
         "base": ["kunit user inputs qemu-smoke selftest template matrix fuzz"],
         "swiotlb": ["bounce", "matrix"],
         "numa": ["numa"],
-        "debug": ["kunit smoke failures-smoke matrix races"],
+        "debug": ["kunit smoke dma failures-smoke matrix races"],
         "arm64-16k": ["kunit smoke", "demo"],
         "arm64-16k-swiotlb": ["bounce", "matrix"],
     },
@@ -45,7 +45,7 @@ BOOTS = {
         "nocgroup": ["kunit matrix"],
         "cma": ["cma"],
         "numa": ["numa"],
-        "debug": ["kunit", "user", "inputs qemu-smoke", "failures", "selftest converted template matrix", "races", "fuzz"],
+        "debug": ["kunit", "user", "inputs qemu-smoke dma", "failures", "selftest converted template matrix", "races", "fuzz"],
         "prod": ["kunit user inputs qemu", "selftest converted template matrix races fuzz"],
         "arm64": ["kunit user inputs", "selftest converted template matrix races", "fuzz", "demo"],
         "arm64-16k": ["kunit user inputs", "selftest converted template matrix races", "fuzz", "demo"],
@@ -269,7 +269,7 @@ def test_only(options) -> int:
     own = next((part for part in parts if part in guest.BOOTS), None)
     if own and len(parts) > 1:
         raise Broken(f"cases of {own} run in a boot of their own")
-    where = kernel(own or options.kernel or ("debug" if {"failures", "races"} & {*parts} else "base"))
+    where = kernel(own or options.kernel or ("debug" if {"dma", "failures", "races"} & {*parts} else "base"))
     parts = " ".join(parts)
     built, env = guest.prepare(where, parts)
     order = None

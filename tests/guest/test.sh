@@ -112,7 +112,7 @@ kunit() {
 cases() {
 	case $1 in inputs) chosen "inputs.$2" ;; *) chosen "$2" ;; esac || return 0
 	case $1 in
-	user | failures | cma | numa | qemu) which_cases= ;;
+	user | failures | cma | dma | numa | qemu) which_cases= ;;
 	smoke | failures-smoke | qemu-smoke) which_cases=--smoke ;;
 	bounce) which_cases="device heap.charge heap.charge_limit heap.write_combined" ;;
 	inputs) which_cases="--inputs $OUT/inputs" ;;
@@ -220,6 +220,13 @@ for part in $PARTS; do
 		tool "$BIN/pagekit-test" --peer --device /dev/dma_heap/system --group heap device
 		;;
 	cma) cases cma cma /dev/pagekit-udmabuf ;;
+	dma)
+		[ -e /sys/kernel/tracing/instances ] || mount -t tracefs none /sys/kernel/tracing ||
+			broken "this kernel traces nothing"
+		for kind in udmabuf cdmabuf i915 nouveau radeon; do
+			cases dma dma.$kind /dev/pagekit-$kind
+		done
+		;;
 	qemu*)
 		# If mainline's device fails too, it is QEMU that has changed.
 		cases $part qemu /dev/pagekit-udmabuf
@@ -285,6 +292,7 @@ for part in $PARTS; do
 	user | smoke | bounce | inputs)
 		cases $part heap "/dev/dma_heap/$heap"
 		;;
+	dma) cases dma dma.heap /dev/dma_heap/pagekit ;;
 	failures*)
 		cases $part failures.heap /dev/dma_heap/pagekit
 		# What it warned of once it shall warn of again.

@@ -19,7 +19,7 @@ SMOKE = {"user": "smoke", "failures": "failures-smoke", "qemu": "qemu-smoke"}
 
 def suite_of(name) -> str:
     """What fails or refuses has a suite for each device."""
-    return re.match(r"(?:(?:failures|inputs)\.)?[^.]+", name)[0]
+    return re.match(r"(?:(?:dma|failures|inputs)\.)?[^.]+", name)[0]
 
 
 def part_of(name) -> str:
@@ -27,7 +27,7 @@ def part_of(name) -> str:
     kind = name.split(".")[0].removesuffix("-mainline")
     if kind.startswith("pagekit_"):
         return "kunit"
-    return kind if kind in ("failures", "inputs", "races", "cma", "numa", "qemu") else "user"
+    return kind if kind in ("dma", "failures", "inputs", "races", "cma", "numa", "qemu") else "user"
 
 
 # --- What sources and programs say ---------------------------------------------------

@@ -4,6 +4,7 @@
 
 mod create;
 mod device;
+mod dma;
 mod env;
 mod failures;
 mod groups;

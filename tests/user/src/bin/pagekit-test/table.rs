@@ -3,10 +3,10 @@
 
 use anyhow::bail;
 
-use crate::env::of_memfd;
+use crate::env::{of_memfd, Fill};
 use crate::groups::{Case, Group, Row};
 use crate::{
-    create, device, failures, heap, hostile, i915, inputs, isolation, mappings, memory, nodes,
+    create, device, dma, failures, heap, hostile, i915, inputs, isolation, mappings, memory, nodes,
     nouveau, numa, qemu, races, radeon, sharing, shown, style,
 };
 
@@ -120,6 +120,12 @@ pub const GROUPS: &[Group] = &[
         tables: &[numa::CASES],
         inputs: &[],
     },
+    dma("dma.udmabuf", of_memfd, &[dma::CASES]),
+    dma("dma.cdmabuf", of_memfd, &[dma::CASES]),
+    dma("dma.heap", heap::filled, &[dma::CASES, dma::HEAP]),
+    dma("dma.i915", style::filled, &[dma::CASES]),
+    dma("dma.nouveau", style::filled, &[dma::CASES]),
+    dma("dma.radeon", style::filled, &[dma::CASES]),
     node("qemu", &[qemu::CASES], &[]),
     node("qemu-mainline", &[qemu::CASES], &[]),
     Group {
@@ -263,6 +269,16 @@ const fn style(name: &'static str, tables: Tables, inputs: Inputs) -> Group {
         fill: style::filled,
         tables,
         inputs,
+    }
+}
+
+/// An exporter whose calls of the DMA API are looked at.
+const fn dma(name: &'static str, fill: Fill, tables: Tables) -> Group {
+    Group {
+        name,
+        fill,
+        tables,
+        inputs: &[],
     }
 }
 
