@@ -26,28 +26,39 @@ def logarithmic(axis, values):
     return 10 ** floor(log10(min(values))), 10 ** ceil(log10(max(values)))
 
 
-def bars(axes, run, heads):
+def bars(axes, title, heads, value, best, goal, goal_name):
     """Ours, the best peer and the goal of each row."""
     def bar(at, value, colour, words, label_at):
         axes.barh(at, value, THICK, color=colour)
         axes.annotate(words, (label_at, at), (5, 0), textcoords="offset points", va="center", fontsize=8)
 
     for at, row in enumerate(heads):
-        goal, peer = results.verdict(run, row)[0], results.best_peer(run["rows"], row)
-        bar(at - THICK / 2, row["total"], chart.BLUE, number(row["total"]), max(row["total"], goal or 0))
+        mark, peer = goal(row), best(row)
+        bar(at - THICK / 2, value(row), chart.BLUE, number(value(row)), max(value(row), mark or 0))
         if peer:
-            bar(at + THICK / 2, peer["total"], chart.ORANGE, f"{number(peer['total'])}  {peer['impl']}", peer["total"])
-        if goal:
-            axes.plot((goal, goal), (at - THICK, at), color=chart.RED, linewidth=2)
+            bar(at + THICK / 2, value(peer), chart.ORANGE, f"{number(value(peer))}  {peer['impl']}", value(peer))
+        if mark:
+            axes.plot((mark, mark), (at - THICK, at), color=chart.RED, linewidth=2)
     axes.set_xscale("log")
-    axes.set_xlim(logarithmic(axes.xaxis, [row["total"] for row in heads]))
+    axes.set_xlim(logarithmic(axes.xaxis, [value(row) for row in heads]))
     axes.set_ylim(len(heads) - 0.4, -0.6)
     axes.set_yticks(range(len(heads)), [f"{row['case']}, {row['backing']}" for row in heads])
     axes.grid(False, axis="y")
-    axes.set_title("Objects of 64 MiB: instructions per page of 4 KiB (memory: bytes per page)", loc="left")
-    for name, colour in (("pagekit", chart.BLUE), ("the best of mainline's", chart.ORANGE), ("goal", chart.RED)):
+    axes.set_title(title, loc="left")
+    for name, colour in (("pagekit", chart.BLUE), ("the best of mainline's", chart.ORANGE), (goal_name, chart.RED)):
         axes.plot([], [], color=colour, linewidth=4, label=name)
     axes.legend(loc="lower right")
+
+
+def costs(axes, run, heads):
+    bars(axes, "Objects of 64 MiB: instructions per page of 4 KiB (memory: bytes per page)", heads, lambda row: row["total"],
+         lambda row: results.best_peer(run["rows"], row), lambda row: results.verdict(run, row)[0], "goal")
+
+
+def lines(axes, run, heads):
+    bars(axes, "The same: cache lines touched per page", [row for row in heads if "traffic" in row], results.lines_of,
+         lambda row: results.leanest_peer(run["rows"], row),
+         lambda row: results.CASES[row["case"]].lines.get(row["backing"]), "the least there can be")
 
 
 def sizes(axes, run, heads):
@@ -73,9 +84,10 @@ def main():
     run = json.loads(Path(sys.argv[1]).read_text())
     heads = [row for row in results.headlines(run) if "total" in row]
     cases = {row["case"]: [r for r in heads if r["case"] == row["case"]] for row in heads if row["case"] != "memory"}
-    picture = chart.figure(9, 13)
-    above, below = picture.subfigures(2, 1, height_ratios=(2, 1))
-    bars(above.subplots(), run, heads)
+    picture = chart.figure(9, 20)
+    above, middle, below = picture.subfigures(3, 1, height_ratios=(2, 2, 1))
+    costs(above.subplots(), run, heads)
+    lines(middle.subplots(), run, heads)
     below.suptitle("The same by the size of the object in MiB: made of 4 KiB pages (solid), of 2 MiB pages (dashed)",
                    x=0.01, ha="left")
     for axes, rows in zip(below.subplots(2, -(-len(cases) // 2)).flat, cases.values(), strict=False):

@@ -89,12 +89,12 @@ class Result:
 
 
 def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=60, icount=False,
-        append=(), env=None, accel=None, virtme_run=None, echo=True, expected=None, nodes=(), built=None) -> Result:
+        append=(), env=None, accel=None, virtme_run=None, echo=True, expected=None, nodes=(), built=None, qemu=()) -> Result:
     """Boot the kernel built in kdir and run the sh script in it. beside: files that it
     reads. timeout: seconds for the script with hardware acceleration. icount: one CPU
     and a clock that counts guest instructions, for figures that repeat. expected: a
     pattern of what the kernel may report. nodes: the memory of each NUMA node. The CPUs are on the
-    first. built: what the set-up says of a kernel of another architecture."""
+    first. built: what the set-up says of a kernel of another architecture. qemu: more options of it."""
     kdir, script, out = Path(kdir).resolve(), Path(script), OUT / name
     cross = built and "QEMU" in built
     if not cross:
@@ -117,7 +117,7 @@ def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=
         cmd = _qemu(built, kdir, out, memory, cpus, nodes, options)
     else:
         cmd = _virtme(virtme_run, accel, kdir, out, memory, cpus, nodes, options)
-    cmd += ["-chardev", "file,id=pagekit,path=/proc/self/fd/1", "-device", "virtio-serial-pci",
+    cmd += [*qemu, "-chardev", "file,id=pagekit,path=/proc/self/fd/1", "-device", "virtio-serial-pci",
             "-device", "virtserialport,name=pagekit,chardev=pagekit"]
     if icount:
         cmd += ["-icount", "shift=0,sleep=off"]

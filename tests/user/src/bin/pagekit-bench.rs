@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Barrier;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -28,6 +28,10 @@ const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 /// tables only the lowest are yet to be made.
 const NEIGHBOUR: usize = 1 << 44;
 const ADDR: usize = NEIGHBOUR + HUGE;
+/// Where in the neighbour a store tells what looks at memory traffic that a phase begins, and that
+/// the phase of that number has ended.
+const BEGIN: usize = 64;
+const END: usize = 128;
 
 /// The sizes of objects, in MiB.
 const SIZES: [usize; 5] = [1, 8, 64, 512, 4096];
@@ -80,7 +84,10 @@ enum Map {
 }
 
 const PHASES: [&str; 5] = ["create", "mmap", "touch", "munmap", "close"];
-type Phases = [u64; PHASES.len()];
+
+/// How long each phase took, and where its memory traffic is among all that was recorded.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Phases([(u64, usize); PHASES.len()]);
 
 struct Case {
     name: &'static str,
@@ -362,11 +369,9 @@ impl Maker {
 
     /// The life of a buffer: how long each phase of it takes.
     fn live(self, backing: &Backing, map: Map) -> Result<Phases> {
-        let mut phases = [0; PHASES.len()];
+        let mut phases = Phases::default();
         let device = self.open()?;
-        let start = Instant::now();
-        let buffer = self.make(&device, backing)?;
-        phases[0] = since(start);
+        let buffer = phases.measure(0, || self.make(&device, backing))?;
         // The device takes no part in the life of its buffers, unless it is the buffer.
         let (buffer, _device) = match buffer {
             Some(buffer) => (buffer, Some(device)),
@@ -374,34 +379,47 @@ impl Maker {
         };
         if map != Map::No {
             let addr = ADDR + usize::from(map == Map::Unaligned) * PAGE;
-            let start = Instant::now();
-            let map = Mapping::shared_at(addr, &buffer, backing.len).context("mmap")?;
-            phases[1] = since(start);
-            let start = Instant::now();
-            write_each_page(&map);
-            phases[2] = since(start);
-            let start = Instant::now();
-            drop(map);
-            phases[3] = since(start);
+            let map = phases
+                .measure(1, || Mapping::shared_at(addr, &buffer, backing.len))
+                .context("mmap")?;
+            phases.measure(2, || write_each_page(&map));
+            phases.measure(3, || drop(map));
         }
-        let start = Instant::now();
-        drop(buffer);
-        phases[4] = since(start);
+        phases.measure(4, || drop(buffer));
         Ok(phases)
     }
 }
 
-fn since(start: Instant) -> u64 {
-    start.elapsed().as_nanos() as u64
+impl Phases {
+    fn measure<T>(&mut self, phase: usize, work: impl FnOnce() -> T) -> T {
+        static RECORDS: AtomicUsize = AtomicUsize::new(0);
+        // SAFETY: the neighbour is mapped before anything is measured, and stays.
+        let mark = |at| unsafe { (NEIGHBOUR as *mut u8).add(at).write_volatile(1) };
+        let start = Instant::now();
+        mark(BEGIN);
+        let result = work();
+        mark(END + phase);
+        let took = start.elapsed().as_nanos() as u64;
+        self.0[phase] = (took, RECORDS.fetch_add(1, Ordering::Relaxed));
+        result
+    }
+
+    /// As members of an object in JSON.
+    fn json(&self, value: impl Fn(&(u64, usize)) -> u64) -> String {
+        let took_place = PHASES.iter().zip(&self.0).filter(|(_, (took, _))| *took > 0);
+        let members: Vec<_> = took_place
+            .map(|(name, phase)| format!("{name:?}: {}", value(phase)))
+            .collect();
+        members.join(", ")
+    }
 }
 
 impl Case {
     fn total(&self, phases: &Phases) -> u64 {
-        PHASES
-            .iter()
-            .zip(phases)
+        let counted = PHASES.iter().zip(&phases.0);
+        counted
             .filter(|(name, _)| self.counts.contains(name))
-            .map(|(_, time)| time)
+            .map(|(_, (took, _))| took)
             .sum()
     }
 
@@ -421,12 +439,12 @@ impl Case {
                 spread = runs.get(1).map_or(u64::MAX, |next| next.0 - runs[0].0);
             }
             let (total, phases) = runs[0];
-            let phases: Vec<_> = PHASES
-                .iter()
-                .zip(phases)
-                .map(|(name, time)| format!("{name:?}: {time}"))
-                .collect();
-            found = format!("\"phases\": {{{}}}, \"total\": {total}", phases.join(", "));
+            found = format!(
+                "\"counts\": {:?}, \"phases\": {{{}}}, \"records\": {{{}}}, \"total\": {total}",
+                self.counts,
+                phases.json(|(took, _)| *took),
+                phases.json(|(_, record)| *record as u64)
+            );
             if spread <= total / 100 {
                 return Ok(found);
             }
