@@ -29,6 +29,8 @@ struct bench_make {
 #define OURS_MAP_PAGES_LARGE	4	/* the same, of large folios */
 #define OURS_PIN_USER		5	/* pin user memory */
 #define OURS_PIN_MEMFD		6	/* pin the pages of the file */
+#define OURS_FAULT_PAGES	7	/* new pages, mapped by reference on fault */
+#define OURS_FAULT_PAGES_LARGE	8	/* the same, of large folios */
 
 /* /dev/pagekit-bench-peer: what each stands for is said in peer.c */
 #define PEER_DRM_GEM		0
@@ -40,6 +42,8 @@ struct bench_make {
 #define PEER_INSERT_PAGES_LARGE	6
 #define PEER_PIN_USER		7
 #define PEER_PIN_MEMFD		8
+#define PEER_FAULT_GET		13
+#define PEER_FAULT_GET_LARGE	14
 /* No peers, but the least that is to be had with the kernel's exported functions. */
 #define FLOOR_PAGES		9
 #define FLOOR_MAP_PFNS		10

@@ -34,10 +34,12 @@ use pagekit_pin::{
 };
 use pagekit_view::PageRef;
 use pagekit_vma::{
+    fault_pages,
     fault_pfns,
     huge_fault_pfns,
     map_pages,
     map_pfns,
+    setup_pages,
     setup_pfns,
     VmFault, //
 };
@@ -91,6 +93,8 @@ const MAP_PAGES: u32 = 3;
 const MAP_PAGES_LARGE: u32 = 4;
 const PIN_USER: u32 = 5;
 const PIN_MEMFD: u32 = 6;
+const FAULT_PAGES: u32 = 7;
+const FAULT_PAGES_LARGE: u32 = 8;
 
 enum Array {
     Held(PageArray),
@@ -108,6 +112,14 @@ impl Bench {
             (Array::Pinned(_), _) => Err(ENODEV),
         }
     }
+
+    fn set_ops(&self, vma: &VmaNew, ops: &'static bindings::vm_operations_struct) {
+        // SAFETY: The VMA is being set up. It holds the file, and so this.
+        unsafe {
+            (*vma.as_ptr()).vm_private_data = core::ptr::from_ref(self).cast_mut().cast();
+            (*vma.as_ptr()).vm_ops = ops;
+        }
+    }
 }
 
 fn make(make: &Make) -> Result<Array> {
@@ -120,8 +132,10 @@ fn make(make: &Make) -> Result<Array> {
             count,
             ShmemFlags::empty(),
         )?),
-        MAP_PAGES => Array::Held(PageArray::alloc(count, AllocFlags::empty())?),
-        MAP_PAGES_LARGE => Array::Held(PageArray::alloc(count, AllocFlags::LARGE)?),
+        MAP_PAGES | FAULT_PAGES => Array::Held(PageArray::alloc(count, AllocFlags::empty())?),
+        MAP_PAGES_LARGE | FAULT_PAGES_LARGE => {
+            Array::Held(PageArray::alloc(count, AllocFlags::LARGE)?)
+        }
         PIN_USER => {
             let mut pins = PinArray::with_capacity(count, PinFlags::WRITE)?;
             pins.pin_user(start, count)?;
@@ -168,12 +182,12 @@ impl MiscDevice for Bench {
             FAULT_PFNS => {
                 // SAFETY: The VMA is of this kind only, and its pages may be written to.
                 unsafe { setup_pfns(vma, pages.len(), 0) }?;
-                // SAFETY: The VMA is being set up. It holds the file, and so `bench`.
-                unsafe {
-                    (*vma.as_ptr()).vm_private_data = core::ptr::from_ref(bench).cast_mut().cast();
-                    (*vma.as_ptr()).vm_ops = VM_OPS;
-                }
+                bench.set_ops(vma, VM_OPS);
                 Ok(())
+            }
+            FAULT_PAGES | FAULT_PAGES_LARGE => {
+                bench.set_ops(vma, PAGES_VM_OPS);
+                setup_pages(vma, pages.len(), 0)
             }
             MAP_PAGES | MAP_PAGES_LARGE => map_pages(vma, pages, 0),
             _ => Err(ENODEV),
@@ -184,6 +198,11 @@ impl MiscDevice for Bench {
 const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
     fault: Some(fault),
     huge_fault: Some(huge_fault),
+    ..pin_init::zeroed()
+};
+
+const PAGES_VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct {
+    fault: Some(pages_fault),
     ..pin_init::zeroed()
 };
 
@@ -205,6 +224,17 @@ unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t
     unsafe {
         let vmf = VmFault::from_raw(vmf);
         fault_pfns(vmf, pages(vmf), 0)
+    }
+}
+
+/// # Safety
+///
+/// As for `fault`.
+unsafe extern "C" fn pages_fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    // SAFETY: The kernel passes a fault that is being handled.
+    unsafe {
+        let vmf = VmFault::from_raw(vmf);
+        fault_pages(vmf, pages(vmf), 0)
     }
 }
 

@@ -412,6 +412,27 @@ static int insert_mmap(struct object *obj, struct vm_area_struct *vma)
 	return vm_insert_pages(vma, vma->vm_start, obj->pages, &left);
 }
 
+/* --- fb_deferred_io_fault() in drivers/video/fbdev/core/fb_defio.c: the kernel maps the page --- */
+
+static vm_fault_t get_fault(struct vm_fault *vmf)
+{
+	struct object *obj = vmf->vma->vm_private_data;
+
+	vmf->page = obj->pages[linear_page_delta(vmf->vma, vmf->address)];
+	get_page(vmf->page);
+	return 0;
+}
+
+static const struct vm_operations_struct get_vm_ops = { .fault = get_fault };
+
+static int get_mmap(struct object *obj, struct vm_area_struct *vma)
+{
+	vm_flags_set(vma, VM_DONTEXPAND | VM_DONTDUMP);
+	vma->vm_private_data = obj;
+	vma->vm_ops = &get_vm_ops;
+	return 0;
+}
+
 /* --- amdxdna_get_ubuf(), amdxdna_ubuf_release(): drivers/accel/amdxdna/amdxdna_ubuf.c --- */
 
 static int user_make(struct object *obj, struct file *file, const struct bench_make *make)
@@ -540,6 +561,8 @@ static const struct peer peers[] = {
 	[PEER_FAULT_EACH]	= { lookup_make, each_mmap, put_page_release },
 	[PEER_INSERT_PAGES]	= { small_make, insert_mmap, put_page_release },
 	[PEER_INSERT_PAGES_LARGE] = { large_make, insert_mmap, put_page_release },
+	[PEER_FAULT_GET]	= { small_make, get_mmap, put_page_release },
+	[PEER_FAULT_GET_LARGE]	= { large_make, get_mmap, put_page_release },
 	[PEER_PIN_USER]		= { user_make, NULL, user_release },
 	[PEER_PIN_MEMFD]	= { memfd_make, NULL, memfd_release },
 	[FLOOR_PAGES]		= { lookup_make, NULL, floor_release },

@@ -190,6 +190,14 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
+        name: "fault-pages",
+        of: Of::New,
+        map: Map::Aligned,
+        counts: &["touch"],
+        max_mib: 512,
+        makers: &[("pagekit", Ours(7, 8)), ("fb_defio", Peer(13, 14))],
+    },
+    Case {
         name: "pin-user",
         of: Of::UserMemory,
         map: Map::No,
