@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use lexopt::prelude::*;
-use pagekit_user::abi::{self, BenchMake, UdmabufCreate};
+use pagekit_user::abi::{self, BenchMake, UdmabufCreate, UdmabufCreateItem};
 use pagekit_user::kernel;
 use pagekit_user::mapping::Mapping;
 use pagekit_user::{HUGE_PAGES, PAGE};
@@ -34,7 +34,11 @@ const BEGIN: usize = 64;
 const END: usize = 128;
 
 /// The sizes of objects, in MiB.
-const SIZES: [usize; 5] = [1, 8, 64, 512, 4096];
+const SIZES: [usize; 6] = [1, 8, 64, 512, 4096, 16384];
+/// For larger ones than this there is no memory: they have the pages of a file of that size again
+/// and again.
+const MOST_MIB: usize = 4096;
+const REPEATED_MIB: usize = 1024;
 /// The size for the memory that buffers take: their fixed parts vanish in it.
 const MEMORY_MIB: usize = 512;
 /// Runs after which we no longer hope that two agree.
@@ -115,7 +119,7 @@ const CASES: &[Case] = &[
         of: Of::Memfd,
         map: Map::Aligned,
         counts: &PHASES,
-        max_mib: 4096,
+        max_mib: 16384,
         makers: &UDMABUF,
     },
     Case {
@@ -235,25 +239,30 @@ const MEMORY: &str = "memory";
 /// are neighbours in memory, as on a machine that has run for a while.
 struct Backing {
     huge: bool,
+    /// Of a buffer, which has the whole file so many times.
     len: usize,
+    times: usize,
     memfd: Option<File>,
     memory: Option<Mapping>,
 }
 
 impl Backing {
-    fn new(of: Of, huge: bool, len: usize) -> Result<Self> {
+    fn new(of: Of, huge: bool, mib: usize) -> Result<Self> {
+        let len = mib * MIB;
+        let times = if mib > MOST_MIB {
+            mib / REPEATED_MIB
+        } else {
+            1
+        };
         let mut this = Self {
             huge,
             len,
+            times,
             memfd: None,
             memory: None,
         };
         // An object smaller than a huge page is a part of one.
-        let whole = if huge {
-            len.next_multiple_of(HUGE)
-        } else {
-            len
-        };
+        let whole = (len / times).next_multiple_of(if huge { HUGE } else { PAGE });
         kernel::write("/proc/sys/vm/compact_memory", "1")?;
         let map = match of {
             Of::New => return Ok(this),
@@ -339,6 +348,20 @@ impl Maker {
     fn make(self, device: &File, backing: &Backing) -> Result<Option<OwnedFd>> {
         let memfd = backing.memfd.as_ref().map_or(-1, |memfd| memfd.as_raw_fd());
         match self {
+            Udmabuf(_) if backing.times > 1 => {
+                let item = UdmabufCreateItem {
+                    memfd: memfd as u32,
+                    pad: 0,
+                    offset: 0,
+                    size: (backing.len / backing.times) as u64,
+                };
+                let items = vec![item; backing.times];
+                Ok(Some(abi::create_list(
+                    device,
+                    abi::UDMABUF_FLAGS_CLOEXEC,
+                    &items,
+                )?))
+            }
             Udmabuf(_) => {
                 let arg = UdmabufCreate {
                     memfd: memfd as u32,
@@ -414,7 +437,10 @@ impl Phases {
 
     /// As members of an object in JSON.
     fn json(&self, value: impl Fn(&(u64, usize)) -> u64) -> String {
-        let took_place = PHASES.iter().zip(&self.0).filter(|(_, (took, _))| *took > 0);
+        let took_place = PHASES
+            .iter()
+            .zip(&self.0)
+            .filter(|(_, (took, _))| *took > 0);
         let members: Vec<_> = took_place
             .map(|(name, phase)| format!("{name:?}: {}", value(phase)))
             .collect();
@@ -535,7 +561,9 @@ impl Args {
         } else {
             format!("{}k", PAGE >> 10)
         };
-        let wanted = if self.ours { 1 } else { makers.len() };
+        // Peers have shown by then how they grow.
+        let only_ours = self.ours || backing.times > 1;
+        let wanted = if only_ours { 1 } else { makers.len() };
         for &(name, maker) in &makers[..wanted] {
             if !maker.takes(backing) {
                 continue;
@@ -567,7 +595,7 @@ fn run(args: &Args) -> Result<()> {
                 continue;
             }
             for huge in [false, true] {
-                let backing = Backing::new(of, huge, mib * MIB)?;
+                let backing = Backing::new(of, huge, mib)?;
                 for case in &cases {
                     args.each(case.name, case.makers, &backing, |maker| {
                         case.measure(maker, &backing)
@@ -578,7 +606,7 @@ fn run(args: &Args) -> Result<()> {
     }
     if args.wants(MEMORY) {
         for huge in [false, true] {
-            let backing = Backing::new(Of::Memfd, huge, MEMORY_MIB * MIB)?;
+            let backing = Backing::new(Of::Memfd, huge, MEMORY_MIB)?;
             args.each(MEMORY, &UDMABUF[..3], &backing, |maker| {
                 memory(maker, &backing)
             })?;
