@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tools import demo
-from tools.bench import gate
+from tools.bench import gate, traffic
 from tools.check import docs, lists, modules, template, types
 from tools.convert import convert
 from tools.lib import build, guest
@@ -150,7 +150,8 @@ def test_host() -> list[Case]:
         print(run.stdout)
         cases.append(Case("host", "cargo-test", False, "failed"))
     built, folder = set_up("base"), modules_dir("base")
-    cases += [*types.cases(folder, built), *modules.cases(folder, built), *template.cases(), *docs.cases(), *lists.cases()]
+    cases += [*types.cases(folder, built), *modules.cases(folder, built), *template.cases(), *docs.cases(), *lists.cases(),
+              *traffic.cases()]
     return judge(cases, "host", "host")
 
 

@@ -128,9 +128,9 @@ def by_traffic(run) -> list[str]:
     for head in heads:
         for row in (r for r in same(run["rows"], head) if "traffic" in r):
             total, least = row["traffic"]["total"], CASES[row["case"]].lines.get(row["backing"])
+            least = f"{least:.2f}" if row is head and least is not None else ""
             lines.append(f"{row['case']:18} {row['backing']:5} {row['impl']:16} {total['loads']:8.2f} {total['stores']:8.2f} "
-                         f"{total['lines']:7.2f} {least if row is head and least else '':>6} "
-                         f"{total['l1']:7.2f} {total['l2']:7.2f}")
+                         f"{total['lines']:7.2f} {least:>6} {total['l1']:7.2f} {total['l2']:7.2f}")
         peer = leanest_peer(run["rows"], head)
         if peer and lines_of(head) > lines_of(peer) + 0.005:
             behind.append(f"{head['case']} {head['backing']}")

@@ -4,6 +4,7 @@
 import platform
 
 from tools.lib.build import OUT, TESTS, TOOLS, Broken, run
+from tools.lib.tap import case
 
 QEMU = "qemu-system-x86_64"
 # Data caches of a core, in bytes and ways, by CPU. Lines have 64 bytes.
@@ -66,6 +67,11 @@ def check() -> str:
         return f"{len(found)} parts were counted, not {len(KNOWN)}"
     return "; ".join(f"{name}: {counts}, not {known}"
                      for (name, known), counts in zip(KNOWN.items(), found, strict=True) if counts != known)
+
+
+def cases():
+    """Where there are no plugins nothing is counted, and nothing wrong."""
+    yield case("traffic.known", check() if works() else "")
 
 
 def add(rows, out):
