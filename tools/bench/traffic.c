@@ -43,7 +43,8 @@ bool qemu_plugin_hwaddr_is_io(const struct qemu_plugin_hwaddr *addr);
 uint64_t qemu_plugin_hwaddr_phys_addr(const struct qemu_plugin_hwaddr *addr);
 
 #define EXPORT __attribute__((visibility("default")))
-EXPORT int qemu_plugin_version = 1;
+/* What is used here is the same in all versions, but QEMU takes only some. */
+EXPORT int qemu_plugin_version = API;
 EXPORT int qemu_plugin_install(plugin_id id, const void *info, int argc, char **argv);
 
 /* --- Marks --------------------------------------------------------------------------------- */

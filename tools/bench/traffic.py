@@ -2,6 +2,8 @@
 """Memory traffic: what a plugin of QEMU counts, see traffic.c."""
 
 import platform
+import re
+from functools import cache
 
 from tools.lib.build import OUT, TESTS, TOOLS, Broken, run
 from tools.lib.tap import case
@@ -38,11 +40,11 @@ def works(built=None) -> bool:
     return "-plugin" in run(QEMU, "--help").stdout
 
 
-def options(out, marks) -> list:
+def options(out, marks, api=None) -> list:
     """Builds the plugin. Returns options of QEMU that have it write to out."""
     OUT.mkdir(exist_ok=True)
     run("cc", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-fvisibility=hidden",
-        TOOLS / "bench/traffic.c", "-o", PLUGIN, check=True)
+        f"-DAPI={api or api_version()}", TOOLS / "bench/traffic.c", "-o", PLUGIN, check=True)
     caches = ",".join(f"{name}={size}/{ways}" for name, (size, ways) in CACHES[CPU].items())
     return ["-plugin", f"file={PLUGIN},out={out},marks={marks:#x},{caches}"]
 
@@ -53,15 +55,30 @@ def read(out) -> list:
     return [dict(zip(COUNTS, counts, strict=True)) for _, *counts in lines]
 
 
-def check() -> str:
-    """Counts what is known. Returns what is wrong, if anything."""
-    program, out = OUT / "traffic-bare", OUT / "traffic-bare.out"
-    qemu = options(out, BARE)
+def run_bare(out, api=None) -> str:
+    """Runs what is known. Returns what QEMU says."""
+    program, qemu = OUT / "traffic-bare", options(out, BARE, api)
+    out.unlink(missing_ok=True)
     run("cc", "-m32", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-fno-stack-protector", "-fno-pie",
         "-no-pie", "-nostdlib", "-static", "-fcf-protection=none", "-Wl,-Ttext=0x100000,--build-id=none",
         TESTS / "bare/traffic.c", "-o", program, check=True)
-    run("timeout", 60, QEMU, "-accel", "tcg", "-m", "64M", "-nodefaults", "-display", "none", "-no-reboot",
-        "-device", "isa-debug-exit,iobase=0xf4", "-kernel", program, *qemu)
+    return run("timeout", 60, QEMU, "-accel", "tcg", "-m", "64M", "-nodefaults", "-display", "none", "-no-reboot",
+               "-device", "isa-debug-exit,iobase=0xf4", "-kernel", program, *qemu).stderr
+
+
+@cache
+def api_version() -> int:
+    """The version of plugins that this QEMU takes: the first, or the least that it takes instead."""
+    least = re.search(r"minimum version of (\d+)", run_bare(OUT / "traffic-bare.out", api=1))
+    return int(least[1]) if least else 1
+
+
+def check() -> str:
+    """Counts what is known. Returns what is wrong, if anything."""
+    out = OUT / "traffic-bare.out"
+    said = run_bare(out)
+    if not out.exists():
+        return said or "nothing was counted"
     found = [tuple(counts.values()) for counts in read(out)]
     if len(found) != len(KNOWN):
         return f"{len(found)} parts were counted, not {len(KNOWN)}"
