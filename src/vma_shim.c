@@ -84,20 +84,28 @@ SHIM(bool, pagekit_vma_is_huge, (struct vm_fault *vmf),
 bool pagekit_vma_are_free_standing(struct page *const *pages, unsigned long count);
 bool pagekit_vma_are_free_standing(struct page *const *pages, unsigned long count)
 {
-	unsigned long i;
+	const unsigned long not_plain = BIT(PG_head) | BIT(PG_swapbacked);
+	unsigned long i = 0, rest;
 
 	smp_wmb(); /* pairs with page table walks, of whatever CPU */
-	for (i = 0; i < count; i++) {
-		struct folio *folio;
+	while (i < count) {
+		struct page *page = pages[i++];
+		struct folio *folio = (struct folio *)page;
 
-		/* A folio has one owner. */
-		if (i && PageTail(pages[i]) && pages[i - 1] + 1 == pages[i])
+		/* It may be truncated at any time. Most are small, and tell all by themselves. */
+		if (!PageTail(page) && !(READ_ONCE(page->flags.f) & not_plain)) {
+			if (READ_ONCE(folio->mapping))
+				return false;
 			continue;
-		folio = page_folio(pages[i]);
-		/* It may be truncated at any time. */
+		}
+		folio = page_folio(page);
 		if (READ_ONCE(folio->mapping) || folio_test_swapbacked(folio) ||
 		    folio_test_hugetlb(folio))
 			return false;
+		/* A folio has one owner: its other pages need no look. */
+		rest = min(folio_rest(folio, page) - 1, count - i);
+		for (; rest && pages[i] == ++page; rest--)
+			i++;
 	}
 	return true;
 }
