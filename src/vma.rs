@@ -115,8 +115,9 @@ const PMD_SIZE: usize = PAGE_SIZE << PMD_ORDER;
 /// Whether the kernel has huge PFNs. Without, GUP would take such an entry for one of a folio.
 const HUGE_PFNS: bool = cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP);
 
-/// How many referenced pages are mapped before others get the CPU, and a fatal signal is noticed.
-const CHUNK: usize = 1 << 12;
+/// How many referenced pages are mapped before others get the CPU, and a fatal signal is noticed. So
+/// few that what was looked at before is still cached: 16 KiB of `struct page`s.
+const CHUNK: usize = 1 << 8;
 /// How many bytes one fault maps by small entries at the most, all of them under one lock: what a
 /// page table reaches where pages have 4 KiB. Where they have 64, that would be 512 MiB.
 const AROUND: usize = if PMD_SIZE < SZ_2M { PMD_SIZE } else { SZ_2M };
