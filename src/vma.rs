@@ -108,6 +108,9 @@ extern "C" {
     fn pagekit_vma_assert_fault(vmf: *mut bindings::vm_fault);
 }
 
+/// C's `VM_RAND_READ`. When the kernel unmaps a page it tells reclaim that the page was used, but not
+/// of a VMA that is read at random. Referenced pages are on no LRU list: reclaim never sees them.
+const RAND_READ: vm_flags_t = 1 << bindings::VMA_RAND_READ_BIT;
 /// No VMA has both.
 const PFNS_AND_MIXED: vm_flags_t = flags::PFNMAP | flags::MIXEDMAP;
 /// How many bytes a huge page has, and a page table reaches, as in C.
@@ -730,8 +733,8 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// ```
 #[inline]
 pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
-    let flags = flags::DONTEXPAND | flags::DONTDUMP;
-    // SAFETY: Neither of these is one of the two.
+    let flags = flags::DONTEXPAND | flags::DONTDUMP | RAND_READ;
+    // SAFETY: None of these is one of the two.
     unsafe { setup(vma, len, base, flags, flags::PFNMAP) }
 }
 
@@ -774,8 +777,8 @@ pub fn setup_pages_ro(vma: &VmaNew, len: usize, base: usize) -> Result {
 pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let window = window(vma, pages.len(), base, flags::PFNMAP)?;
     let pages = pages.get(window).ok_or(EINVAL)?;
-    // SAFETY: Neither of these is one of the two.
-    unsafe { set_flags(vma, flags::DONTEXPAND | flags::DONTDUMP) };
+    // SAFETY: None of these is one of the two.
+    unsafe { set_flags(vma, flags::DONTEXPAND | flags::DONTDUMP | RAND_READ) };
     let mut addr = vma.start();
     for some in pages.chunks(CHUNK) {
         yield_or_eintr()?;

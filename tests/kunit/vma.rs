@@ -674,10 +674,13 @@ mod tests {
 
     const KEPT: vm_flags_t = flags::DONTEXPAND | flags::DONTDUMP;
 
+    /// C's `VM_RAND_READ`.
+    const RAND_READ: vm_flags_t = 1 << bindings::VMA_RAND_READ_BIT;
+
     fn own_flags(kind: Kind) -> vm_flags_t {
         match kind {
-            FaultPages | HugePages => 0,
-            EagerPages => flags::MIXEDMAP,
+            FaultPages | HugePages => RAND_READ,
+            EagerPages => flags::MIXEDMAP | RAND_READ,
             _ => flags::PFNMAP,
         }
     }
@@ -688,7 +691,7 @@ mod tests {
         for kind in KINDS {
             let object = Object::fresh(kind, PAGES, 0)?;
             let _map = object.mmap(0, PAGES, RW, SHARED)?;
-            let all = KEPT | flags::PFNMAP | flags::MIXEDMAP;
+            let all = KEPT | flags::PFNMAP | flags::MIXEDMAP | RAND_READ;
             assert_eq!(object.seen.get() & all, KEPT | own_flags(kind));
         }
         Ok(())
