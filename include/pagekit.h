@@ -310,8 +310,9 @@ vm_fault_t pagekit_huge_fault_pfns(struct vm_fault *vmf, unsigned int order,
  * @base: page offset of its first page
  * @flags: PAGEKIT_READ_ONLY or 0
  *
- * Sets VM_DONTEXPAND and VM_DONTDUMP. The fault operation of the VMA must call
- * pagekit_fault_pages(), and may have pagekit_huge_fault_pages().
+ * Sets VM_DONTEXPAND, VM_DONTDUMP and VM_RAND_READ; and VM_MIXEDMAP, for faults to map pages in
+ * bulk, if the VMA has its operations already, and none for huge faults. The fault operation of
+ * the VMA must call pagekit_fault_pages(), and may have pagekit_huge_fault_pages().
  *
  * Context: The mmap operation, under the mmap lock held for writing. Doesn't
  * sleep.
@@ -330,7 +331,7 @@ int pagekit_setup_pages(struct vm_area_struct *vma, unsigned long count, unsigne
  * @base: page offset of its first page
  * @flags: as for pagekit_setup_pages()
  *
- * Sets VM_MIXEDMAP, VM_DONTEXPAND and VM_DONTDUMP.
+ * Sets VM_MIXEDMAP, VM_DONTEXPAND, VM_DONTDUMP and VM_RAND_READ.
  *
  * Lifetime: The mapping has references of its own.
  *

@@ -108,8 +108,8 @@ extern "C" {
     fn pagekit_vma_assert_fault(vmf: *mut bindings::vm_fault);
 }
 
-/// C's `VM_RAND_READ`. When the kernel unmaps a page it tells reclaim that the page was used, but not
-/// of a VMA that is read at random. Referenced pages are on no LRU list: reclaim never sees them.
+/// C's `VM_RAND_READ`. When the kernel unmaps a page it tells reclaim that the page was used, but
+/// not where a VMA is read at random. Referenced pages are on no LRU list: reclaim never sees them.
 const RAND_READ: vm_flags_t = 1 << bindings::VMA_RAND_READ_BIT;
 /// No VMA has both.
 const PFNS_AND_MIXED: vm_flags_t = flags::PFNMAP | flags::MIXEDMAP;
@@ -118,8 +118,8 @@ const PMD_SIZE: usize = PAGE_SIZE << PMD_ORDER;
 /// Whether the kernel has huge PFNs. Without, GUP would take such an entry for one of a folio.
 const HUGE_PFNS: bool = cfg!(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP);
 
-/// How many referenced pages are mapped before others get the CPU, and a fatal signal is noticed. So
-/// few that what was looked at before is still cached: 16 KiB of `struct page`s.
+/// How many referenced pages are mapped before others get the CPU, and a fatal signal is noticed.
+/// So few that what was looked at before is still cached: 16 KiB of `struct page`s.
 const CHUNK: usize = 1 << 8;
 /// How many bytes one fault maps by small entries at the most, all of them under one lock: what a
 /// page table reaches where pages have 4 KiB. Where they have 64, that would be 512 MiB.
@@ -697,17 +697,18 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// Sets `vma` up to show referenced pages of an array of `len` pages, from a driver's mmap
 /// operation.
 ///
-/// Sets `VM_DONTEXPAND` and `VM_DONTDUMP`. Nothing is mapped yet: the driver's fault operation
-/// calls [`fault_pages`]. The driver leaves `vm_page_prot` as it is.
+/// Sets `VM_DONTEXPAND`, `VM_DONTDUMP` and `VM_RAND_READ`. Nothing is mapped yet: the driver's
+/// fault operation calls [`fault_pages`]. The driver leaves `vm_page_prot` as it is.
 ///
 /// Not for pages of CMA areas: whoever pins such a page for long (`FOLL_LONGTERM`, as `io_uring`
 /// and RDMA do) has it moved out of there first. The kernel finds it on no LRU list, moves nothing,
 /// and tries again until the process is killed. No module can ask where a page is from. Map their
 /// PFNs.
 ///
-/// It is no mixed mapping (`VM_MIXEDMAP`): when the kernel splits a huge page in one of those, it
-/// loses the references. The kernel must not track what is written to the file that is mapped; it
-/// doesn't for dma-bufs.
+/// If the driver has set operations before, with one for faults and none for huge faults, it is a
+/// mixed mapping (`VM_MIXEDMAP`), in which [`fault_pages`] maps pages in bulk. Else it is none:
+/// when the kernel splits a huge page in a mixed mapping, it loses the references. The kernel must
+/// not track what is written to the file that is mapped; it doesn't for dma-bufs.
 ///
 /// Context: the mmap operation, under the mmap lock held for writing. Doesn't sleep.
 ///
@@ -733,8 +734,13 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// ```
 #[inline]
 pub fn setup_pages(vma: &VmaNew, len: usize, base: usize) -> Result {
-    let flags = flags::DONTEXPAND | flags::DONTDUMP | RAND_READ;
-    // SAFETY: None of these is one of the two.
+    // SAFETY: The VMA is locked, and its operations are null or valid.
+    let mixed = match unsafe { (*vma.as_ptr()).vm_ops.as_ref() } {
+        Some(ops) if ops.fault.is_some() && ops.huge_fault.is_none() => flags::MIXEDMAP,
+        _ => 0,
+    };
+    let flags = flags::DONTEXPAND | flags::DONTDUMP | RAND_READ | mixed;
+    // SAFETY: It is not for PFNs if this succeeds.
     unsafe { setup(vma, len, base, flags, flags::PFNMAP) }
 }
 
@@ -747,9 +753,10 @@ pub fn setup_pages_ro(vma: &VmaNew, len: usize, base: usize) -> Result {
 
 /// Maps all pages that `vma` shows and takes references on them, from a driver's mmap operation.
 ///
-/// Sets `VM_MIXEDMAP`, `VM_DONTEXPAND` and `VM_DONTDUMP`. A fault operation with [`fault_pages`] is
-/// not needed, but without one, what a process drops with `madvise(MADV_DONTNEED)` is gone for it:
-/// `SIGBUS`. As with [`setup_pages`], no pages of CMA areas.
+/// Sets `VM_MIXEDMAP`, `VM_DONTEXPAND`, `VM_DONTDUMP` and `VM_RAND_READ`. A fault operation with
+/// [`fault_pages`] is not needed, but without one, what a process drops with
+/// `madvise(MADV_DONTNEED)` is gone for it: `SIGBUS`. As with [`setup_pages`], no pages of CMA
+/// areas.
 ///
 /// Context: the mmap operation, under the mmap lock held for writing. May sleep.
 ///
@@ -782,25 +789,44 @@ pub fn map_pages(vma: &VmaNew, pages: &[PageRef<'_>], base: usize) -> Result {
     let mut addr = vma.start();
     for some in pages.chunks(CHUNK) {
         yield_or_eintr()?;
-        if !are_free_standing(PageRef::pfns(some)) {
+        let some = PageRef::pfns(some);
+        if !are_free_standing(some) {
             return Err(EINVAL);
         }
-        let mut left = some.len();
-        // SAFETY: The VMA is locked, not one for PFNs, and has these pages from `addr` on. The
-        // slice is only read. The kernel makes it a mixed mapping.
-        let result = to_result(unsafe {
-            bindings::vm_insert_pages(
-                vma.as_ptr(),
-                addr,
-                some.as_ptr().cast_mut().cast(),
-                &mut left,
-            )
-        });
+        // SAFETY: The VMA is being set up and not one for PFNs: the kernel makes it a mixed
+        // mapping. The pages are counted, as the type of `pages` says.
+        let (_, result) = unsafe { insert_pages(vma, addr, some) };
         // The addresses are those of the VMA: what was not to be had is an upper page table.
         result.map_err(|e| if e == EFAULT { ENOMEM } else { e })?;
         addr = addr.wrapping_add(some.len() << PAGE_SHIFT);
     }
     Ok(())
+}
+
+/// Maps pages from `addr` on, up to the first that can't be. Returns how many, and why no more.
+///
+/// # Safety
+///
+/// `vma` must be a mixed mapping, or being set up and not for PFNs. All pages must be counted, and
+/// free-standing.
+#[inline(never)]
+unsafe fn insert_pages(
+    vma: &VmaRef,
+    addr: usize,
+    pages: &[PageRef<'_, PfnOnly>],
+) -> (usize, Result) {
+    let mut left = pages.len();
+    // SAFETY: The VMA is locked, and mixed or about to be, which the caller promises. The kernel
+    // looks whether the addresses are in it. The slice is only read.
+    let result = to_result(unsafe {
+        bindings::vm_insert_pages(
+            vma.as_ptr(),
+            addr,
+            pages.as_ptr().cast_mut().cast(),
+            &mut left,
+        )
+    });
+    (pages.len().wrapping_sub(left), result)
 }
 
 /// [`map_pages`], for pages that a process may read but not write: see [`setup_pfns_ro`].
@@ -853,9 +879,24 @@ pub fn fault_pages(vmf: &VmFault, pages: &[PageRef<'_>], base: usize) -> binding
         // The kernel says so, too, when somebody freed the page table at the same time.
         result = insert(needed);
     }
-    if result == bindings::vm_fault_reason_VM_FAULT_NOPAGE {
-        // The others are a favour, for which nobody is to run out of memory.
+    if result != bindings::vm_fault_reason_VM_FAULT_NOPAGE {
+        return result;
+    }
+    // The others are a favour, for which nobody is to run out of memory.
+    if vmf.vma().flags() & flags::MIXEDMAP == 0 || !are_free_standing(block.pages) {
         (0..block.pages.len()).find(|i| insert(*i) == bindings::vm_fault_reason_VM_FAULT_OOM);
+        return result;
+    }
+    let mut next = 0;
+    while let Some(rest) = block.pages.get(next..).filter(|rest| !rest.is_empty()) {
+        let addr = block.addr.wrapping_add(next << PAGE_SHIFT);
+        // SAFETY: It is a mixed mapping. The pages are some of `pages`, and so counted, and all are
+        // free-standing.
+        match unsafe { insert_pages(vmf.vma(), addr, rest) } {
+            // One that is mapped already, as the one that was needed is.
+            (n, Err(e)) if e == EBUSY => next = next.wrapping_add(n).wrapping_add(1),
+            _ => break,
+        }
     }
     result
 }

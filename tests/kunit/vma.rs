@@ -679,8 +679,8 @@ mod tests {
 
     fn own_flags(kind: Kind) -> vm_flags_t {
         match kind {
-            FaultPages | HugePages => RAND_READ,
-            EagerPages => flags::MIXEDMAP | RAND_READ,
+            HugePages => RAND_READ,
+            FaultPages | EagerPages => flags::MIXEDMAP | RAND_READ,
             _ => flags::PFNMAP,
         }
     }
@@ -702,12 +702,10 @@ mod tests {
     #[test]
     fn kernel_rule_referenced_mappings_may_be_without_vm_mixedmap() -> Result {
         attach()?;
-        for kind in [FaultPages, HugePages] {
-            let object = Object::fresh(kind, PAGES, 0)?;
-            let map = object.mmap(0, PAGES, RW, SHARED)?;
-            assert_eq!(object.seen.get() & flags::MIXEDMAP, 0);
-            assert_eq!(map.read(3)?, pattern(3));
-        }
+        let object = Object::fresh(HugePages, PAGES, 0)?;
+        let map = object.mmap(0, PAGES, RW, SHARED)?;
+        assert_eq!(object.seen.get() & flags::MIXEDMAP, 0);
+        assert_eq!(map.read(3)?, pattern(3));
         Ok(())
     }
 
@@ -811,6 +809,27 @@ mod tests {
                 object.base = base;
                 let back = matches!(kind, FaultPfns | FaultPages);
                 assert_eq!(map.read(5).ok(), back.then_some(pattern(7)));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn faults_fill_all_gaps() -> Result {
+        attach()?;
+        for kind in [FaultPfns, FaultPages] {
+            let mut object = Object::fresh(kind, PAGES, 0)?;
+            let map = object.mmap(0, PAGES, RW, SHARED)?;
+            map.read(9)?;
+            for gap in [3..4, 6..9, PAGES - 1..PAGES] {
+                // SAFETY: The file is open while it is mapped.
+                unsafe { zap(object.mapping.get(), gap, 0) };
+            }
+            map.read(7)?;
+            // From here on faults fail.
+            object.base = usize::MAX;
+            for i in 0..PAGES {
+                assert_eq!(map.read(i)?, pattern(i));
             }
         }
         Ok(())
