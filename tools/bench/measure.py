@@ -13,7 +13,7 @@ from tools.lib.build import HEAP, OUT, Broken, kernel, set_up
 
 # The largest objects have 4 GiB.
 MEMORY = "6500M"
-TIMEOUT = 60
+TIMEOUT = 240
 # What the plugin leaves.
 TRAFFIC = "traffic"
 
