@@ -412,7 +412,7 @@ static int insert_mmap(struct object *obj, struct vm_area_struct *vma)
 	return vm_insert_pages(vma, vma->vm_start, obj->pages, &left);
 }
 
-/* --- fb_deferred_io_fault() in drivers/video/fbdev/core/fb_defio.c: the kernel maps the page --- */
+/* --- fb_deferred_io_fault(): drivers/video/fbdev/core/fb_defio.c. The kernel maps the page. --- */
 
 static vm_fault_t get_fault(struct vm_fault *vmf)
 {
