@@ -68,6 +68,9 @@ selftest_mmap() {
 	tool "$BIN/mmap_offset-selftest" "$@" -- "$mmap_node" </dev/null
 }
 
+# What a card is called is not up to us: it is the one of our device.
+gem() { ls -d /sys/devices/faux/pagekit-gem/drm/card* 2>/dev/null | sed 's|.*/|/dev/dri/|'; }
+
 # vgem shows wrong pages wherever a mapping does not begin with the buffer.
 vgem_fails() {
 	[ "$("$BIN/mmap_offset-selftest" -v dmabuf -- /dev/dri/card0 </dev/null | grep -c '^not ok')" = 4 ]
@@ -202,6 +205,7 @@ for part in $PARTS; do
 			# make size loads what is in Rust only.
 			[ ! -e /dev/pagekit-$kind ] || cases $part $kind /dev/pagekit-$kind
 		done
+		[ -z "$(gem)" ] || cases $part gem "$(gem)"
 		[ $part = bounce ] || nodes $part ""
 		[ $part = inputs ] || continue
 		cases $part importer /dev/pagekit-importer
@@ -236,6 +240,7 @@ for part in $PARTS; do
 		for kind in udmabuf i915 nouveau radeon bench; do
 			cases $part failures.$kind /dev/pagekit-$kind
 		done
+		cases $part failures.gem "$(gem)"
 		nodes $part failures.
 		;;
 	selftest)
@@ -244,6 +249,8 @@ for part in $PARTS; do
 			selftest_udmabuf /dev/pagekit-selftest || broken "no device for the selftest"
 		selftest_mmap udmabuf /dev/pagekit-selftest
 		selftest_mmap cdmabuf /dev/pagekit-cdmabuf
+		selftest_mmap gem "$(gem)"
+		selftest_mmap gem-node "$(gem)" -V dmabuf
 		for node in /dev/pagekit-node-*pfns; do
 			echo "== selftest-pfnmap-${node#/dev/pagekit-node-}"
 			tool "$BIN/pfnmap-selftest" -- "$node" </dev/null

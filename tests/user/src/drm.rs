@@ -4,6 +4,7 @@
 use std::ffi::c_char;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use rustix::io;
@@ -45,6 +46,14 @@ struct DrmModeCreateDumb {
     handle: u32,
     pitch: u32,
     size: u64,
+}
+
+/// What a dumb buffer is to have, in pixels and bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Dumb {
+    pub width: u32,
+    pub height: u32,
+    pub bpp: u32,
 }
 
 /// C: `struct drm_mode_map_dumb`.
@@ -106,7 +115,7 @@ impl Card {
             if !node.file_name().as_encoded_bytes().starts_with(b"card") {
                 continue;
             }
-            let card = Self(File::options().read(true).write(true).open(node.path())?);
+            let card = Self::open(node.path())?;
             if card.driver()? == driver {
                 return Ok(card);
             }
@@ -114,7 +123,14 @@ impl Card {
         anyhow::bail!("no DRM device of driver {driver}")
     }
 
-    fn driver(&self) -> Result<String> {
+    pub fn open(node: impl AsRef<Path>) -> Result<Self> {
+        let node = node.as_ref();
+        let file = File::options().read(true).write(true).open(node);
+        Ok(Self(file.with_context(|| node.display().to_string())?))
+    }
+
+    /// The name of its driver.
+    pub fn driver(&self) -> Result<String> {
         let mut name = [0u8; 64];
         // SAFETY: plain numbers and pointers, all of which may be zero.
         let mut version: DrmVersion = unsafe { std::mem::zeroed() };
@@ -128,10 +144,15 @@ impl Card {
 
     /// Imports a dma-buf; importing it again gives the same handle.
     pub fn import(&self, buf: BorrowedFd<'_>) -> io::Result<Handle<'_>> {
+        self.import_raw(buf.as_raw_fd())
+    }
+
+    /// As `import`, of what may be no file descriptor.
+    pub fn import_raw(&self, fd: i32) -> io::Result<Handle<'_>> {
         let mut prime = DrmPrimeHandle {
             handle: 0,
             flags: 0,
-            fd: buf.as_raw_fd(),
+            fd,
         };
         self.call(DRM_IOCTL_PRIME_FD_TO_HANDLE, &mut prime)?;
         Ok(Handle {
@@ -142,10 +163,18 @@ impl Card {
 
     /// A buffer of `pages`: as many rows of a page each.
     pub fn create_dumb(&self, pages: usize) -> io::Result<Handle<'_>> {
-        let mut dumb = DrmModeCreateDumb {
-            height: pages as u32,
+        self.create(Dumb {
             width: PAGE as u32 / 4,
+            height: pages as u32,
             bpp: 32,
+        })
+    }
+
+    pub fn create(&self, dumb: Dumb) -> io::Result<Handle<'_>> {
+        let mut dumb = DrmModeCreateDumb {
+            height: dumb.height,
+            width: dumb.width,
+            bpp: dumb.bpp,
             flags: 0,
             handle: 0,
             pitch: 0,
@@ -156,6 +185,19 @@ impl Card {
             card: self,
             handle: dumb.handle,
         })
+    }
+
+    /// Exports what has that handle.
+    pub fn export(&self, handle: u32) -> io::Result<OwnedFd> {
+        let mut prime = DrmPrimeHandle {
+            handle,
+            // C: `DRM_CLOEXEC | DRM_RDWR`.
+            flags: (libc::O_CLOEXEC | libc::O_RDWR) as u32,
+            fd: -1,
+        };
+        self.call(DRM_IOCTL_PRIME_HANDLE_TO_FD, &mut prime)?;
+        // SAFETY: the kernel just created it for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(prime.fd) })
     }
 
     /// Signals a fence of `Handle::write_fence`, which vgem does itself after ten seconds.
@@ -171,6 +213,24 @@ impl Card {
     }
 }
 
+impl From<File> for Card {
+    fn from(file: File) -> Self {
+        Self(file)
+    }
+}
+
+impl From<Card> for File {
+    fn from(card: Card) -> Self {
+        card.0
+    }
+}
+
+impl AsFd for Card {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// A GEM handle, closed on drop.
 #[derive(Debug)]
 pub struct Handle<'a> {
@@ -180,15 +240,14 @@ pub struct Handle<'a> {
 
 impl Handle<'_> {
     pub fn export(&self) -> io::Result<OwnedFd> {
-        let mut prime = DrmPrimeHandle {
-            handle: self.handle,
-            // C: `DRM_CLOEXEC | DRM_RDWR`.
-            flags: (libc::O_CLOEXEC | libc::O_RDWR) as u32,
-            fd: -1,
-        };
-        self.card.call(DRM_IOCTL_PRIME_HANDLE_TO_FD, &mut prime)?;
-        // SAFETY: the kernel just created it for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(prime.fd) })
+        self.card.export(self.handle)
+    }
+
+    /// Leaves it open until the file of the device is closed.
+    pub fn keep(self) -> u32 {
+        let handle = self.handle;
+        std::mem::forget(self);
+        handle
     }
 
     /// Has the buffer get a fence of somebody who writes. Only for vgem.
@@ -206,13 +265,18 @@ impl Handle<'_> {
 
     /// Maps a dumb buffer through the device.
     pub fn map(&self, len: usize) -> io::Result<Mapping> {
+        Mapping::shared(&self.card.0, self.offset()?, len)
+    }
+
+    /// Where the device has a dumb buffer.
+    pub fn offset(&self) -> io::Result<usize> {
         let mut map = DrmModeMapDumb {
             handle: self.handle,
             pad: 0,
             offset: 0,
         };
         self.card.call(DRM_IOCTL_MODE_MAP_DUMB, &mut map)?;
-        Mapping::shared(&self.card.0, map.offset as usize, len)
+        Ok(map.offset as usize)
     }
 }
 

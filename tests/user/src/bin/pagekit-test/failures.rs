@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, BenchMake, HeapAllocation, UdmabufCreate};
 use pagekit_user::abi::{SYNC_END, SYNC_RW, SYNC_START};
+use pagekit_user::drm::{same_buffer, Card};
 use pagekit_user::kernel::{self, Setting, ZramSwap};
 use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{
@@ -25,6 +26,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{self, Errno};
 
 use crate::env::{check_file, check_pages, item, written, Content, Env};
+use crate::gem;
 use crate::groups::Case;
 use crate::memory::{evict, huge_memfd, HUGE_PAGES, THP};
 use crate::style::{self, check, fill, foreign};
@@ -59,6 +61,14 @@ pub const UDMABUF: &[Case] = &[
 ];
 
 pub const HEAP: &[Case] = &[Case::new("alloc", alloc).smoke()];
+
+pub const GEM: &[Case] = &[
+    Case::new("open", open),
+    Case::new("create", create_dumb).smoke(),
+    Case::new("import_foreign", import_into_gem).smoke(),
+    Case::new("fault", fault),
+    Case::new("fault_evicted", fault_evicted).smoke(),
+];
 
 /// For the drivers of `pagekit_style.h`.
 pub const STYLE: &[Case] = &[
@@ -365,6 +375,47 @@ fn alloc(env: &Env) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+// --- GEM -----------------------------------------------------------------------------
+
+// Not PRIME_HANDLE_TO_FD: DRM has given the file descriptor away when user space can't be told which.
+
+fn create_dumb(env: &Env) -> Result<()> {
+    for pages in [FEW, MANY] {
+        each(
+            || Card::open(&env.device),
+            |card| Ok(card.create_dumb(pages)?.keep()),
+            |card, handle| shows_zeros(card.export(handle)?),
+        )?;
+    }
+    Ok(())
+}
+
+fn import_into_gem(env: &Env) -> Result<()> {
+    let (_memfd, buf) = foreign(1, FEW)?;
+    each(
+        || Card::open(&env.device),
+        |card| Ok(card.import(buf.as_fd())?.keep()),
+        |card, handle| {
+            let again = card.export(handle)?;
+            ensure!(same_buffer(&buf, again)?, "exported as another");
+            Ok(())
+        },
+    )
+}
+
+/// A fault that has to get the pages first.
+fn fault_evicted(env: &Env) -> Result<()> {
+    let buf = env.filled(1, FEW)?;
+    each(
+        || {
+            gem::shrink()?;
+            Ok(map_nowhere(&buf, FEW)?)
+        },
+        touch,
+        |map, ()| shows_file(map),
+    )
 }
 
 // --- The drivers in the style of others ----------------------------------------------

@@ -544,7 +544,7 @@ fn wedged_fdinfo(env: &Env) -> Result<()> {
 }
 
 /// Whether a page of a mapping was in the page tables: looking at it doesn't fault.
-fn is_mapped(map: &Mapping, page: usize) -> Result<bool> {
+pub fn is_mapped(map: &Mapping, page: usize) -> Result<bool> {
     let faults = || -> Result<i64> {
         // SAFETY: plain numbers, which may be zero.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -715,7 +715,7 @@ fn revoke_waits(env: &Env) -> Result<()> {
 }
 
 /// A fence of vgem, of something else that it does, becomes one of the buffer.
-fn fence<'a>(card: &'a Card, buf: impl AsFd) -> Result<(Handle<'a>, u32)> {
+pub fn fence<'a>(card: &'a Card, buf: impl AsFd) -> Result<(Handle<'a>, u32)> {
     let handle = card.create_dumb(1)?;
     let fence = handle.write_fence()?;
     let fences = abi::export_fences(handle.export()?, SYNC_RW)?;
@@ -855,7 +855,7 @@ fn shrinks_without_file(env: &Env) -> Result<()> {
 }
 
 /// Has memory be short until `is_done`.
-fn squeeze(is_done: impl Fn() -> Result<bool>) -> Result<()> {
+pub fn squeeze(is_done: impl Fn() -> Result<bool>) -> Result<()> {
     let group = RootGroup::mount()?;
     // The kernel looks at numbers that it brings up to date every other second.
     for _ in 0..300 {

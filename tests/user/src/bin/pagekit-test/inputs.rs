@@ -5,6 +5,7 @@
 //! same call with good input works.
 
 pub mod buffer;
+pub mod gem;
 pub mod heap;
 pub mod node;
 pub mod parameters;

@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use crate::env::{check_pages, item, written, Content, Env};
+use crate::gem;
 use crate::groups::Case;
 use crate::heap::read_only;
 use crate::mappings::process_vm;
@@ -67,6 +68,21 @@ pub const HEAP: &[Case] = &[
     }),
     Case::new("read_only", stays_read_only).smoke(),
     Case::new("read_only_imported", read_only_imported).smoke(),
+];
+
+pub const GEM: &[Case] = &[
+    Case::new("fresh_not_stale", |env| {
+        never_written(|pages| gem::pages_of(env, pages))
+    }),
+    Case::new("shrunk_not_stale", |env| {
+        never_written(|pages| {
+            let buf = gem::pages_of(env, pages)?;
+            Mapping::shared(&buf, 0, pages * PAGE)?.touch();
+            gem::shrink()?;
+            dirty_free_memory(1)?;
+            Ok(buf)
+        })
+    }),
 ];
 
 /// For the drivers of `pagekit_style.h`.

@@ -7,6 +7,7 @@ mod device;
 mod dma;
 mod env;
 mod failures;
+mod gem;
 mod groups;
 mod heap;
 mod hostile;

@@ -26,7 +26,7 @@ use rustix::thread::{sched_setaffinity, CpuSet};
 
 use crate::env::{of_memfd, Content, Env, Fill};
 use crate::groups::Case;
-use crate::{heap, style};
+use crate::{gem, heap, style};
 
 pub const CASES: &[Case] = &[Case::new("sync_map", |env| each_exporter(env, sync_map))];
 
@@ -129,6 +129,7 @@ pub fn allow<T>(result: io::Result<T>, errors: &[Errno]) -> Result<Option<T>> {
 pub fn at(name: &str) -> Env {
     let (device, fill): (_, Fill) = match name {
         "heap" => ("dma_heap/pagekit".to_owned(), heap::filled),
+        "gem" => (gem::card().unwrap_or_default(), gem::filled),
         "i915" | "nouveau" | "radeon" => (format!("pagekit-{name}"), style::filled),
         _ => (format!("pagekit-{name}"), of_memfd),
     };
@@ -139,7 +140,7 @@ pub fn at(name: &str) -> Env {
 
 /// Runs `race` with the devices of all drivers that export buffers, one after the other.
 fn each_exporter(env: &Env, race: impl Fn(&Env) -> Result<()>) -> Result<()> {
-    const NAMES: [&str; 5] = ["udmabuf", "heap", "i915", "nouveau", "radeon"];
+    const NAMES: [&str; 6] = ["udmabuf", "heap", "i915", "nouveau", "radeon", "gem"];
     NAMES.iter().try_for_each(|name| {
         let mut exporter = at(name);
         exporter.time = env.time / NAMES.len() as u32;

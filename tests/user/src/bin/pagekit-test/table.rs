@@ -6,8 +6,8 @@ use anyhow::bail;
 use crate::env::{of_memfd, Fill};
 use crate::groups::{Case, Group, Row};
 use crate::{
-    create, device, dma, failures, heap, hostile, i915, inputs, isolation, mappings, memory, nodes,
-    nouveau, numa, qemu, races, radeon, sharing, shown, style,
+    create, device, dma, failures, gem, heap, hostile, i915, inputs, isolation, mappings, memory,
+    nodes, nouveau, numa, qemu, races, radeon, sharing, shown, style,
 };
 
 /// A new sample adds itself here.
@@ -92,6 +92,19 @@ pub const GROUPS: &[Group] = &[
             inputs::buffer::ROWS,
         ],
     ),
+    Group {
+        name: "gem",
+        fill: gem::filled,
+        tables: &[
+            gem::CASES,
+            mappings::CASES,
+            device::CASES,
+            sharing::CASES,
+            isolation::CASES,
+            isolation::GEM,
+        ],
+        inputs: &[inputs::gem::ROWS, inputs::buffer::ROWS],
+    },
     node(
         "node-pfns",
         PFNS,
@@ -157,6 +170,12 @@ pub const GROUPS: &[Group] = &[
         name: "failures.heap",
         fill: heap::filled,
         tables: &[failures::HEAP, failures::EXPORTER, failures::VMAP],
+        inputs: &[],
+    },
+    Group {
+        name: "failures.gem",
+        fill: gem::filled,
+        tables: &[failures::GEM, failures::EXPORTER, failures::VMAP],
         inputs: &[],
     },
     style(
