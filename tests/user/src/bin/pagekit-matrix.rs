@@ -44,7 +44,7 @@ enum Make {
     Object,
     Heap,
     Template,
-    Vgem,
+    Dumb,
 }
 
 struct Exporter {
@@ -123,11 +123,34 @@ const EXPORTERS: &[Exporter] = &[
         Pins::Never,
         &[],
     ),
+    exporter("gem", "pagekit-gem", Make::Dumb, Pins::Never, &[]),
     // drm_gem_shmem_fault() counts pages from the start of the VMA.
-    exporter("vgem", "", Make::Vgem, Pins::Never, &[Check::Offsets]),
+    exporter("vgem", "vgem", Make::Dumb, Pins::Never, &[Check::Offsets]),
 ];
 
-const IMPORTERS: &[&str] = &["i915", "nouveau", "radeon", "test-importer", "vgem"];
+const IMPORTERS: &[&str] = &["i915", "nouveau", "radeon", "test-importer", "gem", "vgem"];
+
+/// DRM devices, of which each importer and exporter has its own.
+struct Cards {
+    gem: Card,
+    vgem: Card,
+}
+
+impl Cards {
+    fn find() -> Result<Self> {
+        Ok(Self {
+            gem: Card::find("pagekit-gem")?,
+            vgem: Card::find("vgem")?,
+        })
+    }
+
+    fn of(&self, name: &str) -> &Card {
+        match name {
+            "vgem" => &self.vgem,
+            _ => &self.gem,
+        }
+    }
+}
 
 // --- The sides --------------------------------------------------------------------
 
@@ -235,12 +258,13 @@ struct Export<'a> {
     buf: OwnedFd,
     pages: usize,
     side: Box<dyn Side + 'a>,
+    exporter: &'static str,
     /// Of a DRM device.
     handle: Option<u32>,
 }
 
 impl Exporter {
-    fn create<'a>(&self, card: &'a Card, pages: usize) -> Result<Export<'a>> {
+    fn create<'a>(&self, cards: &'a Cards, pages: usize) -> Result<Export<'a>> {
         let size = pages * PAGE;
         let open = || {
             let file = File::options().read(true).write(true).open(self.device);
@@ -277,8 +301,8 @@ impl Exporter {
                 let buf = abi::template_create(open()?, pages)?;
                 (buf.try_clone()?, Box::new(Mapped::new(buf, pages)?))
             }
-            Make::Vgem => {
-                let dumb = card.create_dumb(pages)?;
+            Make::Dumb => {
+                let dumb = cards.of(self.name).create_dumb(pages)?;
                 handle = Some(dumb.handle);
                 let map = dumb.map(size)?;
                 (dumb.export()?, Box::new(Dumb(dumb, map)))
@@ -288,6 +312,7 @@ impl Exporter {
             buf,
             pages,
             side,
+            exporter: self.name,
             handle,
         })
     }
@@ -298,7 +323,7 @@ enum Import<'a> {
     Object(Object),
     Device(test_importer::Attachment<'a>),
     /// It never maps for a device: only its dma-buf can be mapped again.
-    Vgem {
+    Card {
         side: Mapped,
         is_own: bool,
         _handle: Handle<'a>,
@@ -310,16 +335,16 @@ impl<'a> Import<'a> {
         name: &str,
         export: &Export<'_>,
         importer: &'a Importer,
-        card: &'a Card,
+        cards: &'a Cards,
     ) -> Result<Self> {
         let buf = export.buf.as_fd();
         Ok(match name {
             "test-importer" => Self::Device(importer.attach(buf, Kind::Static)?),
-            "vgem" => {
-                let handle = card.import(buf)?;
-                Self::Vgem {
+            "gem" | "vgem" => {
+                let handle = cards.of(name).import(buf)?;
+                Self::Card {
                     side: Mapped::new(handle.export()?, export.pages)?,
-                    is_own: export.handle == Some(handle.handle),
+                    is_own: export.exporter == name && export.handle == Some(handle.handle),
                     _handle: handle,
                 }
             }
@@ -332,7 +357,7 @@ impl<'a> Import<'a> {
         Ok(match self {
             Self::Object(object) => object.info()?.flags & INFO_IMPORTED == 0,
             Self::Device(_) => false,
-            Self::Vgem { is_own, .. } => *is_own,
+            Self::Card { is_own, .. } => *is_own,
         })
     }
 
@@ -342,7 +367,7 @@ impl<'a> Import<'a> {
             Self::Object(_) if self.is_own()? => return Ok(false),
             Self::Object(object) => object.map(MAP_READ | MAP_WRITE)?,
             Self::Device(attachment) => attachment.map(Dir::Both)?,
-            Self::Vgem { .. } => return Ok(false),
+            Self::Card { .. } => return Ok(false),
         }
         Ok(true)
     }
@@ -351,7 +376,7 @@ impl<'a> Import<'a> {
         match self {
             Self::Object(object) => object.unmap()?,
             Self::Device(attachment) => attachment.unmap()?,
-            Self::Vgem { .. } => (),
+            Self::Card { .. } => (),
         }
         Ok(())
     }
@@ -360,7 +385,7 @@ impl<'a> Import<'a> {
         match self {
             Self::Object(object) => object,
             Self::Device(attachment) => attachment,
-            Self::Vgem { side, .. } => side,
+            Self::Card { side, .. } => side,
         }
     }
 }
@@ -400,9 +425,9 @@ fn whole(one: &dyn Side, other: &dyn Side) -> Result<()> {
 }
 
 /// A large buffer, of which only a little is written.
-fn large(exporter: &Exporter, importer: &str, device: &Importer, card: &Card) -> Result<()> {
-    let export = exporter.create(card, MANY)?;
-    let import = Import::new(importer, &export, device, card)?;
+fn large(exporter: &Exporter, importer: &str, device: &Importer, cards: &Cards) -> Result<()> {
+    let export = exporter.create(cards, MANY)?;
+    let import = Import::new(importer, &export, device, cards)?;
     let maps = import.map()?;
     let (one, other) = (&*export.side, import.side());
     for (round, page) in [0, MANY / 2, MANY - 1].into_iter().enumerate() {
@@ -480,16 +505,16 @@ struct Cell {
 }
 
 impl Cell {
-    fn run(exporter: &'static Exporter, importer: &'static str, card: &Card) -> Result<Self> {
+    fn run(exporter: &'static Exporter, importer: &'static str, cards: &Cards) -> Result<Self> {
         let device = Importer::open()?;
         let (before, buffers) = (kernel::pins()?, kernel::buffers()?);
         let pinned = || Ok::<_, anyhow::Error>(kernel::pins()? - before);
         let mut pins = Pinned::default();
         let mut failed = Vec::new();
 
-        let export = exporter.create(card, PAGES).context("create")?;
+        let export = exporter.create(cards, PAGES).context("create")?;
         pins.create = pinned()?;
-        let import = Import::new(importer, &export, &device, card).context("attach")?;
+        let import = Import::new(importer, &export, &device, cards).context("attach")?;
         let self_import = import.is_own()?;
         pins.attach = pinned()?;
         let maps = import.map().context("map")?;
@@ -510,7 +535,7 @@ impl Cell {
         drop(import);
         drop(export);
         pins.close = pinned()?;
-        if let Err(error) = large(exporter, importer, &device, card) {
+        if let Err(error) = large(exporter, importer, &device, cards) {
             failed.push((Check::Data, format!("{MANY} pages: {error:#}")));
         }
         Ok(Self {
@@ -577,7 +602,7 @@ impl Cell {
 
 /// Runs all cells, writes what was seen to `path` and returns whether all is well.
 fn run(path: &Path, without: &[String]) -> Result<bool> {
-    let card = Card::find("vgem")?;
+    let cards = Cards::find()?;
     let (mut json, mut well, mut number) = (String::new(), true, 0);
     let exporters = || {
         let left_out = |e: &&Exporter| without.iter().any(|name| name == e.name);
@@ -588,7 +613,7 @@ fn run(path: &Path, without: &[String]) -> Result<bool> {
         for importer in IMPORTERS {
             number += 1;
             let case = format!("{number} - matrix.{}.{importer}", exporter.name);
-            let complaints = match Cell::run(exporter, importer, &card) {
+            let complaints = match Cell::run(exporter, importer, &cards) {
                 Ok(cell) => {
                     let comma = if json.is_empty() { "" } else { ",\n" };
                     write!(json, "{comma}{}", cell.json())?;
