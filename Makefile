@@ -70,10 +70,10 @@ demo: ## share a real file through the sample driver in a VM [FILE=path]
 	@$(PYTHON) -m tools.demo $${FILE:+"$$FILE"}
 
 .PHONY: new-driver
-new-driver: ## create a driver of your own, outside of here [NAME= | DIR=../NAME]
+new-driver: ## create a driver of your own, outside of here [NAME= | DIR=../NAME KIND=gem]
 	@tools/setup/setup.sh modules $(KERNEL_NAME) >/dev/null
 	@env=$$(tools/setup/setup.sh env $(KERNEL_NAME)) && eval "$$env" && export KDIR ARCH LLVM && \
-	samples/new-driver.sh "$$NAME" "$${DIR:-../$$NAME}"
+	samples/new-driver.sh "$$NAME" "$${DIR:-../$$NAME}" "$${KIND:-template}"
 
 .PHONY: try-driver
 try-driver: ## build such a driver, load it in a VM and share a buffer [DIR=]

@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# make new-driver: a copy of the template with a name of its own, and the plumbing that it takes.
+# make new-driver: a copy of the template, or of the sample of a GEM driver, with a name of its own,
+# and the plumbing that it takes.
 #
-#   new-driver.sh <name> <folder>
+#   new-driver.sh <name> <folder> [template | gem]
 #
 # In the environment: what its Makefile is to take for KDIR, ARCH, LLVM and INSTALL_MOD_PATH.
 
@@ -11,7 +12,7 @@ set -euo pipefail
 
 prefix=${INSTALL_MOD_PATH:+$(realpath -m "$INSTALL_MOD_PATH")}
 samples=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-name=$1 folder=$2
+name=$1 folder=$2 kind=${3:-template}
 die() { echo "new-driver: error: $*" >&2; exit 1; }
 
 [[ $name ]] || die "which name? make new-driver NAME=my_driver"
@@ -23,16 +24,23 @@ alloc | bindings | bitflags | core | ffi | kernel | macros | pin_init | uapi | z
 	die "NAME=$name: there is a crate with that name already" ;;
 pagekit_*) die "NAME=$name: pagekit_ is for its own modules" ;;
 esac
+case $kind in
+template) plumbing=() ;;
+gem) plumbing=("$samples"/drm.rs "$samples"/{drm,import}_shim.h) ;;
+*) die "KIND=$kind: there are template and gem" ;;
+esac
 [[ ! -e $folder && ! -L $folder ]] || die "$folder exists already, and stays as it is"
 [[ $folder != *[[:space:]]* ]] || die "DIR=$folder: kbuild takes no path with a space"
 mkdir -p "$(dirname "$folder")"
 
 new=$(mktemp -d "$folder.XXXXXX")
 trap 'rm -rf "$new"' EXIT
-cp "$samples"/template/* "$samples"/{compat,dmabuf}.rs "$samples"/dmabuf_shim.h "$samples"/../src/shim.h "$new"
-cp "$samples"/template.rs "$new/driver.rs"
-cp "$samples"/template_shim.c "$new/driver_shim.c"
-sed -i -e "s/pagekit_template/$name/g" -e "s/pagekit-template/${name//_/-}/g" \
+cp "$samples"/template/* "$samples"/{compat,dmabuf}.rs "$samples"/dmabuf_shim.h "$samples"/../src/shim.h \
+	"${plumbing[@]}" "$new"
+[[ $kind = template ]] || cp "$samples/template-$kind"/* "$new"
+cp "$samples/$kind.rs" "$new/driver.rs"
+cp "$samples/${kind}_shim.c" "$new/driver_shim.c"
+sed -i -e "s/pagekit_\(template\|$kind\)/$name/g" -e "s/pagekit-\(template\|$kind\)/${name//_/-}/g" \
 	-e 's/The pagekit authors/Its author/' -e 's/"pagekit sample: /"/' \
 	-e 's|"../src/shim.h"|"shim.h"|' \
 	-e "s|^KDIR ?=.*|KDIR ?= $KDIR|" -e "s|^ARCH ?=.*|ARCH ?=${ARCH:+ $ARCH}|" -e "s|^LLVM ?=.*|LLVM ?=${LLVM:+ $LLVM}|" \

@@ -10,7 +10,8 @@ import socket
 import struct
 import sys
 
-CREATE = ord("K") << 8  # as in driver.rs
+from create import create
+
 # <linux/dma-buf.h>
 DMA_BUF_IOCTL_SYNC, READ, WRITE, END = 0x40086200, 1, 2, 4
 
@@ -41,8 +42,7 @@ def second(end):
 
 
 def main():
-    device = os.open(sys.argv[1] if len(sys.argv) > 1 else "/dev/pagekit-template", os.O_RDWR)
-    buffer = fcntl.ioctl(device, CREATE, PAGES)
+    buffer = create(PAGES)
     with mapped(buffer) as memory:
         if memory[:] != bytes(SIZE):
             sys.exit("share: a new buffer is not zeroed")

@@ -257,7 +257,8 @@ def install(config, *targets, **variables):
 def install_driver(folder, config, built) -> dict:
     """Build it against helpers that are installed, and install it. Returns what guest/driver.sh wants to know."""
     install(config, "-C", folder, "modules", "modules_install", KDIR=built["KDIR"])
-    shutil.copyfile(folder / "share.py", DRIVERS / "share.py")
+    for name in ("share.py", "create.py"):
+        shutil.copyfile(folder / name, DRIVERS / name)
     shutil.copyfile(TESTS / "guest/driver.sh", DRIVERS / "driver.sh")
     name = next(folder.glob("*.ko")).stem
     return {"DRIVER": name, "ROOT": DRIVERS / "root", "SHARE": DRIVERS / "share.py",
