@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 use lexopt::prelude::*;
 use pagekit_user::abi::{self, BenchMake, UdmabufCreate, UdmabufCreateItem};
+use pagekit_user::drm::Card;
 use pagekit_user::kernel;
 use pagekit_user::mapping::Mapping;
 use pagekit_user::{HUGE_PAGES, PAGE};
@@ -61,6 +62,8 @@ const HEAP_ALLOC: Opcode = opcode::read_write::<HeapAlloc>(b'H', 0);
 enum Maker {
     Udmabuf(&'static str),
     Heap(&'static str),
+    /// A dumb buffer of the DRM driver with that name, by its dma-buf.
+    Dumb(&'static str),
     /// A module of the benchmark: `how` of `bench.h`, for small pages and huge ones.
     Ours(u32, u32),
     Peer(u32, u32),
@@ -76,6 +79,8 @@ enum Of {
     Memfd,
     UserMemory,
     New,
+    /// New ones in a shmem file of the driver.
+    Shmem,
 }
 
 /// Whether and where buffers are mapped. The kernel chooses an aligned address for one
@@ -232,6 +237,14 @@ const CASES: &[Case] = &[
             ("system", Heap("/dev/dma_heap/system")),
         ],
     },
+    Case {
+        name: "gem",
+        of: Of::Shmem,
+        map: Map::Aligned,
+        counts: &PHASES,
+        max_mib: 512,
+        makers: &[("pagekit", Dumb("pagekit-gem")), ("vgem", Dumb("vgem"))],
+    },
 ];
 const MEMORY: &str = "memory";
 
@@ -244,6 +257,7 @@ struct Backing {
     times: usize,
     memfd: Option<File>,
     memory: Option<Mapping>,
+    shmem: Option<kernel::Setting>,
 }
 
 impl Backing {
@@ -260,12 +274,20 @@ impl Backing {
             times,
             memfd: None,
             memory: None,
+            shmem: None,
         };
         // An object smaller than a huge page is a part of one.
         let whole = (len / times).next_multiple_of(if huge { HUGE } else { PAGE });
         kernel::write("/proc/sys/vm/compact_memory", "1")?;
         let map = match of {
             Of::New => return Ok(this),
+            Of::Shmem => {
+                // Whatever the driver has asked for.
+                let enabled = if huge { "force" } else { "deny" };
+                let setting = kernel::Setting::set(format!("{THP}/shmem_enabled"), enabled);
+                this.shmem = Some(setting?);
+                return Ok(this);
+            }
             Of::UserMemory => Mapping::anonymous(whole)?,
             Of::Memfd => {
                 let memfd = this.memfd.insert(abi::memfd(whole as u64)?);
@@ -321,13 +343,16 @@ fn write_each_page(map: &Mapping) {
 impl Maker {
     fn device(self) -> &'static str {
         match self {
-            Udmabuf(device) | Heap(device) => device,
+            Udmabuf(device) | Heap(device) | Dumb(device) => device,
             Ours(..) => "/dev/pagekit-bench",
             Peer(..) => "/dev/pagekit-bench-peer",
         }
     }
 
     fn open(self) -> Result<File> {
+        if let Dumb(driver) = self {
+            return Ok(Card::find(driver)?.into());
+        }
         let mut options = File::options();
         let device = options.read(true).write(true).open(self.device());
         device.with_context(|| format!("opening {}", self.device()))
@@ -336,7 +361,7 @@ impl Maker {
     /// Whether it makes buffers of such pages. Heaps choose themselves.
     fn takes(self, backing: &Backing) -> bool {
         match self {
-            Udmabuf(_) => true,
+            Udmabuf(_) | Dumb(_) => true,
             Heap(_) => !backing.huge,
             Ours(small, large) | Peer(small, large) => {
                 [small, large][backing.huge as usize] != NONE
@@ -370,6 +395,11 @@ impl Maker {
                     size: backing.len as u64,
                 };
                 Ok(Some(abi::create(device, &arg)?))
+            }
+            Dumb(_) => {
+                let card = Card::from(device.try_clone()?);
+                let handle = card.create_dumb(backing.len / PAGE)?;
+                Ok(Some(handle.export()?))
             }
             Heap(_) => {
                 let mut arg = HeapAlloc {
@@ -586,7 +616,7 @@ fn run(args: &Args) -> Result<()> {
     let neighbour = Mapping::shared_at(NEIGHBOUR, abi::memfd(PAGE as u64)?, PAGE)?;
     neighbour.write(0, &[1]);
     for &mib in &args.sizes {
-        for of in [Of::Memfd, Of::UserMemory, Of::New] {
+        for of in [Of::Memfd, Of::UserMemory, Of::New, Of::Shmem] {
             let cases: Vec<_> = CASES
                 .iter()
                 .filter(|case| case.of == of && mib <= case.max_mib && args.wants(case.name))
