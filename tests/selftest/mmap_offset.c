@@ -14,98 +14,13 @@
  * A DRM node is tried by itself, at the offset that it gives, and by a dma-buf of it.
  */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <drm/drm.h>
-#include <linux/dma-heap.h>
-#include <linux/udmabuf.h>
-
+#include "buffers.h"
 #include "kselftest_harness.h"
 
 #define PAGES	64
 #define AT	10
 
 static const char *node = "/dev/dma_heap/system";
-
-/* What can be mapped: a file, and where in it the buffer begins. */
-struct buffer {
-	int fd;
-	off_t base;
-};
-
-static bool is_drm(int dev)
-{
-	struct drm_version version = {};
-
-	return !ioctl(dev, DRM_IOCTL_VERSION, &version);
-}
-
-/* These return 0 or an error: ENOTTY from udmabuf, if it is asked as a heap. */
-
-static int from_heap(int dev, size_t size, struct buffer *buffer)
-{
-	struct dma_heap_allocation_data data = {
-		.len = size,
-		.fd_flags = O_RDWR | O_CLOEXEC,
-	};
-
-	if (ioctl(dev, DMA_HEAP_IOCTL_ALLOC, &data))
-		return errno;
-	buffer->fd = data.fd;
-	return 0;
-}
-
-static int from_udmabuf(int dev, size_t size, struct buffer *buffer)
-{
-	struct udmabuf_create create = {
-		.memfd = memfd_create("mmap_offset", MFD_ALLOW_SEALING),
-		.flags = UDMABUF_FLAGS_CLOEXEC,
-		.size = size,
-	};
-	int err = 0;
-
-	if (ftruncate(create.memfd, size) || fcntl(create.memfd, F_ADD_SEALS, F_SEAL_SHRINK))
-		return errno;
-	buffer->fd = ioctl(dev, UDMABUF_CREATE, &create);
-	if (buffer->fd < 0)
-		err = errno;
-	close(create.memfd);
-	return err;
-}
-
-static int from_drm(int dev, size_t size, bool prime, struct buffer *buffer)
-{
-	struct drm_mode_create_dumb create = {
-		.width = size / 4 / PAGES,
-		.height = PAGES,
-		.bpp = 32,
-	};
-	struct drm_mode_map_dumb map = {};
-	struct drm_prime_handle handle = { .flags = DRM_CLOEXEC | DRM_RDWR };
-
-	if (ioctl(dev, DRM_IOCTL_MODE_CREATE_DUMB, &create))
-		return errno;
-	if (prime) {
-		handle.handle = create.handle;
-		if (ioctl(dev, DRM_IOCTL_PRIME_HANDLE_TO_FD, &handle))
-			return errno;
-		buffer->fd = handle.fd;
-		return 0;
-	}
-	map.handle = create.handle;
-	if (ioctl(dev, DRM_IOCTL_MODE_MAP_DUMB, &map))
-		return errno;
-	buffer->base = map.offset;
-	buffer->fd = dup(dev);
-	return 0;
-}
 
 FIXTURE(mmap_offset)
 {
@@ -167,15 +82,9 @@ FIXTURE_SETUP(mmap_offset)
 	self->dev = open(node, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->dev, 0)
 		TH_LOG("%s: %s", node, strerror(errno));
-	if (is_drm(self->dev)) {
-		err = from_drm(self->dev, size, !variant->drm_node, &self->buffer);
-	} else if (variant->drm_node) {
+	if (variant->drm_node && !is_drm(self->dev))
 		SKIP(return, "%s is no DRM node", node);
-	} else {
-		err = from_heap(self->dev, size, &self->buffer);
-		if (err == ENOTTY)
-			err = from_udmabuf(self->dev, size, &self->buffer);
-	}
+	err = make_buffer(self->dev, size, variant->drm_node, &self->buffer);
 	ASSERT_EQ(err, 0)
 		TH_LOG("%s makes no buffer: %s", node, strerror(err));
 
