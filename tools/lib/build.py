@@ -39,6 +39,7 @@ SELFTESTS = {
     "heaps": ("include/uapi", "dmabuf-heaps/dmabuf-heap.c"),
     # Ours, in their form.
     "mmap_offset": ("include/uapi", TESTS / "selftest/mmap_offset.c"),
+    "buffer_life": ("include/uapi", TESTS / "selftest/buffer_life.c"),
 }
 # A driver as a newcomer makes it, and where: beside the root that the helpers are installed in.
 DRIVER = "acme_share"
