@@ -117,6 +117,10 @@ matrix: ## share buffers of each exporter with each importer, and show when page
 clients: ## run Mesa and libcamera on mainline's devices and on ours, side by side
 	@$(PYTHON) -m tools.clients
 
+.PHONY: convert
+convert: ## convert drivers of the kernel tree, and test them before and after [DRIVER=name BUGS=1]
+	@$(PYTHON) -m tools.convert $(if $(BUGS),--bugs) $(DRIVER)
+
 .PHONY: check
 check: ## check format, lints, documents, and what the modules link to and call
 	@$(PYTHON) -m tools.check

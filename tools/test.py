@@ -78,7 +78,7 @@ def boot(where, parts, **options) -> Ran:
     started = time.monotonic()
     built, env = guest.prepare(where, parts)
     if "converted" in parts:
-        env |= {f"CONVERTED_{name.upper()}": convert.build(guest.config_of(where), built, name) for name in convert.DRIVERS}
+        env |= convert.environment(guest.config_of(where), built)
     took = {"build": time.monotonic() - started}
     # What this boot has leaked, kmemleak says at its end.
     extra = " leaks" if guest.how(where) == "debug" else ""

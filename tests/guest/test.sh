@@ -76,11 +76,11 @@ vgem_fails() {
 	[ "$("$BIN/mmap_offset-selftest" -v dmabuf -- /dev/dri/card0 </dev/null | grep -c '^not ok')" = 4 ]
 }
 
-# The one of DMA heaps tests all that there are: it is shown only ours.
-selftest_heaps() {
+# selftest_heap <name>: the one of DMA heaps tests all that there are: it is shown only this.
+selftest_heap() {
 	mount -t tmpfs none /dev/dma_heap || return
 	# shellcheck disable=SC2046 # major and minor number
-	mknod /dev/dma_heap/pagekit c $(tr : ' ' </sys/class/dma_heap/pagekit/dev) || return
+	mknod "/dev/dma_heap/$1" c $(tr : ' ' <"/sys/class/dma_heap/$1/dev") || return
 	tool "$BIN/heaps-selftest" </dev/null
 	umount /dev/dma_heap
 }
@@ -257,21 +257,14 @@ for part in $PARTS; do
 		done
 		;;
 	converted)
-		echo "== selftest-udmabuf-converted"
-		insmod "$CONVERTED_UDMABUF/udmabuf_converted.ko" && selftest_udmabuf /dev/udmabuf-converted ||
-			broken "no converted device for the selftest"
-		selftest_mmap udmabuf-converted /dev/udmabuf-converted
-		rmmod udmabuf_converted
-		# What a card is called is not up to us: it is the one that has come.
-		cards=$(ls /dev/dri/card*)
-		insmod "$CONVERTED_DRM_GEM_SHMEM/vgem_converted.ko" || broken "no converted vgem"
-		for card in /dev/dri/card*; do
-			case $cards in *"$card"*) continue ;; esac
-			selftest_mmap vgem-converted "$card"
-			# DRM's core maps no part of a buffer through the node.
-			selftest_mmap vgem-node-converted "$card" -V dmabuf -T at_offset -T writes
+		# shellcheck source=tests/guest/converted.sh
+		. ./converted.sh
+		converted_memory || broken "no memory for converted drivers"
+		for kind in ${KINDS:-converted}; do
+			for driver in $CONVERTED; do
+				try "$driver" "$kind"
+			done
 		done
-		rmmod vgem_converted
 		;;
 	esac
 done
@@ -307,7 +300,7 @@ for part in $PARTS; do
 		;;
 	selftest)
 		echo "== selftest-heaps"
-		selftest_heaps || broken "no heap for the selftest"
+		selftest_heap pagekit || broken "no heap for the selftest"
 		selftest_mmap heap /dev/dma_heap/pagekit
 		;;
 	numa | matrix | races | fuzz)

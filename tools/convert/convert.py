@@ -3,12 +3,22 @@
 beside the originals: as they were and converted.
 """
 
+import hashlib
 import os
+import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.lib.build import TOOLS, TOP, Broken, kbuild, modules_dir, run, source_of
+from tools.lib.build import LISTS, TOOLS, TOP, Broken, depends, kbuild, modules_dir, read_list, run, source_of
+
+
+@dataclass
+class Bug:
+    """In this function, `was` becomes `now`: tests must notice."""
+    function: str
+    was: str
+    now: str
 
 
 @dataclass
@@ -21,6 +31,20 @@ class Driver:
     gone: tuple[str, ...]
     come: tuple[str, ...]
     headers: tuple[str, ...] = ()
+    # What else of the sources is converted, by which patch. Of some only these functions are taken.
+    more: dict[str, str] = field(default_factory=dict)
+    only: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # Modules of the kernel that the converted sources are put into as well, where it has them.
+    others: dict[str, str] = field(default_factory=dict)
+    # The suites of tests/guest/converted.sh, without the kind, and what they must notice.
+    tests: tuple[str, ...] = ()
+    bugs: tuple[Bug, ...] = ()
+    changes: tuple[str, ...] = ()  # of behaviour
+    config: str = "base"  # the kernel that make convert tries it on
+
+    def converted(self, name) -> dict[str, str]:
+        """The sources that are converted, and their patches."""
+        return {self.sources[0]: name} | self.more
 
 
 DRIVERS = {
@@ -28,48 +52,202 @@ DRIVERS = {
         ("drivers/dma-buf/udmabuf.c",), "udmabuf",
         ("memfd_pin_folios(", "unpin_folio(", "vmf_insert_pfn(", "vm_flags_set(", "folios"),
         ("pagekit_pin_memfd(", "pagekit_unpin(", "pagekit_setup_pfns(", "pagekit_fault_pfns(",
-         "pagekit_huge_fault_pfns(")),
-    # With vgem, which is a driver that stands on it.
+         "pagekit_huge_fault_pfns("),
+        tests=("selftest-udmabuf", "selftest-mmap-udmabuf", "selftest-life-udmabuf"),
+        bugs=(
+            Bug("udmabuf_create", "list[i].offset >> PAGE_SHIFT, list[i].size", "(list[i].offset >> PAGE_SHIFT) ^ 1, list[i].size"),
+            Bug("deinit_udmabuf", "pagekit_unpin(&ubuf->pins, PAGEKIT_DIRTY)", "(void)ubuf"),
+            Bug("udmabuf_fault", "ubuf->pins.count, 0", "ubuf->pins.count, 1"),
+            Bug("udmabuf_huge_fault", "order, ubuf->pins.pages", "order, ubuf->pins.pages + 1"),
+            Bug("mmap_udmabuf", "ubuf->pins.count, 0, 0", "ubuf->pins.count, 1, 0"),
+        ),
+        changes=(
+            "Huge pages are mapped as such, and one fault maps all that a page table reaches.",
+            "Pages that were allocated but never written are zeroed: before, they show what was in memory.",
+            "What was written through a mapping is marked dirty when the buffer is released.",
+        )),
+    # With the pages of its objects, which drm_gem.c gets, and vgem, which is a driver that stands on it.
     "drm_gem_shmem": Driver(
-        ("drivers/gpu/drm/drm_gem_shmem_helper.c", "drivers/gpu/drm/vgem/vgem_drv.c", "drivers/gpu/drm/vgem/vgem_fence.c"),
+        ("drivers/gpu/drm/drm_gem_shmem_helper.c", "drivers/gpu/drm/drm_gem.c",
+         "drivers/gpu/drm/vgem/vgem_drv.c", "drivers/gpu/drm/vgem/vgem_fence.c"),
         "vgem",
-        ("vmf_insert_pfn", "try_insert_pfn", "page_offset", "mkwrite", "vma_is_cow_mapping(", "vm_flags_set("),
-        ("pagekit_setup_pfns(", "pagekit_fault_pfns(", "pagekit_huge_fault_pfns("),
-        ("drivers/gpu/drm/vgem/vgem_drv.h",)),
+        ("vmf_insert_pfn", "try_insert_pfn", "page_offset", "mkwrite", "vma_is_cow_mapping(", "vm_flags_set(",
+         "shmem_read_folio_gfp(", "kvfree("),
+        ("pagekit_get_pages(", "pagekit_put_pages(",
+         "pagekit_setup_pfns(", "pagekit_fault_pfns(", "pagekit_huge_fault_pfns("),
+        ("drivers/gpu/drm/vgem/vgem_drv.h",),
+        {"drivers/gpu/drm/drm_gem.c": "drm_gem"},
+        {"drivers/gpu/drm/drm_gem.c": ("drm_gem_check_release_batch", "drm_gem_get_pages", "drm_gem_put_pages")},
+        {"drm_gem_shmem_test": "drivers/gpu/drm/tests/drm_gem_shmem_test"},
+        ("selftest-mmap-vgem", "selftest-mmap-vgem-node", "selftest-life-vgem", "drm_gem_shmem"),
+        (
+            Bug("drm_gem_get_pages", "obj->filp, 0, obj->size >> PAGE_SHIFT", "obj->filp, 1, (obj->size >> PAGE_SHIFT) - 1"),
+            Bug("drm_gem_put_pages", "dirty ? PAGEKIT_DIRTY : 0", "0"),
+            Bug("drm_gem_put_pages", "pagekit_put_pages(pages", "get_page(pages[0]); pagekit_put_pages(pages"),
+            Bug("drm_gem_shmem_any_fault", "vmf, order, shmem->pages, count, base", "vmf, order, shmem->pages, count, base + 1"),
+            Bug("drm_gem_shmem_any_fault", "vmf, shmem->pages, count, base", "vmf, shmem->pages, count, base + 1"),
+            Bug("drm_gem_shmem_mmap", "shmem->pages_mark_dirty_on_put = true", "(void)0"),
+        ),
+        (
+            "A mapping at an offset of a dma-buf, and what is left of one that was split or has lost its head, shows "
+            "the right pages.",
+            "One fault maps all that a page table reaches. Entries are writable from the start where the VMA is.",
+            "Pages are marked dirty when they are put, not one by one when they are first written to; the times of the "
+            "file stay.",
+            "A fatal signal ends the wait for a large object.",
+        ), "prod"),
 }
 
 
+# A function, from its first line to its last.
+FUNCTION = re.compile(r"^(?!static const|#|/)\w[^;{}=#]*?\b(\w+)\([^;{}#]*\)\n\{.*?^\}\n", re.M | re.S)
+COMMENT = re.compile(r"/\*.*?\*/", re.S)
+
+
+def functions(text) -> dict[str, str]:
+    return {found[1]: found[0] for found in FUNCTION.finditer(COMMENT.sub("", text))}
+
+
 def spatch(patch, file):
-    result = run("spatch", "--very-quiet", "--no-show-diff", "--in-place", "--sp-file",
+    result = run("spatch", "--very-quiet", "--no-show-diff", "--in-place", "--timeout", "60", "--sp-file",
                  TOOLS / f"convert/{patch}.cocci", file)
     if result.returncode:
         raise Broken(f"tools/convert/{patch}.cocci does not apply to {file.name}: {result.stderr.strip()[-300:]}")
 
 
-def build(config, built, name) -> Path:
-    """Build it, both as it was and converted: in the folders before and after. Returns where both modules are,
-    MODULE_before.ko and MODULE_converted.ko."""
+def check_replaced(name, folder):
+    """A function that a patch replaces as a whole may have changed since: then who keeps the patch must look."""
+    known = {tuple(line.split()) for line in read_list(LISTS / "converted.txt")}
+    for path, patch in DRIVERS[name].converted(name).items():
+        found = functions((folder / Path(path).name).read_text())
+        for function in re.findall(r"^-.*?\b(\w+)\(\.\.\.\) \{ \.\.\. \}", (TOOLS / f"convert/{patch}.cocci").read_text(), re.M):
+            digest = hashlib.sha256(" ".join(found.get(function, "").split()).encode()).hexdigest()[:12]
+            if (Path(path).name, function, digest) not in known:
+                raise Broken(f"{name}: {function}() of this kernel is another than tools/convert/{patch}.cocci replaces. If that "
+                             f"is right all the same, write to tests/lists/converted.txt: {Path(path).name} {function} {digest}")
+
+
+def take(source, file, names):
+    """Of a source only these functions, and what they include."""
+    text = source.read_text()
+    found = functions(text)
+    if lost := [name for name in names if name not in found]:
+        raise Broken(f"{source.name} of this kernel has no {' '.join(lost)}")
+    includes = re.findall(r"^#include .*\n", text, re.M)
+    file.write_text("".join(includes) + "".join(f"\n{found[name]}" for name in names))
+
+
+def copy(name, built, folder):
+    """The sources, as they were and converted: in the folders before and after."""
+    driver, tree = DRIVERS[name], source_of(built["KDIR"])
+    before, after = folder / "before", folder / "after"
+    shutil.rmtree(folder, ignore_errors=True)
+    before.mkdir(parents=True)
+    for path in driver.sources + driver.headers:
+        if path in driver.only:
+            take(tree / path, before / Path(path).name, driver.only[path])
+        else:
+            shutil.copy(tree / path, before)
+    for path in driver.sources:
+        if (TOOLS / f"convert/{name}-module.cocci").exists():
+            spatch(f"{name}-module", before / Path(path).name)
+    check_replaced(name, before)
+    shutil.copytree(before, after)
+    for path, patch in driver.converted(name).items():
+        spatch(patch, after / Path(path).name)
+    text = "".join((after / Path(path).name).read_text() for path in driver.converted(name))
+    if odd := [word for word in driver.gone if word in text] + [word for word in driver.come if word not in text]:
+        raise Broken(f"{name}: {' '.join(driver.converted(name))} of this kernel is another than tools/convert/{name}.cocci "
+                     f"converts: see what it makes of {' '.join(odd)} in {os.path.relpath(after)}")
+
+
+def plant(name, folder, bug, kind):
+    """A copy with this bug in it, of the source that has the function."""
+    for path in DRIVERS[name].converted(name):
+        source = folder / "after" / Path(path).name
+        text = source.read_text()
+        was = re.compile(r"\s+".join(map(re.escape, bug.was.split())))
+        for found in FUNCTION.finditer(text):
+            if found[1] == bug.function and (where := was.search(text, *found.span())):
+                (folder / kind).mkdir()
+                (folder / kind / source.name).write_text(text[:where.start()] + bug.now + text[where.end():])
+                return
+    raise Broken(f"{name}: {bug.function}() has no {bug.was} to be made {bug.now}")
+
+
+def borrow(built, folder, path) -> list[str]:
+    """The objects of a module of the kernel, unchanged, beside ours. Returns their names."""
+    place = folder / "kernel"
+    place.mkdir(exist_ok=True)
+    names = []
+    for line in Path(built["KDIR"], f"{path}.mod").read_text().split():
+        made = Path(built["KDIR"], line)
+        name = line.replace("/", "-")
+        shutil.copy(made, place / name)
+        shutil.copy(made.with_name(f".{made.name}.cmd"), place / f".{name}.cmd")
+        names.append(name)
+    return names
+
+
+def build(config, built, name, bugs=()) -> Path:
+    """Build it, both as it was and converted, and with bugs. Returns where the modules are: MODULE_before.ko,
+    MODULE_converted.ko, MODULE_bug0.ko and so on."""
     print(f"{config}: converting the kernel's {name}", flush=True)
     driver, modules = DRIVERS[name], modules_dir(config)
     folder = modules.with_name(f"{modules.name}-{name}")
-    shutil.rmtree(folder, ignore_errors=True)
-    before, after = folder / "before", folder / "after"
-    before.mkdir(parents=True)
-    for path in driver.sources + driver.headers:
-        shutil.copy(source_of(built["KDIR"]) / path, before)
-    for path in driver.sources:
-        spatch(f"{name}-module", before / Path(path).name)
-    shutil.copytree(before, after)
-    converted = after / Path(driver.sources[0]).name
-    spatch(name, converted)
-    text = converted.read_text()
-    if odd := [word for word in driver.gone if word in text] + [word for word in driver.come if word not in text]:
-        raise Broken(f"{driver.sources[0]} of this kernel is another than tools/convert/{name}.cocci converts: see what it "
-                     f"makes of {' '.join(odd)} in {os.path.relpath(converted)}")
-    objects = [Path(path).with_suffix(".o").name for path in driver.sources]
-    made = {"before": f"{driver.module}_before", "after": f"{driver.module}_converted"}
-    (folder / "Kbuild").write_text(
-        f"obj-m := {' '.join(f'{module}.o' for module in made.values())}\nccflags-y := -I {TOP}/include\n" +
-        "".join(f"{module}-y := {' '.join(f'{place}/{each}' for each in objects)}\n" for place, module in made.items()))
+    copy(name, built, folder)
+    kinds = {"before": "before", "converted": "after"} | {f"bug{i}": f"bug{i}" for i in range(len(bugs))}
+    for kind, bug in zip([*kinds][2:], bugs, strict=True):
+        plant(name, folder, bug, kind)
+
+    def objects(place, paths):
+        """Where it is not, it is what was converted."""
+        files = [Path(path).with_suffix(".o").name for path in paths]
+        return [f"{place if (folder / place / file).with_suffix('.c').exists() else 'after'}/{file}" for file in files]
+
+    parts = {driver.module: ((), driver.sources)} if driver.module else {}
+    for module, path in driver.others.items():
+        if Path(built["KDIR"], f"{path}.mod").exists():
+            replaced = {path.replace("/", "-")[:-1] + "o" for path in driver.converted(name)}
+            borrowed = [each for each in borrow(built, folder, path) if each not in replaced]
+            parts[module] = ([f"kernel/{each}" for each in borrowed], driver.converted(name))
+    places = {parent: None for path in driver.sources for parent in list(Path(path).parents)[:2]}
+    text = f"ccflags-y := -I {TOP}/include {' '.join(f'-I $(srctree)/{place}' for place in places)}\n"
+    for kind, place in kinds.items():
+        for module, (borrowed, paths) in parts.items():
+            text += f"obj-m += {module}_{kind}.o\n{module}_{kind}-y := {' '.join([*objects(place, paths), *borrowed])}\n"
+    (folder / "Kbuild").write_text(text)
     kbuild(built, folder, "modules", f"KBUILD_EXTRA_SYMBOLS={modules}/Module.symvers")
     return folder
+
+
+def needs(built, folder) -> list[Path]:
+    """The modules of the kernel that those in a folder need, each after what it needs itself."""
+    known = {path.stem.replace("-", "_"): path for path in
+             (Path(built["KDIR"], line).with_suffix(".ko") for line in
+              Path(built["KDIR"], "modules.order").read_text().split())}
+    order = []
+
+    def add(module):
+        for name in depends(module):
+            if (path := known.get(name.replace("-", "_"))) and path not in order:
+                add(path)
+                order.append(path)
+
+    for module in sorted(folder.glob("*_converted.ko")):
+        add(module)
+    return order
+
+
+def environment(config, built, names=DRIVERS, bugs=False) -> dict:
+    """Build what this kernel can have of these, and return what tests/guest/converted.sh wants to know."""
+    env, there = {}, []
+    for name in names:
+        driver = DRIVERS[name]
+        if not driver.module and not any(Path(built["KDIR"], f"{path}.mod").exists() for path in driver.others.values()):
+            continue
+        folder = build(config, built, name, driver.bugs if bugs else ())
+        there.append(name)
+        env |= {f"CONVERTED_{name.upper()}": folder,
+                f"CONVERTED_{name.upper()}_NEEDS": " ".join(map(str, needs(built, folder)))}
+    return env | {"CONVERTED": " ".join(there)}

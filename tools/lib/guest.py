@@ -19,6 +19,8 @@ KUNIT_ON = ("kunit.enable=1", "kunit.autorun=1")
 # Memory that pinned pages must be moved out of. At its end is what the kernel took
 # while booting: page structures, and with KASAN an eighth of all memory.
 MOVABLE = "movablecore=25%"
+# For a heap of it.
+CMA_HEAP = "cma=128M"
 # The base kernel, booted otherwise: all DMA goes through bounce buffers, so that a missing sync
 # shows, and heaps charge their buffers; or there are no memory cgroups to charge to; or there is a CMA
 # area, which movable pages come from first as it is most of what is free; or there are two NUMA nodes.
@@ -33,6 +35,8 @@ BOOTS = {
 NODES = ("512M", "1536M")
 # What scripts have in common.
 LIB = TESTS / "guest/lib.sh"
+# Drivers of the kernel tree, converted.
+CONVERTED = TESTS / "guest/converted.sh"
 # What the core says whenever an exporter can't map a buffer for the kernel, which is one of the
 # things that fail on purpose.
 VMAP_WARNING = r"WARNING: .* dma_buf_vmap\+"
@@ -58,7 +62,7 @@ def run(config, built, script, env, modules=None, order=None, name=None, **optio
     env = {"MODDIR": modules, "BIN": built["BIN"], "PAGE_SIZE": 1 << int(built["PAGE_SHIFT"]),
            "MODULES": " ".join(plain), "UNLOAD": " ".join(reversed(plain)),
            "KUNIT": " ".join(suites)} | env
-    return vm.run(built["KDIR"], TESTS / "guest" / f"{script}.sh", f"{script}-{name or config}", beside=[LIB], env=env,
+    return vm.run(built["KDIR"], TESTS / "guest" / f"{script}.sh", f"{script}-{name or config}", beside=[LIB, CONVERTED], env=env,
                   built=built, **options)
 
 
@@ -101,7 +105,8 @@ def test(where, built, parts, env, *, seconds=1, fuzz=QUICK_FUZZ, timeout=None, 
     """Run these parts of test.sh. seconds: how long each race lasts."""
     if append is None:
         # Only KUnit cases want movable memory. User-space cases of the same boot have it taken away first.
-        append = (*BOOTS.get(how(where), ()), *((*KUNIT_ON, MOVABLE) if "kunit" in parts else ()))
+        append = (*BOOTS.get(how(where), ()), *((*KUNIT_ON, MOVABLE) if "kunit" in parts else ()),
+                  *((*KUNIT_ON, CMA_HEAP) if "converted" in parts else ()))
     modules = modules or modules_dir(config_of(where))
     # In an order of somebody's own there is no heap.
     heap = [] if order else load_order(modules, HEAP)

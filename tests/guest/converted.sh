@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0
+# In the guest: what test.sh tries on drivers of the kernel tree, as they were and converted. They are in the
+# folders that CONVERTED_* name.
+
+# try <driver> <kind>: load what is of that kind, before, converted or with a bug in it, and test it. Its
+# modules may not be there for this kernel: then there is nothing to test.
+try() {
+	echo "== begin $1 $2" >/dev/kmsg
+	"try_$1" "$2"
+	echo "# tried $1 $2"
+}
+
+# come <module> <what is listed>: what is there after loading and was not before
+come() {
+	# shellcheck disable=SC2012,SC2086 # names of devices
+	come_before=$(ls -d $2 2>/dev/null)
+	insmod "$1" || return
+	for new in $2; do
+		case $come_before in *"$new"*) ;; *) echo "$new" ;; esac
+	done
+}
+
+# life <name> <node> [<option...>]: ours, in the kernel's form: what becomes of a buffer's memory. Only
+# where it can be lost while there is a buffer is there something to keep.
+life() {
+	echo "== selftest-life-$1"
+	life_node=$2
+	shift 2
+	tool "$BIN/buffer_life-selftest" "$@" -- "$life_node" </dev/null
+}
+
+try_udmabuf() {
+	insmod "$CONVERTED_UDMABUF/udmabuf_$1.ko" || { broken "no udmabuf: $1"; return; }
+	echo "== selftest-udmabuf-$1"
+	selftest_udmabuf /dev/udmabuf-converted || broken "no device for the selftest of udmabuf: $1"
+	selftest_mmap "udmabuf-$1" /dev/udmabuf-converted
+	life "udmabuf-$1" /dev/udmabuf-converted -T is_kept
+	rmmod "udmabuf_$1"
+}
+
+try_drm_gem_shmem() {
+	# What a card is called is not up to us: it is the one that has come.
+	card=$(come "$CONVERTED_DRM_GEM_SHMEM/vgem_$1.ko" "/dev/dri/card*") || broken "no vgem: $1"
+	selftest_mmap "vgem-$1" "$card"
+	# DRM's core maps no part of a buffer through the node.
+	selftest_mmap "vgem-node-$1" "$card" -V dmabuf -T at_offset -T writes
+	life "vgem-$1" "$card"
+	rmmod "vgem_$1"
+	[ -e "$CONVERTED_DRM_GEM_SHMEM/drm_gem_shmem_test_$1.ko" ] || return
+	# shellcheck disable=SC2086 # files
+	kernel_modules $CONVERTED_DRM_GEM_SHMEM_NEEDS
+	echo "== drm_gem_shmem-$1"
+	insmod "$CONVERTED_DRM_GEM_SHMEM/drm_gem_shmem_test_$1.ko" || broken "no KUnit suite of drm_gem_shmem: $1"
+	grep -v 'speed: normal$' /sys/kernel/debug/kunit/drm_gem_shmem/results
+	rmmod "drm_gem_shmem_test_$1"
+}
+
+# kernel_modules <file...>: load what is not yet
+kernel_modules() {
+	for ko; do
+		loaded_name=$(basename "$ko" .ko | tr - _)
+		loaded "$loaded_name" || insmod "$ko" || broken "$loaded_name does not load"
+	done
+}
+
+# Where pages can go that were written to, and a group that can be told to let go of them.
+converted_memory() {
+	mkdir -p /sys/fs/cgroup
+	mountpoint -q /sys/fs/cgroup || mount -t cgroup2 none /sys/fs/cgroup
+	echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+	grep -q zram0 /proc/swaps && return
+	echo 512M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null && swapon /dev/zram0
+}

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0
+"""make convert: convert drivers of the kernel tree to pagekit.h, and let tests judge, before and after."""
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from pathlib import Path
+
+from tools.convert import convert
+from tools.convert.convert import DRIVERS
+from tools.lib import guest
+from tools.lib.build import (
+    ARCH,
+    OUT,
+    TOP,
+    Broken,
+    build_compat,
+    build_selftests,
+    guarded,
+    kernel,
+    set_up,
+    text_of,
+)
+from tools.size.count import lines_of
+
+DOCUMENT = TOP / "Documentation/conversions.rst"
+RESULTS = OUT / "convert.json"
+
+
+def measure(name, folder) -> dict:
+    """What is another in the sources and the objects."""
+    driver = DRIVERS[name]
+    files = [Path(path).name for path in driver.converted(name)]
+    was, now = {}, {}
+    for place, found in (("before", was), ("after", now)):
+        for file in files:
+            found |= convert.functions((folder / place / file).read_text())
+    lines = lines_of(folder / place / file for place in ("before", "after") for file in files)
+    row = {"driver": name, "sources": list(driver.converted(name)),
+           "functions_gone": sorted({*was} - {*now}),
+           "functions_converted": sorted(f for f, text in now.items() if "pagekit_" in text)}
+    for place in ("before", "after"):
+        row |= {f"lines_{place}": sum(lines[folder / place / file] for file in files),
+                f"text_{place}": sum(text_of((folder / place / file).with_suffix(".o")) for file in files)}
+    diff = [line for file in files for line in difflib.unified_diff(
+        *((folder / place / file).read_text().splitlines(keepends=True) for place in ("before", "after")),
+        f"before/{file}", f"after/{file}", n=1)]
+    (folder / "conversion.diff").write_text("".join(diff))
+    return row
+
+
+def outcome(tested, suite, kind) -> list:
+    return [case for case in tested.cases if case.name.startswith(f"{suite}-{kind}.")]
+
+
+def judge(row, tested):
+    """What tests said before and after, and what buffers take."""
+    driver = DRIVERS[row["driver"]]
+    for kind, place in (("before", "before"), ("converted", "after")):
+        row[f"memory_{place}"] = None
+        for suite in driver.tests:
+            cases = outcome(tested, suite, kind)
+            test = next((test for test in row["tests"] if test["name"] == suite), None)
+            if not test:
+                row["tests"].append(test := {"name": suite})
+            test[place] = f"{sum(case.ok for case in cases)} of {len(cases)}"
+            section = tested.text.partition(f"== {suite}-{kind}\n")[2].partition("\n== ")[0]
+            if held := re.search(r"# held ([\d.]+) bytes a page", section):
+                row[f"memory_{place}"] = float(held[1])
+
+
+def bugs(row, config, built, env):
+    """Which test notices each bug. One that ends the machine is noticed, too: the others are run in another."""
+    driver = DRIVERS[row["driver"]]
+    left = {f"bug{i}": bug for i, bug in enumerate(driver.bugs)}
+    row["bugs"] = []
+    while left:
+        tested = guest.test(config, built, "converted", env | {"CONVERTED": row["driver"], "KINDS": " ".join(left)},
+                            name=f"{config}-bugs", timeout=guest.TIMEOUT["prod"] * 2)
+        console = (tested.result.out_dir / "console.log").read_text(errors="replace").replace("\r", "")
+        for kind, bug in list(left.items()):
+            log = re.split(r"\] == begin ", console.partition(f"] == begin {row['driver']} {kind}\n")[2])[0]
+            red = [case.name for suite in driver.tests for case in outcome(tested, suite, kind) if not case.ok
+                   and not case.detail.startswith("SKIP")]
+            report = guest.vm.REPORT.search(log)
+            ended = f"# tried {row['driver']} {kind}\n" not in tested.text
+            noticed = red[0] if red else report[1] if report else "the machine ended" if ended else None
+            row["bugs"].append({"function": bug.function, "was": bug.was, "now": bug.now, "noticed": noticed})
+            del left[kind]
+            if report or ended:
+                break
+
+
+def verdict(row) -> str:
+    if not row["tests"]:
+        return "compiled only"
+    if failed := [test["name"] for test in row["tests"] if len({*test["after"].split(" of ")}) != 1 or test["after"][0] == "0"]:
+        return f"fails: {', '.join(failed)}"
+    noticed = {bug["function"] for bug in row.get("bugs", ()) if bug["noticed"]}
+    blind = [name for name in row["functions_converted"] if name not in noticed]
+    return "tested" if not blind else f"tested; compiled only: {', '.join(blind)}"
+
+
+def run(names, with_bugs) -> list[dict]:
+    rows = []
+    for config in dict.fromkeys(DRIVERS[name].config for name in names):
+        mine, where = [name for name in names if DRIVERS[name].config == config], kernel(config)
+        built = set_up(where, "size")
+        build_selftests(built)
+        build_compat(built)
+        env = convert.environment(where, built, mine, with_bugs)
+        found = [measure(name, Path(env[f"CONVERTED_{name.upper()}"])) | {"tests": []} for name in mine]
+        if not ARCH:
+            tested = guest.test(where, built, "converted", env | {"KINDS": "before converted"}, name=f"{where}-convert")
+            for row in found:
+                judge(row, tested)
+                if with_bugs:
+                    bugs(row, where, built, env)
+        rows += [row | {"behaviour_changes": list(DRIVERS[row["driver"]].changes), "verdict": verdict(row)}
+                 for row in found]
+    return rows
+
+
+def table(rows) -> str:
+    line = "{:14} {:>5} {:>13} {:>15} {:>15}  {}"
+    text = [line.format("driver", "gone", "lines", "text", "bytes a page", "verdict")]
+    for row in rows:
+        memory = [row.get(f"memory_{place}") for place in ("before", "after")]
+        text.append(line.format(
+            row["driver"], len(row["functions_gone"]), f"{row['lines_before']} -> {row['lines_after']}",
+            f"{row['text_before']} -> {row['text_after']}",
+            "" if None in memory else f"{memory[0]:.2f} -> {memory[1]:.2f}", row["verdict"]))
+        text += [f"    {test['name']}: {test['before']} -> {test['after']}" for test in row["tests"] if "after" in test]
+        text += [f"    {bug['function']}: {bug['now']}: {bug['noticed'] or 'nobody notices'}" for bug in row.get("bugs", ())]
+    return "\n".join(text)
+
+
+def update(rows):
+    """Show them in the document."""
+    shown = "".join(f"   {line}".rstrip() + "\n" for line in table(rows).split("\n"))
+    DOCUMENT.write_text(re.sub(r"(?<=^\.\. results\n\n::\n\n).*?(?=^\.\. end of results)", lambda _: shown + "\n",
+                               DOCUMENT.read_text(), flags=re.M | re.S))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m tools.convert", description=__doc__)
+    parser.add_argument("--bugs", action="store_true", help="build each conversion with bugs as well, which tests must notice")
+    parser.add_argument("--update", action="store_true", help="document the results")
+    parser.add_argument("drivers", nargs="*", help="default: all")
+    options = parser.parse_args()
+    if unknown := [name for name in options.drivers if name not in DRIVERS]:
+        raise Broken(f"there is no {' '.join(unknown)}, but {' '.join(DRIVERS)}")
+    rows = run(options.drivers or [*DRIVERS], options.bugs)
+    # What was not asked for stays as it was.
+    known = {row["driver"]: row for row in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])}
+    for row in rows:
+        if not options.bugs and "bugs" in known.get(row["driver"], {}):
+            row["bugs"] = known[row["driver"]]["bugs"]
+            row["verdict"] = verdict(row)
+        known[row["driver"]] = row
+    rows_known = [known[name] for name in DRIVERS if name in known]
+    RESULTS.write_text(json.dumps(rows_known, indent=1) + "\n")
+    print(f"\n{table(rows)}\nconvert: out/convert.json; the diffs are out/modules-*-DRIVER/conversion.diff")
+    if options.update:
+        update(rows_known)
+    return 1 if any(row["verdict"].startswith("fails") for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
