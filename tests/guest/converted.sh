@@ -55,6 +55,25 @@ try_drm_gem_shmem() {
 	rmmod "drm_gem_shmem_test_$1"
 }
 
+# Its mock selftests run when it is loaded. They say which one they begin, and loading fails with one.
+try_i915() {
+	[ -e "$CONVERTED_I915/i915_$1.ko" ] || return
+	# shellcheck disable=SC2086 # files
+	kernel_modules $CONVERTED_I915_NEEDS
+	echo "== i915-$1"
+	dmesg -c >>"$OUT/dmesg.before"
+	insmod "$CONVERTED_I915/i915_$1.ko" mock_selftests=-1
+	i915_failed=$?
+	dmesg | sed -n 's/.*i915: Running \([a-z0-9_]*\)\/\(.*\)/\1:\2/p' >"$OUT/i915"
+	dmesg >>"$OUT/dmesg.before"
+	if [ $i915_failed = 0 ]; then
+		sed 's/^/ok - /' "$OUT/i915"
+		rmmod "i915_$1"
+	else
+		sed 's/^/ok - /;$s/^/not /' "$OUT/i915"
+	fi
+}
+
 # kernel_modules <file...>: load what is not yet
 kernel_modules() {
 	for ko; do

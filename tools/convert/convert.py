@@ -96,6 +96,24 @@ DRIVERS = {
             "file stay.",
             "A fatal signal ends the wait for a large object.",
         ), "prod"),
+    # The table of an object stays, for all of i915 reads it.
+    "i915": Driver(
+        ("drivers/gpu/drm/i915/gem/i915_gem_shmem.c", "drivers/gpu/drm/i915/gem/i915_gem_ttm.c"), "",
+        ("shmem_read_folio_gfp(", "shmem_sg_alloc_table(", "shmem_sg_free_table(", "i915_sg_trim("),
+        ("pagekit_get_pages(", "pagekit_put_pages(", "shmem_get_table(", "shmem_put_table("),
+        more={"drivers/gpu/drm/i915/gem/i915_gem_ttm.c": "i915_ttm"},
+        others={"i915": "drivers/gpu/drm/i915/i915"},
+        tests=("i915",),
+        bugs=(
+            Bug("shmem_get_table", "filp, 0, page_count, PAGEKIT_NO_RECLAIM", "filp, 1, page_count, PAGEKIT_NO_RECLAIM"),
+            Bug("shmem_get_table", "page_count, 0, size, max_segment", "page_count, PAGE_SIZE / 2, size, max_segment"),
+            Bug("shmem_put_table", "dirty ? PAGEKIT_DIRTY : 0", "0"),
+        ),
+        changes=(
+            "An object has an array of its pages beside its table.",
+            "i915 shrinks its own objects once for an object that lacks pages, not once for each page.",
+            "A fatal signal ends the wait for a large object.",
+        ), config="prod"),
 }
 
 
