@@ -74,6 +74,14 @@ try_i915() {
 	fi
 }
 
+heap() {
+	node=$(come "$2" "/dev/dma_heap/*") || { broken "no heap: $1"; return; }
+	echo "== selftest-heaps-$1"
+	selftest_heap "${node##*/}" || broken "no heap for the selftest: $1"
+	selftest_mmap "$1" "$node"
+	life "$1" "$node" -T is_kept
+}
+try_system_heap() { heap "system_heap-$1" "$CONVERTED_SYSTEM_HEAP/system_heap_$1.ko"; }
 # kernel_modules <file...>: load what is not yet
 kernel_modules() {
 	for ko; do

@@ -114,6 +114,21 @@ DRIVERS = {
             "i915 shrinks its own objects once for an object that lacks pages, not once for each page.",
             "A fatal signal ends the wait for a large object.",
         ), config="prod"),
+    "system_heap": Driver(
+        ("drivers/dma-buf/heaps/system_heap.c",), "system_heap",
+        ("alloc_largest_available", "dup_sg_table", "remap_pfn_range(", "__free_pages(", "buffer->sg_table", "ORDER"),
+        ("pagekit_alloc_pages(", "pagekit_put_pages(", "pagekit_map_pfns("),
+        tests=("selftest-heaps-system_heap", "selftest-mmap-system_heap", "selftest-life-system_heap"),
+        bugs=(
+            Bug("system_heap_allocate", "pagekit_alloc_pages(count", "pagekit_alloc_pages(count - 1"),
+            Bug("system_heap_free", "pagekit_put_pages(buffer->pages, count, 0)", "(void)0"),
+            Bug("system_heap_mmap", "buffer->pages, buffer->len >> PAGE_SHIFT, 0", "buffer->pages, buffer->len >> PAGE_SHIFT, 1"),
+        ),
+        changes=(
+            "Folios are as large as a huge page, where there are some; before, 1 MiB at the most.",
+            "A buffer has an array of its pages: it is there for each mapping that follows, but takes more than the table "
+            "did where folios are large.",
+        )),
 }
 
 
