@@ -82,6 +82,8 @@ heap() {
 	life "$1" "$node" -T is_kept
 }
 try_system_heap() { heap "system_heap-$1" "$CONVERTED_SYSTEM_HEAP/system_heap_$1.ko"; }
+try_cma_heap() { heap "cma_heap-$1" "$CONVERTED_CMA_HEAP/cma_heap_$1.ko"; }
+
 # kernel_modules <file...>: load what is not yet
 kernel_modules() {
 	for ko; do

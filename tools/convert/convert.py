@@ -129,6 +129,21 @@ DRIVERS = {
             "A buffer has an array of its pages: it is there for each mapping that follows, but takes more than the table "
             "did where folios are large.",
         )),
+    "cma_heap": Driver(
+        ("drivers/dma-buf/heaps/cma_heap.c",), "cma_heap",
+        ("vmf_insert_pfn(", "vm_flags_set("),
+        ("pagekit_setup_pfns(", "pagekit_fault_pfns(", "pagekit_huge_fault_pfns("),
+        tests=("selftest-heaps-cma_heap", "selftest-mmap-cma_heap", "selftest-life-cma_heap"),
+        bugs=(
+            Bug("cma_heap_vm_fault", "buffer->pagecount, 0", "buffer->pagecount, 1"),
+            Bug("cma_heap_huge_fault", "order, buffer->pages", "order, buffer->pages + 1"),
+            Bug("cma_heap_mmap", "buffer->pagecount, 0, 0", "buffer->pagecount, 1, 0"),
+        ),
+        changes=(
+            "Huge pages are mapped as such, and one fault maps all that a page table reaches.",
+            "A private mapping that can't be written to is let through.",
+            "VM_IO isn't set any more.",
+        )),
 }
 
 
