@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,7 +208,8 @@ def update(converted, mended):
     shown += "\nWhat users see of it:\n\n"
     changes = {change: [name for name, row in first.items() if change in row["behaviour_changes"]]
                for row in first.values() for change in row["behaviour_changes"]}
-    shown += "".join(f"* {change}: {', '.join(names)}\n" for change, names in changes.items())
+    for change, names in changes.items():
+        shown += textwrap.fill(f"* {change}: {', '.join(names)}", 80, subsequent_indent="  ", break_on_hyphens=False) + "\n"
     shown += f"\nWhat ``{MEND}.cocci`` mends, and how that is seen:\n\n"
     shown += table("source, text on x86-64, on arm64, seen", [
         [path, *text_of_all(mended, "source", path), seen] for path, seen in MENDED.items()])
