@@ -98,15 +98,15 @@ static void cdmabuf_unmap(struct dma_buf_attachment *at, struct sg_table *table,
 static void sync_one(struct device *dev, struct mapping *mapping, enum dma_data_direction dir,
 		     bool for_cpu)
 {
-	if (mapping->dir != DMA_BIDIRECTIONAL) {
-		if (dir != DMA_BIDIRECTIONAL && dir != mapping->dir)
-			return;
-		dir = mapping->dir;
-	}
+	/* The CPU has changed nothing, so the device need not be told. */
+	if (!for_cpu && dir == DMA_FROM_DEVICE)
+		return;
+	if (mapping->dir != DMA_BIDIRECTIONAL && dir != DMA_BIDIRECTIONAL && dir != mapping->dir)
+		return;
 	if (for_cpu)
 		dma_sync_sgtable_for_cpu(dev, &mapping->table, mapping->dir);
 	else
-		dma_sync_sgtable_for_device(dev, &mapping->table, dir);
+		dma_sync_sgtable_for_device(dev, &mapping->table, mapping->dir);
 }
 
 static int sync_all(struct dma_buf *dmabuf, enum dma_data_direction dir, bool for_cpu)
