@@ -100,7 +100,7 @@ extern "C" {
     ) -> bindings::vm_fault_t;
     fn pagekit_vma_page_to_pfn(page: *mut bindings::page) -> usize;
     fn pagekit_vma_is_cached(vma: *mut bindings::vm_area_struct) -> bool;
-    fn pagekit_vma_write_combine(vma: *mut bindings::vm_area_struct);
+    fn pagekit_vma_set_write_combine(vma: *mut bindings::vm_area_struct);
     fn pagekit_vma_are_free_standing(pages: *const PageRef<'_, PfnOnly>, count: usize) -> bool;
 
     // Only where there are debug assertions.
@@ -371,10 +371,10 @@ unsafe fn setup(
 /// # }
 /// # assert!(!Driver::new(mmap)?.fault(fault).shows_its_pages()?);
 /// ```
-#[inline]
+#[export_name = "pagekit_vma_write_combine"]
 pub unsafe fn write_combine(vma: &VmaNew) {
     // SAFETY: The VMA is being set up, so nobody else sees it.
-    unsafe { pagekit_vma_write_combine(vma.as_ptr()) };
+    unsafe { pagekit_vma_set_write_combine(vma.as_ptr()) };
 }
 
 /// Sets `vma` up to show PFNs of an array of `len` pages, from a driver's mmap operation.

@@ -152,14 +152,8 @@ SHIM(vm_fault_t, pagekit_vma_insert_page,
 SHIM(unsigned long, pagekit_vma_page_to_pfn, (struct page *page), page_to_pfn(page))
 SHIM(bool, pagekit_vma_is_cached, (struct vm_area_struct *vma),
      pgprot_val(vma->vm_page_prot) == pgprot_val(vm_get_page_prot(vma->vm_flags)))
-
-/* Drivers call this without a detour. */
-void pagekit_vma_write_combine(struct vm_area_struct *vma);
-void pagekit_vma_write_combine(struct vm_area_struct *vma)
-{
-	vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
-}
-EXPORT_SYMBOL_GPL(pagekit_vma_write_combine);
+SHIM(void, pagekit_vma_set_write_combine, (struct vm_area_struct *vma),
+     (void)(vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot)))
 
 #ifdef CONFIG_RUST_DEBUG_ASSERTIONS
 SHIM(void, pagekit_vma_assert_mmap, (struct vm_area_struct *vma),
