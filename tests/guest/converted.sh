@@ -2,6 +2,15 @@
 # In the guest: what test.sh tries on drivers of the kernel tree, as they were and converted. They are in the
 # folders that CONVERTED_* name.
 
+# try_all <driver...>: those of them that there are, of all kinds
+try_all() {
+	for kind in ${KINDS:-converted}; do
+		for driver; do
+			case " $CONVERTED " in *" $driver "*) try "$driver" "$kind" ;; esac
+		done
+	done
+}
+
 # try <driver> <kind>: load what is of that kind, before, converted or with a bug in it, and test it. Its
 # modules may not be there for this kernel: then there is nothing to test.
 try() {
@@ -76,11 +85,11 @@ try_i915() {
 }
 
 heap() {
-	node=$(come "$2" "/dev/dma_heap/*") || { broken "no heap: $1"; return; }
+	insmod "$2" || { broken "no heap: $1"; return; }
 	echo "== selftest-heaps-$1"
-	selftest_heap "${node##*/}" || broken "no heap for the selftest: $1"
-	selftest_mmap "$1" "$node"
-	life "$1" "$node" -T is_kept
+	selftest_heap "$1" || broken "no heap for the selftest: $1"
+	selftest_mmap "$1" "/dev/dma_heap/$1"
+	life "$1" "/dev/dma_heap/$1" -T is_kept
 }
 try_system_heap() { heap "system_heap-$1" "$CONVERTED_SYSTEM_HEAP/system_heap_$1.ko"; }
 try_cma_heap() { heap "cma_heap-$1" "$CONVERTED_CMA_HEAP/cma_heap_$1.ko"; }

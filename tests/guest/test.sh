@@ -260,11 +260,7 @@ for part in $PARTS; do
 		# shellcheck source=tests/guest/converted.sh
 		. ./converted.sh
 		converted_memory || broken "no memory for converted drivers"
-		for kind in ${KINDS:-converted}; do
-			for driver in $CONVERTED; do
-				try "$driver" "$kind"
-			done
-		done
+		try_all udmabuf drm_gem_shmem i915
 		;;
 	esac
 done
@@ -302,6 +298,10 @@ for part in $PARTS; do
 		echo "== selftest-heaps"
 		selftest_heap pagekit || broken "no heap for the selftest"
 		selftest_mmap heap /dev/dma_heap/pagekit
+		;;
+	converted)
+		# They can't be removed either.
+		try_all system_heap cma_heap
 		;;
 	numa | matrix | races | fuzz)
 		again=
