@@ -84,12 +84,14 @@ try_i915() {
 	fi
 }
 
+# heap <suite> <module>: the heap is called what the module is
 heap() {
 	insmod "$2" || { broken "no heap: $1"; return; }
+	heap_name=$(basename "$2" .ko)
 	echo "== selftest-heaps-$1"
-	selftest_heap "$1" || broken "no heap for the selftest: $1"
-	selftest_mmap "$1" "/dev/dma_heap/$1"
-	life "$1" "/dev/dma_heap/$1" -T is_kept
+	selftest_heap "$heap_name" || broken "no heap for the selftest: $1"
+	selftest_mmap "$1" "/dev/dma_heap/$heap_name"
+	life "$1" "/dev/dma_heap/$heap_name" -T is_kept
 }
 try_system_heap() { heap "system_heap-$1" "$CONVERTED_SYSTEM_HEAP/system_heap_$1.ko"; }
 try_cma_heap() { heap "cma_heap-$1" "$CONVERTED_CMA_HEAP/cma_heap_$1.ko"; }

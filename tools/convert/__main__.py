@@ -98,7 +98,9 @@ def verdict(row) -> str:
         return "compiled only"
     if failed := [test["name"] for test in row["tests"] if len({*test["after"].split(" of ")}) != 1 or test["after"][0] == "0"]:
         return f"fails: {', '.join(failed)}"
-    noticed = {bug["function"] for bug in row.get("bugs", ()) if bug["noticed"]}
+    if "bugs" not in row:
+        return "passes; no bugs tried"
+    noticed = {bug["function"] for bug in row["bugs"] if bug["noticed"]}
     blind = [name for name in row["functions_converted"] if name not in noticed]
     return "tested" if not blind else f"tested; compiled only: {', '.join(blind)}"
 
