@@ -318,7 +318,7 @@ vm_fault_t pagekit_huge_fault_pfns(struct vm_fault *vmf, unsigned int order,
  * sleep.
  *
  * Return: 0; -EACCES and -EINVAL as from pagekit_setup_pfns(), -EINVAL also if the
- * VMA is one for PFNs already, or of another cache mode than by default.
+ * VMA is one for PFNs already.
  */
 int pagekit_setup_pages(struct vm_area_struct *vma, unsigned long count, unsigned long base,
 			unsigned int flags);

@@ -99,7 +99,6 @@ extern "C" {
         page: *mut bindings::page,
     ) -> bindings::vm_fault_t;
     fn pagekit_vma_page_to_pfn(page: *mut bindings::page) -> usize;
-    fn pagekit_vma_is_cached(vma: *mut bindings::vm_area_struct) -> bool;
     fn pagekit_vma_set_write_combine(vma: *mut bindings::vm_area_struct);
     fn pagekit_vma_are_free_standing(pages: *const PageRef<'_, PfnOnly>, count: usize) -> bool;
 
@@ -275,12 +274,7 @@ fn window(vma: &VmaNew, len: usize, base: usize, refused: vm_flags_t) -> Result<
     // SAFETY: `vma` is locked, so that this is no data race.
     let pgoff = unsafe { (*vma.as_ptr()).vm_pgoff };
     let count = vma.end().wrapping_sub(vma.start()) >> PAGE_SHIFT;
-    if vma.flags() & refused != 0
-        || is_cow(vma)
-        // Referenced pages: the kernel uses what GUP finds by its own mapping, which is cached.
-        // SAFETY: `vma` is locked, so that this is no data race.
-        || refused == flags::PFNMAP && !unsafe { pagekit_vma_is_cached(vma.as_ptr()) }
-    {
+    if vma.flags() & refused != 0 || is_cow(vma) {
         return Err(EINVAL);
     }
     range::window(len, base, pgoff, count).ok_or(EINVAL)
@@ -335,8 +329,7 @@ unsafe fn setup(
 /// `pgprot_writecombine()`, from a driver's mmap operation, before [`setup_pfns`] or [`map_pfns`].
 ///
 /// For devices that don't snoop: without caches, there is nothing to be done before each access.
-/// Small and huge pages are mapped so alike. All that sets up referenced pages refuses such a VMA
-/// with `EINVAL`.
+/// Small and huge pages are mapped so alike.
 ///
 /// On x86 it changes nothing for memory that is cached, as all is before `set_pages_array_wc()`.
 ///
@@ -346,12 +339,14 @@ unsafe fn setup(
 ///
 /// # Safety
 ///
-/// The memory of each page must have what was written to the page, if only zeroes, when it is
-/// mapped: whoever had it before has left data there, which the process would see. Caches are
-/// cleaned by `dma_map_sgtable()`, for `DMA_TO_DEVICE` or `DMA_BIDIRECTIONAL`, and later by
-/// `dma_sync_sgtable_for_device()`. Both only do so for a device that doesn't snoop: where
-/// `dev_is_dma_coherent()`, nothing cleans them, and a mapping must stay cached. On x86 nothing
-/// need be cleaned.
+/// * `vma` must be set up for PFNs. The kernel uses referenced pages that it finds by GUP through
+///   its own mapping, which is cached.
+/// * The memory of each page must have what was written to the page, if only zeroes, when it is
+///   mapped: whoever had it before has left data there, which the process would see. Caches are
+///   cleaned by `dma_map_sgtable()`, for `DMA_TO_DEVICE` or `DMA_BIDIRECTIONAL`, and later by
+///   `dma_sync_sgtable_for_device()`. Both only do so for a device that doesn't snoop: where
+///   `dev_is_dma_coherent()`, nothing cleans them, and a mapping must stay cached. On x86 nothing
+///   need be cleaned.
 ///
 /// # Examples
 ///
@@ -715,8 +710,7 @@ unsafe fn fill_pfns(vma: &VmaRef, block: &Block<'_, '_>) -> Result {
 /// # Errors
 ///
 /// `EINVAL`: a private mapping that is or could become writable (COW), a window that is not wholly
-/// within the array, or a VMA that is one for PFNs already, or of another cache mode than by
-/// default.
+/// within the array, or a VMA that is one for PFNs already.
 ///
 /// C: [`drm_gem_shmem_mmap()`](srctree/drivers/gpu/drm/drm_gem_shmem_helper.c).
 ///

@@ -15,23 +15,26 @@ const READ_ONLY: c_uint = 128;
 /// C's `PAGEKIT_WRITE_COMBINE`.
 const WRITE_COMBINE: c_uint = 256;
 
-/// What all functions do first whose `flags` say who may write, and how.
+/// What all functions do first whose `flags` say who may write.
+fn heed(vma: &VmaNew, flags: c_uint) -> Result {
+    match flags {
+        0 => Ok(()),
+        READ_ONLY => keep_read_only(vma),
+        _ => Err(EINVAL),
+    }
+}
+
+/// The same for PFNs, which may be mapped past the caches.
 ///
 /// # Safety
 ///
 /// With [`WRITE_COMBINE`], as for [`write_combine`].
-unsafe fn heed(vma: &VmaNew, flags: c_uint) -> Result {
-    if flags & !(READ_ONLY | WRITE_COMBINE) != 0 {
-        return Err(EINVAL);
-    }
+unsafe fn heed_pfns(vma: &VmaNew, flags: c_uint) -> Result {
     if flags & WRITE_COMBINE != 0 {
-        // SAFETY: The caller promises that the memory has what was written to the pages.
+        // SAFETY: The caller promises what this asks for.
         unsafe { write_combine(vma) };
     }
-    if flags & READ_ONLY != 0 {
-        keep_read_only(vma)?;
-    }
-    Ok(())
+    heed(vma, flags & !WRITE_COMBINE)
 }
 
 /// [`setup_pfns`], [`setup_pfns_ro`].
@@ -46,7 +49,7 @@ unsafe extern "C" fn pagekit_setup_pfns(
     // what may not be written to, nor write-combined what caches have not written back.
     from_result(|| unsafe {
         let vma = VmaNew::from_raw(vma);
-        heed(vma, flags)?;
+        heed_pfns(vma, flags)?;
         setup_pfns(vma, count, base).map(|()| 0)
     })
 }
@@ -65,7 +68,7 @@ unsafe extern "C" fn pagekit_map_pfns(
     // stay until the file is released.
     from_result(|| unsafe {
         let vma = VmaNew::from_raw(vma);
-        heed(vma, flags)?;
+        heed_pfns(vma, flags)?;
         map_pfns(vma, array::<PfnOnly>(pages, count), base).map(|()| 0)
     })
 }
@@ -115,8 +118,7 @@ unsafe extern "C" fn pagekit_setup_pages(
     // SAFETY: The caller is an mmap operation, to which `vma` was passed.
     let vma = unsafe { VmaNew::from_raw(vma) };
     from_result(|| {
-        // SAFETY: Nothing is mapped so: it is refused then.
-        unsafe { heed(vma, flags) }?;
+        heed(vma, flags)?;
         setup_pages(vma, count, base).map(|()| 0)
     })
 }
@@ -134,8 +136,7 @@ unsafe extern "C" fn pagekit_map_pages(
     // pages.
     let (vma, pages) = unsafe { (VmaNew::from_raw(vma), array(pages, count)) };
     from_result(|| {
-        // SAFETY: Nothing is mapped so: it is refused then.
-        unsafe { heed(vma, flags) }?;
+        heed(vma, flags)?;
         map_pages(vma, pages, base).map(|()| 0)
     })
 }

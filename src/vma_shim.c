@@ -48,7 +48,7 @@ static int fill_table(pte_t *pte, unsigned long addr, void *data)
 /*
  * The kernel inserts the first page, for it alone knows the cache mode of memory,
  * and the others are like that. The addresses must be those of one page table.
- * It inserts all that can be executed: for these it flushes caches where it must.
+ * It inserts all that can be executed where it flushes caches for these.
  */
 int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
 			  struct page *const *pages, unsigned long count);
@@ -56,7 +56,11 @@ int pagekit_vma_fill_pfns(struct vm_area_struct *vma, unsigned long addr,
 			  struct page *const *pages, unsigned long count)
 {
 	struct fill fill = { vma->vm_mm, pages, count };
+#ifdef PG_dcache_clean
 	const unsigned long alone = vma->vm_flags & VM_EXEC ? count : 1;
+#else
+	const unsigned long alone = 1;
+#endif
 	unsigned long i;
 
 	smp_wmb(); /* as in pagekit_vma_are_free_standing() */
@@ -150,8 +154,6 @@ SHIM(vm_fault_t, pagekit_vma_insert_page,
      (struct vm_area_struct *vma, unsigned long addr, struct page *page),
      vmf_insert_page_mkwrite(&(struct vm_fault){ .vma = vma, .address = addr }, page, false))
 SHIM(unsigned long, pagekit_vma_page_to_pfn, (struct page *page), page_to_pfn(page))
-SHIM(bool, pagekit_vma_is_cached, (struct vm_area_struct *vma),
-     pgprot_val(vma->vm_page_prot) == pgprot_val(vm_get_page_prot(vma->vm_flags)))
 SHIM(void, pagekit_vma_set_write_combine, (struct vm_area_struct *vma),
      (void)(vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot)))
 

@@ -1238,21 +1238,6 @@ mod tests {
     }
 
     #[test]
-    fn referenced_pages_are_cached() -> Result {
-        attach()?;
-        for kind in [FaultPages, HugePages, EagerPages] {
-            let mut object = Object::large(kind, HUGE)?;
-            for cache in [Cache::Uncached, WriteCombined] {
-                object.cache = cache;
-                assert_eq!(object.mmap(0, HUGE, RW, SHARED).err(), Some(EINVAL));
-            }
-            object.cache = Cache::Default;
-            assert_eq!(mode_of(&object)?, (0, kind == HugePages));
-        }
-        Ok(())
-    }
-
-    #[test]
     fn mixed_mappings_have_no_huge_pages() -> Result {
         attach()?;
         let mut object = Object::large(HugePages, HUGE)?;
