@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What exporters have done for devices that don't snoop, as the kernel traces calls of its DMA API:
-//! whether caches are cleaned and invalidated for all of a buffer, when it is due, and not otherwise.
-//! An emulator has no caches, and would show right data without.
+//! What exporters have done for devices that don't snoop, as the kernel traces calls of its DMA
+//! API: whether caches are cleaned and invalidated for all of a buffer, when it is due, and not
+//! otherwise. An emulator has no caches, and would show right data without.
 //!
 //! Where devices snoop, the calls do nothing, and where the kernel can tell beforehand, they aren't
 //! traced. It doesn't try with `CONFIG_DMA_API_DEBUG`.

@@ -379,7 +379,8 @@ fn alloc(env: &Env) -> Result<()> {
 
 // --- GEM -----------------------------------------------------------------------------
 
-// Not PRIME_HANDLE_TO_FD: DRM has given the file descriptor away when user space can't be told which.
+// Not PRIME_HANDLE_TO_FD: DRM has given the file descriptor away when user space can't be told
+// which.
 
 fn create_dumb(env: &Env) -> Result<()> {
     for pages in [FEW, MANY] {
