@@ -216,19 +216,17 @@ impl Side for Mapped {
 
 /// A dumb buffer, mapped through its DRM device.
 struct Dumb<'a>(
-    #[expect(dead_code, reason = "It keeps the buffer.")] Handle<'a>,
-    Mapping,
+    #[expect(dead_code, reason = "It keeps the handle.")] Handle<'a>,
+    Mapped,
 );
 
 impl Side for Dumb<'_> {
     fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
-        self.1.read(offset, to);
-        Ok(())
+        self.1.read(offset, to)
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
-        self.1.write(offset, from);
-        Ok(())
+        self.1.write(offset, from)
     }
 }
 
@@ -304,8 +302,9 @@ impl Exporter {
             Make::Dumb => {
                 let dumb = cards.of(self.name).create_dumb(pages)?;
                 handle = Some(dumb.handle);
-                let map = dumb.map(size)?;
-                (dumb.export()?, Box::new(Dumb(dumb, map)))
+                let (buf, map) = (dumb.export()?, dumb.map(size)?);
+                let mapped = Mapped(buf.try_clone()?, map);
+                (buf, Box::new(Dumb(dumb, mapped)))
             }
         };
         Ok(Export {
