@@ -101,6 +101,8 @@ def verdict(row) -> str:
     if "bugs" not in row:
         return "passes; no bugs tried"
     noticed = {bug["function"] for bug in row["bugs"] if bug["noticed"]}
+    if not noticed:
+        return "passes; no test notices a bug"
     blind = [name for name in row["functions_converted"] if name not in noticed]
     return "tested" if not blind else f"tested; compiled only: {', '.join(blind)}"
 

@@ -9,3 +9,10 @@ symbol default_cma;
 -	DEFAULT_CMA_NAME
 +	KBUILD_MODNAME
  )
+
+// The other areas, which the kernel has heaps of under the same names.
+@@
+expression i;
+@@
+-dma_contiguous_get_area_by_idx(i)
++NULL
