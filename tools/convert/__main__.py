@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 from tools.convert import convert
@@ -143,7 +144,8 @@ def table(rows) -> str:
 
 def update(rows):
     """Show them in the document."""
-    shown = "".join(f"   {line}".rstrip() + "\n" for line in table(rows).split("\n"))
+    shown = "".join(textwrap.fill(f"   {line}", 80, subsequent_indent=" " * 11, break_on_hyphens=False).rstrip() + "\n"
+                    for line in table(rows).split("\n"))
     DOCUMENT.write_text(re.sub(r"(?<=^\.\. results\n\n::\n\n).*?(?=^\.\. end of results)", lambda _: shown + "\n",
                                DOCUMENT.read_text(), flags=re.M | re.S))
 
