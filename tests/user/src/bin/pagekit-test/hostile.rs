@@ -278,40 +278,41 @@ fn fault_beyond_limit(env: &Env) -> Result<()> {
     Ok(object.read(0, &mut [0])?)
 }
 
-/// An object for which there is no memory is refused, and nobody is killed for it.
+/// Objects are made until one is refused, because there is no memory, and nobody is killed for it.
 fn create_beyond_memory(env: &Env) -> Result<()> {
     let others = leave(64 << 20)?;
     let before = kernel::event("oom_kill")?;
-    // More than reclaim could make free.
-    let size = kernel::memory("MemAvailable")? as usize + (192 << 20);
-    refused(env, size / PAGE)?;
+    let mut objects = Vec::new();
+    let error = loop {
+        match Object::new(&env.device, (64 << 20) / PAGE) {
+            Ok(object) => objects.push(object),
+            Err(error) => break error,
+        }
+    };
+    let errno = error.downcast_ref::<Errno>();
+    ensure!(errno == Some(&Errno::NOMEM), "{error:?}");
     let killed = kernel::event("oom_kill")? - before;
     ensure!(killed == 0, "{killed} processes were killed");
     ensure!(!others.ends_within(Duration::ZERO)?, "they ended");
     Ok(())
 }
 
-/// The same with the memory of a cgroup.
+/// An object of more than a memory cgroup may have is refused, and nobody is killed.
 fn create_beyond_limit(env: &Env) -> Result<()> {
     let cgroup = Cgroup::new("pagekit-limit")?;
     cgroup.limit(SIZE / 2)?;
+    let before = kernel::buffers()?;
     Child::spawn(|| {
         cgroup.enter()?;
-        refused(env, PAGES)
+        let error = Object::new(&env.device, PAGES).err();
+        let errno = error.as_ref().and_then(|e| e.downcast_ref::<Errno>());
+        ensure!(errno == Some(&Errno::NOMEM), "{error:?}");
+        Ok(())
     })?
     .join("child")?;
+    ensure!(kernel::buffers()? == before, "a buffer stays");
     let charge = cgroup.charge()?;
     ensure!(charge < SLACK, "{charge} bytes stay charged");
-    Ok(())
-}
-
-/// There must be no memory for an object of so many pages.
-fn refused(env: &Env, pages: usize) -> Result<()> {
-    let before = kernel::buffers()?;
-    let error = Object::new(&env.device, pages).err();
-    let error = error.and_then(|e| e.downcast::<Errno>().ok());
-    ensure!(error == Some(Errno::NOMEM), "{error:?}");
-    ensure!(kernel::buffers()? == before, "a buffer stays");
     Ok(())
 }
 
