@@ -62,7 +62,7 @@ DRIVERS = {
             Bug("mmap_udmabuf", "ubuf->pins.count, 0, 0", "ubuf->pins.count, 1, 0"),
         ),
         changes=(
-            "Huge pages are mapped as such, and one fault maps all that a page table reaches.",
+            "Huge pages are mapped as such, and one fault maps what else is in the same 2 MiB.",
             "Pages that were allocated but never written are zeroed: before, they show what was in memory.",
             "What was written through a mapping is marked dirty when the buffer is released.",
         )),
@@ -91,7 +91,7 @@ DRIVERS = {
         (
             "A mapping at an offset of a dma-buf, and what is left of one that was split or has lost its head, shows "
             "the right pages.",
-            "One fault maps all that a page table reaches. Entries are writable from the start where the VMA is.",
+            "One fault maps what else is in the same 2 MiB. Entries are writable from the start where the VMA is.",
             "Pages are marked dirty when they are put, not one by one when they are first written to; the times of the "
             "file stay.",
             "A fatal signal ends the wait for a large object.",
@@ -140,7 +140,7 @@ DRIVERS = {
             Bug("cma_heap_mmap", "buffer->pagecount, 0, 0", "buffer->pagecount, 1, 0"),
         ),
         changes=(
-            "Huge pages are mapped as such, and one fault maps all that a page table reaches.",
+            "Huge pages are mapped as such, and one fault maps what else is in the same 2 MiB.",
             "A private mapping that can't be written to is let through.",
             "VM_IO isn't set any more.",
         )),
