@@ -40,14 +40,16 @@ def bars(axes, title, heads, value, best, goal, goal_name):
         if mark:
             axes.plot((mark, mark), (at - THICK, at), color=chart.RED, linewidth=2)
     axes.set_xscale("log")
-    axes.set_xlim(logarithmic(axes.xaxis, [value(row) for row in heads]))
+    shown = [*heads, *filter(None, map(best, heads))]
+    axes.set_xlim(logarithmic(axes.xaxis, [value(row) for row in shown]))
     axes.set_ylim(len(heads) - 0.4, -0.6)
     axes.set_yticks(range(len(heads)), [f"{row['case']}, {row['backing']}" for row in heads])
     axes.grid(False, axis="y")
     axes.set_title(title, loc="left")
     for name, colour in (("pagekit", chart.BLUE), ("the best of mainline's", chart.ORANGE), (goal_name, chart.RED)):
         axes.plot([], [], color=colour, linewidth=4, label=name)
-    axes.legend(loc="lower right")
+    # Below, where no bar is.
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=3)
 
 
 def costs(axes, run, heads):
