@@ -14,8 +14,6 @@
 #define SIZE	(16UL << 20)
 #define ROUNDS	16
 
-static const char *node = "/dev/dma_heap/system";
-
 /* A line of /proc/meminfo, in bytes. */
 static long meminfo(const char *name)
 {
@@ -168,11 +166,5 @@ TEST_F(buffer_life, held)
 
 int main(int argc, char **argv)
 {
-	for (int i = 1; i < argc - 1; i++) {
-		if (!strcmp(argv[i], "--")) {
-			node = argv[i + 1];
-			argc = i;
-		}
-	}
-	return test_harness_run(argc, argv);
+	return test_harness_run(take_node(argc, argv), argv);
 }

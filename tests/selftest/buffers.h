@@ -19,6 +19,20 @@
 /* Of a dumb buffer, which has no size but rows. */
 #define ROWS	64
 
+static const char *node = "/dev/dma_heap/system";
+
+/* The node stands behind "--". Returns how many arguments are left for the harness. */
+static inline int take_node(int argc, char **argv)
+{
+	for (int i = 1; i < argc - 1; i++) {
+		if (!strcmp(argv[i], "--")) {
+			node = argv[i + 1];
+			argc = i;
+		}
+	}
+	return argc;
+}
+
 /* What can be mapped: a file, and where in it the buffer begins. */
 struct buffer {
 	int fd;

@@ -20,8 +20,6 @@
 #define PAGES	64
 #define AT	10
 
-static const char *node = "/dev/dma_heap/system";
-
 FIXTURE(mmap_offset)
 {
 	size_t page;
@@ -166,11 +164,5 @@ TEST_F(mmap_offset, writes)
 
 int main(int argc, char **argv)
 {
-	for (int i = 1; i < argc - 1; i++) {
-		if (!strcmp(argv[i], "--")) {
-			node = argv[i + 1];
-			argc = i;
-		}
-	}
-	return test_harness_run(argc, argv);
+	return test_harness_run(take_node(argc, argv), argv);
 }
