@@ -103,6 +103,15 @@ const DRM_IOCTL_VGEM_FENCE_SIGNAL: Opcode = opcode::write::<DrmVgemFenceSignal>(
 /// C: `DRM_IOCTL_MODE_MAP_DUMB`.
 const DRM_IOCTL_MODE_MAP_DUMB: Opcode = opcode::read_write::<DrmModeMapDumb>(b'd', 0xb3);
 
+/// What there is for buffers.
+pub const COMMANDS: &[Opcode] = &[
+    DRM_IOCTL_GEM_CLOSE,
+    DRM_IOCTL_PRIME_HANDLE_TO_FD,
+    DRM_IOCTL_PRIME_FD_TO_HANDLE,
+    DRM_IOCTL_MODE_CREATE_DUMB,
+    DRM_IOCTL_MODE_MAP_DUMB,
+];
+
 /// A DRM device opened by its driver's name.
 #[derive(Debug)]
 pub struct Card(File);
@@ -200,6 +209,22 @@ impl Card {
         Ok(unsafe { OwnedFd::from_raw_fd(prime.fd) })
     }
 
+    /// Where the device has the dumb buffer with that handle.
+    pub fn offset(&self, handle: u32) -> io::Result<usize> {
+        let mut map = DrmModeMapDumb {
+            handle,
+            pad: 0,
+            offset: 0,
+        };
+        self.call(DRM_IOCTL_MODE_MAP_DUMB, &mut map)?;
+        Ok(map.offset as usize)
+    }
+
+    pub fn close(&self, handle: u32) -> io::Result<()> {
+        let mut close = DrmGemClose { handle, pad: 0 };
+        self.call(DRM_IOCTL_GEM_CLOSE, &mut close)
+    }
+
     /// Signals a fence of `Handle::write_fence`, which vgem does itself after ten seconds.
     pub fn signal(&self, fence: u32) -> io::Result<()> {
         let mut signal = DrmVgemFenceSignal { fence, flags: 0 };
@@ -270,23 +295,13 @@ impl Handle<'_> {
 
     /// Where the device has a dumb buffer.
     pub fn offset(&self) -> io::Result<usize> {
-        let mut map = DrmModeMapDumb {
-            handle: self.handle,
-            pad: 0,
-            offset: 0,
-        };
-        self.card.call(DRM_IOCTL_MODE_MAP_DUMB, &mut map)?;
-        Ok(map.offset as usize)
+        self.card.offset(self.handle)
     }
 }
 
 impl Drop for Handle<'_> {
     fn drop(&mut self) {
-        let mut close = DrmGemClose {
-            handle: self.handle,
-            pad: 0,
-        };
-        let _ = self.card.call(DRM_IOCTL_GEM_CLOSE, &mut close);
+        let _ = self.card.close(self.handle);
     }
 }
 

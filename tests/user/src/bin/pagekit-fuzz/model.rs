@@ -179,6 +179,8 @@ pub enum Kind {
         by: Option<Driver>,
         read_only: bool,
     },
+    /// An object of the GEM driver, which the kernel may evict.
+    Dumb,
     /// An object of i915 that is mapped as its file is.
     FileMmap,
     /// An object of user memory, which is not exported.
@@ -286,7 +288,7 @@ impl Memory {
 
     /// Whether it is a dma-buf, or can be exported as one.
     pub fn is_buffer(&self) -> bool {
-        matches!(self.kind, Kind::Buffer { .. } | Kind::FileMmap)
+        matches!(self.kind, Kind::Buffer { .. } | Kind::Dumb | Kind::FileMmap)
     }
 
     /// Which driver's object it is.
@@ -313,7 +315,7 @@ impl Memory {
     pub fn shows_pfns(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Buffer { .. } | Kind::Node { pfns: true, .. }
+            Kind::Buffer { .. } | Kind::Dumb | Kind::Node { pfns: true, .. }
         )
     }
 

@@ -100,6 +100,9 @@ pub enum Op {
     Userptr {
         view: Pick,
     },
+    Dumb {
+        pages: u16,
+    },
     Node {
         kind: Pick,
         file: Option<(Pick, Span)>,
@@ -110,6 +113,15 @@ pub enum Op {
     Import {
         by: Driver,
         file: Pick,
+    },
+    GemImport {
+        file: Pick,
+    },
+    GemExport {
+        handle: Pick,
+    },
+    GemClose {
+        handle: Pick,
     },
     Attach {
         file: Pick,
@@ -123,6 +135,13 @@ pub enum Op {
     },
     Mmap {
         file: Pick,
+        span: Span,
+        prot: Prot,
+        private: bool,
+        aligned: bool,
+    },
+    MmapNode {
+        handle: Pick,
         span: Span,
         prot: Prot,
         private: bool,
@@ -193,6 +212,7 @@ pub enum Op {
         device: Pick,
     },
     Reclaim,
+    Evict,
 }
 
 const ADVICE: [Advice; 12] = [
@@ -253,14 +273,20 @@ fn op() -> impl Strategy<Value = Op> {
         7 => (by(), pages(), often(0.2))
             .prop_map(|(by, pages, file_mmap)| Op::Object { by, pages, file_mmap }),
         3 => p().prop_map(|view| Op::Userptr { view }),
+        5 => pages().prop_map(|pages| Op::Dumb { pages }),
         1 => (p(), prop::option::of((p(), span()))).prop_map(|(kind, file)| Op::Node { kind, file }),
         7 => p().prop_map(|device| Op::Export { device }),
         6 => (by(), p()).prop_map(|(by, file)| Op::Import { by, file }),
+        4 => p().prop_map(|file| Op::GemImport { file }),
+        4 => p().prop_map(|handle| Op::GemExport { handle }),
+        2 => p().prop_map(|handle| Op::GemClose { handle }),
         6 => (p(), flip()).prop_map(|(file, dynamic)| Op::Attach { file, dynamic }),
         4 => p().prop_map(|file| Op::CloseFile { file }),
         3 => p().prop_map(|device| Op::CloseDevice { device }),
         14 => (p(), span(), prot(), often(0.1), often(0.3)).prop_map(
             |(file, span, prot, private, aligned)| Op::Mmap { file, span, prot, private, aligned }),
+        7 => (p(), span(), prot(), often(0.1), often(0.3)).prop_map(
+            |(handle, span, prot, private, aligned)| Op::MmapNode { handle, span, prot, private, aligned }),
         5 => (p(), span(), prot()).prop_map(|(view, span, prot)| Op::Protect { view, span, prot }),
         5 => (p(), span()).prop_map(|(view, span)| Op::Unmap { view, span }),
         6 => (p(), at(), how).prop_map(|(view, pages, how)| Op::Remap { view, pages, how }),
@@ -283,5 +309,6 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (p(), 1u32..3).prop_map(|(device, milliseconds)| Op::Wedge { device, milliseconds }),
         3 => p().prop_map(|device| Op::Reset { device }),
         1 => Just(Op::Reclaim),
+        2 => Just(Op::Evict),
     ]
 }

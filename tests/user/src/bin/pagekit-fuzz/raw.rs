@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{ensure, Context, Result};
+use pagekit_user::drm;
 use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{self, Object};
 use pagekit_user::test_importer;
@@ -17,7 +18,7 @@ use rustix::mm::MprotectFlags;
 use crate::model::{Driver, Kind};
 use crate::op::Pick;
 use crate::trace::{join, Trace};
-use crate::world::{shared, HEAP, NODES, UDMABUF};
+use crate::world::{card, shared, HEAP, NODES, UDMABUF};
 
 /// The last error number that programs know.
 const LAST_ERRNO: i32 = libc::EHWPOISON;
@@ -168,10 +169,13 @@ fn targets() -> Result<Vec<Target>> {
         let path = by.device();
         add(open(path)?.into(), path, STYLE, false);
         for (file, kind) in &files {
-            if let Kind::Buffer { .. } = kind {
+            if let Kind::Buffer { .. } | Kind::Dumb = kind {
                 add(Object::of(path, file)?.into(), path, STYLE, false);
             }
         }
+    }
+    if let Some(card) = card() {
+        add(File::from(card).into(), "gem", drm::COMMANDS, true);
     }
     let importer = || open(test_importer::DEVICE).map(OwnedFd::from);
     for _ in 0..2 {
@@ -191,7 +195,7 @@ fn targets() -> Result<Vec<Target>> {
     );
     for (file, kind) in files {
         match kind {
-            Kind::Buffer { .. } => add(file, "dma-buf", DMA_BUF, false),
+            Kind::Buffer { .. } | Kind::Dumb => add(file, "dma-buf", DMA_BUF, false),
             _ => add(file, "memfd", DMA_BUF, false),
         }
     }

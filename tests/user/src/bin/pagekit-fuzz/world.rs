@@ -3,6 +3,7 @@
 
 mod devices;
 mod files;
+mod gem;
 mod mappings;
 
 use std::fmt::Display;
@@ -13,8 +14,9 @@ use std::rc::Rc;
 
 use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::abi::{self, HeapAllocation, UdmabufCreate, UdmabufCreateItem};
-use pagekit_user::kernel::RootGroup;
-use pagekit_user::mapping::{last_errno, Mapping, RW};
+use pagekit_user::drm::Card;
+use pagekit_user::kernel::{self, RootGroup};
+use pagekit_user::mapping::{is_mapped, last_errno, Mapping, RW};
 use pagekit_user::style::{self, Create, Info, Object};
 use pagekit_user::test_importer::{self, Attachment, Dir, Importer, Through};
 use pagekit_user::{HUGE_PAGES, PAGE};
@@ -29,6 +31,10 @@ use crate::trace::Trace;
 
 pub const UDMABUF: &str = "/dev/pagekit-udmabuf";
 pub const HEAP: &str = "/dev/dma_heap/pagekit";
+/// The GEM driver, if it is there: older kernels have none.
+pub fn card() -> Option<Card> {
+    Card::find("pagekit-gem").ok()
+}
 /// Where mappings begin that may have huge pages.
 const HUGE: usize = HUGE_PAGES * PAGE;
 /// Of larger ones, not all pages are looked at each time.
@@ -90,6 +96,19 @@ impl View {
             Prot::Read if !write => self.page(i),
             _ => None,
         }
+    }
+}
+
+/// What the card has a handle of.
+struct Handle {
+    number: u32,
+    memory: Rc<Memory>,
+}
+
+impl Handle {
+    /// Whether it stands for a buffer of somebody else.
+    fn is_import(&self) -> bool {
+        self.memory.kind != Kind::Dumb
     }
 }
 
@@ -184,6 +203,9 @@ pub struct World<'a> {
     views: Vec<View>,
     devices: Vec<Device>,
     files: Vec<Open>,
+    /// One file of the GEM driver, and what that has.
+    handles: Vec<Handle>,
+    card: Option<Rc<Card>>,
     group: &'a RootGroup,
     trace: &'a Trace,
     thread: usize,
@@ -215,6 +237,9 @@ pub fn shared() -> Result<Vec<Shared>> {
         let buf = Object::new(by.device(), SHARED_PAGES)?.export()?;
         files.push((buf, Kind::buffer(Some(by))));
     }
+    if let Some(card) = card() {
+        files.push((card.create_dumb(SHARED_PAGES)?.export()?, Kind::Dumb));
+    }
     Ok(files)
 }
 
@@ -229,6 +254,8 @@ impl<'a> World<'a> {
             views: Vec::new(),
             devices: Vec::new(),
             files: Vec::new(),
+            handles: Vec::new(),
+            card: card().map(Rc::new),
             group,
             trace,
             thread,
@@ -475,9 +502,13 @@ impl<'a> World<'a> {
                 file_mmap,
             } => self.create(by, pages.into(), file_mmap),
             Op::Userptr { view } => self.userptr(view),
+            Op::Dumb { pages } => self.dumb(pages.into()),
             Op::Node { kind, file } => self.node(kind, file),
             Op::Export { device } => self.export(device),
             Op::Import { by, file } => self.import(by, file),
+            Op::GemImport { file } => self.gem_import(file),
+            Op::GemExport { handle } => self.gem_export(handle),
+            Op::GemClose { handle } => self.gem_close(handle),
             Op::Attach { file, dynamic } => self.attach(file, dynamic),
             Op::CloseFile { file } => self.close_file(file),
             Op::CloseDevice { device } => self.close_device(device),
@@ -488,6 +519,13 @@ impl<'a> World<'a> {
                 private,
                 aligned,
             } => self.mmap(file, span, prot, private, aligned),
+            Op::MmapNode {
+                handle,
+                span,
+                prot,
+                private,
+                aligned,
+            } => self.mmap_node(handle, span, prot, private, aligned),
             Op::Protect { view, span, prot } => self.protect(view, span, prot),
             Op::Unmap { view, span } => self.unmap(view, span),
             Op::Remap { view, pages, how } => self.remap(view, pages.into(), how),
@@ -528,6 +566,7 @@ impl<'a> World<'a> {
                 self.note(format_args!("reclaim memory"));
                 self.group.reclaim(256 * PAGE)
             }
+            Op::Evict => self.evict(),
         }
     }
 }

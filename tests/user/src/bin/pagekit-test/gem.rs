@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::drm::{same_buffer, Card, Handle};
 use pagekit_user::kernel::{self, ZramSwap};
-use pagekit_user::mapping::{Mapping, RW};
+use pagekit_user::mapping::{is_mapped, Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::test_importer::{Dir, Importer, Kind, Through};
 use pagekit_user::{abi, HUGE_PAGES, PAGE};
@@ -16,7 +16,7 @@ use rustix::mm::MapFlags;
 
 use crate::env::{check_file, check_pages, written, Content, Env};
 use crate::groups::Case;
-use crate::i915::{fence, is_mapped, squeeze};
+use crate::i915::{fence, squeeze};
 
 pub const CASES: &[Case] = &[
     Case::new("version", version).smoke(),

@@ -9,7 +9,7 @@ use anyhow::{bail, ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_END, SYNC_READ, SYNC_RW, SYNC_START};
 use pagekit_user::drm::{Card, Handle};
 use pagekit_user::kernel::{RootGroup, ZramSwap};
-use pagekit_user::mapping::{Mapping, RW};
+use pagekit_user::mapping::{is_mapped, Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::style::{
     Object, CREATE_SHMEM_MMAP, INFO_WEDGED, MAP_READ, MAP_WRITE, SHRINK_REVOKE,
@@ -541,21 +541,6 @@ fn wedged_fdinfo(env: &Env) -> Result<()> {
         ensure!(end == End::Done, "{end:?}");
     }
     Ok(())
-}
-
-/// Whether a page of a mapping was in the page tables: looking at it doesn't fault.
-pub fn is_mapped(map: &Mapping, page: usize) -> Result<bool> {
-    let faults = || -> Result<i64> {
-        // SAFETY: plain numbers, which may be zero.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: the kernel fills it in.
-        ensure!(unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) } == 0);
-        Ok(usage.ru_minflt + usage.ru_majflt)
-    };
-    let before = faults()?;
-    // SAFETY: in bounds; volatile so that it happens.
-    unsafe { map.at(page * PAGE).read_volatile() };
-    Ok(faults()? == before)
 }
 
 /// Pages that are held are given back, and mappings of them revoked.

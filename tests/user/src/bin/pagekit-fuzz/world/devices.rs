@@ -285,7 +285,9 @@ impl World<'_> {
             let same = |device: &&Device| Rc::ptr_eq(&device.memory, memory) && fits(device);
             self.devices.iter().filter(same).count()
         };
-        let attachments = count(&|device| !device.own);
+        let handle = |handle: &Handle| Rc::ptr_eq(&handle.memory, memory) && handle.is_import();
+        let attachments =
+            count(&|device| !device.own) + usize::from(self.handles.iter().any(handle));
         let sharers = count(&|device| device.own);
         let want = if device.own {
             Info {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What is done to mappings.
 
+use std::ops::Range;
+use std::os::fd::AsFd;
+
 use super::*;
 
 impl World<'_> {
@@ -36,25 +39,12 @@ impl World<'_> {
             _ if past_end || private => Fails(Errno::INVAL),
             _ => Done,
         };
-        let flags = match private {
-            true => MapFlags::PRIVATE,
-            false => MapFlags::SHARED,
-        };
         let suffix = if private { ", private" } else { "" };
         let what = format!(
             "mmap m{} pages {first}..{end} for {prot:?}{suffix}",
             memory.id
         );
-        let map = || match aligned {
-            true => Mapping::over(
-                Mapping::reserve(count * PAGE, HUGE, first * PAGE % HUGE)?,
-                file,
-                first * PAGE,
-                prot_flags(prot),
-                flags,
-            ),
-            false => Mapping::new(file, first * PAGE, count * PAGE, prot_flags(prot), flags),
-        };
+        let map = || map_pages(file, 0, first..end, prot, private, aligned);
         if let Some(map) = self.attempt(want, false, what, map)? {
             let memory = memory.clone();
             self.show(map, memory, first, prot);
@@ -109,7 +99,9 @@ impl World<'_> {
             Remap::Move => (Done, len),
             Remap::Shrink => (Done, 1 + pages % len),
             Remap::Grow => match view.memory.kind {
-                Kind::Buffer { .. } | Kind::Node { .. } => (Fails(Errno::FAULT), len + 1),
+                Kind::Buffer { .. } | Kind::Dumb | Kind::Node { .. } => {
+                    (Fails(Errno::FAULT), len + 1)
+                }
                 _ => (Done, len),
             },
         };
@@ -226,6 +218,29 @@ impl World<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Maps pages of what begins at `base` in a file.
+pub(super) fn map_pages(
+    file: impl AsFd,
+    base: usize,
+    pages: Range<usize>,
+    prot: Prot,
+    private: bool,
+    aligned: bool,
+) -> io::Result<Mapping> {
+    let flags = match private {
+        true => MapFlags::PRIVATE,
+        false => MapFlags::SHARED,
+    };
+    let (first, len) = (pages.start * PAGE, pages.len() * PAGE);
+    match aligned {
+        true => {
+            let place = Mapping::reserve(len, HUGE, first % HUGE)?;
+            Mapping::over(place, file, base + first, prot_flags(prot), flags)
+        }
+        false => Mapping::new(file, base + first, len, prot_flags(prot), flags),
     }
 }
 
