@@ -76,14 +76,13 @@ use pagekit_vma::zap;
     reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
-    // drivers/gpu/drm/drm_dumb_buffers.c and mm/swap.c export these, `bindings` does not have them.
+    // drivers/gpu/drm/drm_dumb_buffers.c exports it, `bindings` does not have it.
     fn drm_mode_size_dumb(
         dev: *mut bindings::drm_device,
         args: *mut bindings::drm_mode_create_dumb,
         hw_pitch_align: c_ulong,
         hw_size_align: c_ulong,
     ) -> c_int;
-    fn check_move_unevictable_folios(batch: *mut bindings::folio_batch);
 
     // See drm_shim.h and import_shim.h.
     fn pagekit_import_lock_interruptible(resv: *mut bindings::dma_resv) -> c_int;
@@ -95,9 +94,6 @@ extern "C" {
     fn pagekit_drm_status(obj: *mut bindings::drm_gem_object) -> bindings::drm_gem_object_status;
     fn pagekit_drm_unlock_fault(vmf: *mut bindings::vm_fault);
     fn pagekit_drm_keep_in_place(mapping: *mut bindings::address_space);
-    fn pagekit_drm_set_unevictable(mapping: *mut bindings::address_space);
-    fn pagekit_drm_clear_unevictable(mapping: *mut bindings::address_space);
-    fn pagekit_drm_put_batch(batch: *mut bindings::folio_batch);
 }
 
 /// A driver whose objects are composed here.
@@ -546,11 +542,6 @@ impl<'a, D: Driver> Reserved<'a, D> {
         unsafe { LocalFile::from_raw_file((*IntoGEMObject::as_raw(self.0)).filp) }
     }
 
-    fn mapping(&self) -> *mut bindings::address_space {
-        // SAFETY: An open file has a mapping.
-        unsafe { (*self.file().as_ptr()).f_mapping }
-    }
-
     /// Whether devices are done with it.
     pub(crate) fn is_idle(&self) -> bool {
         let usage = bindings::dma_resv_usage_DMA_RESV_USAGE_BOOKKEEP;
@@ -583,30 +574,6 @@ impl<'a, D: Driver> Reserved<'a, D> {
     pub(crate) fn leave_lru(&self) {
         // SAFETY: The object exists.
         unsafe { bindings::drm_gem_lru_remove(IntoGEMObject::as_raw(self.0)) };
-    }
-
-    /// `mapping_set_unevictable()`: reclaim is to leave the pages alone. It couldn't free them, and
-    /// would look at them time and again.
-    pub(crate) fn set_unevictable(&self) {
-        // SAFETY: It is a mapping.
-        unsafe { pagekit_drm_set_unevictable(self.mapping()) };
-    }
-
-    /// `mapping_clear_unevictable()`, and `shmem_unlock_mapping()`, which modules can't call:
-    /// reclaim finds the pages again. May be called by a shrinker.
-    pub(crate) fn clear_unevictable(&self) {
-        let mut batch = bindings::folio_batch::default();
-        let mut next = 0;
-        // SAFETY: It is a mapping. The batch is an empty one each time it is filled, with a
-        // reference on each folio.
-        unsafe {
-            let mapping = self.mapping();
-            pagekit_drm_clear_unevictable(mapping);
-            while bindings::filemap_get_folios(mapping, &mut next, c_ulong::MAX, &mut batch) != 0 {
-                check_move_unevictable_folios(&mut batch);
-                pagekit_drm_put_batch(&mut batch);
-            }
-        }
     }
 }
 

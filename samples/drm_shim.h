@@ -2,13 +2,13 @@
 /* The static inlines that drm.rs needs, one to one and without logic. */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
-#include <linux/writeback.h>
 
 #include <drm/drm_gem.h>
 #include <drm/drm_vma_manager.h>
 
 #include "dmabuf_shim.h"
 #include "import_shim.h"
+#include "shmem_shim.h"
 
 SHIM(int, pagekit_drm_huge_mnt, (struct drm_device *dev, const char *value),
      drm_gem_huge_mnt_create(dev, value))
@@ -25,9 +25,3 @@ SHIM(void, pagekit_drm_unlock_fault, (struct vm_fault *vmf), release_fault_lock(
 /* As drm_gem_shmem has it: pages that devices use are not where they would have to move. */
 SHIM(void, pagekit_drm_keep_in_place, (struct address_space *mapping),
      mapping_set_gfp_mask(mapping, GFP_HIGHUSER | __GFP_RETRY_MAYFAIL | __GFP_NOWARN))
-SHIM(void, pagekit_drm_set_unevictable, (struct address_space *mapping),
-     mapping_set_unevictable(mapping))
-SHIM(void, pagekit_drm_clear_unevictable, (struct address_space *mapping),
-     mapping_clear_unevictable(mapping))
-SHIM(void, pagekit_drm_put_batch, (struct folio_batch *batch),
-     (folio_batch_release(batch), (void)cond_resched()))

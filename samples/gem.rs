@@ -74,6 +74,7 @@ use pagekit_vma::{
 mod compat;
 mod dmabuf;
 mod drm;
+mod shmem;
 
 use drm::Reserved;
 
@@ -192,7 +193,7 @@ impl drm::Driver for Gem {
         bo.zap();
         // This marks them dirty, without a folio lock, which whoever allocates may hold.
         drop(bo.backing().pages.take());
-        bo.clear_unevictable();
+        shmem::clear_unevictable(bo.file());
         bo.leave_lru();
         true
     }
@@ -232,12 +233,11 @@ struct Backing {
 fn hold<'b>(bo: &'b mut Reserved<'_, Gem>) -> Result<&'b [PageRef<'b>]> {
     if bo.backing().pages.is_none() {
         // Before, so that new pages are marked at once.
-        bo.set_unevictable();
+        shmem::set_unevictable(bo.file());
         let flags = ShmemFlags::WRITE | ShmemFlags::RETRY_MAYFAIL;
         let pages = PageArray::from_shmem(bo.file(), 0, drm::pages(bo), flags)
-            .inspect_err(|_| bo.clear_unevictable())
-            // shmem says so where the machine's limit for memory is reached.
-            .map_err(|e| if e == ENOSPC { ENOMEM } else { e })?;
+            .inspect_err(|_| shmem::clear_unevictable(bo.file()))
+            .map_err(shmem::enomem)?;
         bo.backing().pages = Some(pages);
     }
     if bo.backing().users == 0 {

@@ -112,6 +112,7 @@ use pagekit_vma::{
 mod compat;
 mod dmabuf;
 mod import;
+mod shmem;
 mod style;
 
 use compat::{
@@ -510,7 +511,7 @@ impl<'a> Own<'a> {
         let bo = self.bo();
         let fill = |how| PageArray::from_shmem(&bo.file, 0, bo.pages, ShmemFlags::WRITE | how);
         // Before, so that new pages are marked at once.
-        style::set_unevictable(&bo.file);
+        shmem::set_unevictable(&bo.file);
         fill(ShmemFlags::NO_RECLAIM)
             .or_else(|e| {
                 if e != ENOMEM {
@@ -520,8 +521,8 @@ impl<'a> Own<'a> {
                 objects.shrink(&bo.device.list.lock(), usize::MAX);
                 fill(ShmemFlags::RETRY_MAYFAIL)
             })
-            .inspect_err(|_| style::clear_unevictable(&bo.file))
-            .map_err(style::enomem)
+            .inspect_err(|_| shmem::clear_unevictable(&bo.file))
+            .map_err(shmem::enomem)
     }
 
     /// The same, and pins what is there then.
@@ -538,8 +539,8 @@ impl<'a> Own<'a> {
         // References would keep old pages where they are, which may be where none are pinned.
         drop(filled?);
         pins.pin_memfd(&bo.file, 0, bo.pages)
-            .inspect_err(|_| style::clear_unevictable(&bo.file))
-            .map_err(style::enomem)?;
+            .inspect_err(|_| shmem::clear_unevictable(&bo.file))
+            .map_err(shmem::enomem)?;
         Ok(pins)
     }
 
@@ -601,7 +602,7 @@ impl<'a> Own<'a> {
         // Dropping them marks them dirty, without a lock that whoever called the shrinker may hold.
         drop(pages);
         if count != 0 {
-            style::clear_unevictable(&self.bo().file);
+            shmem::clear_unevictable(&self.bo().file);
         }
         count
     }

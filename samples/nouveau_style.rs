@@ -54,6 +54,7 @@ use pagekit_vma::map_pfns;
 mod compat;
 mod dmabuf;
 mod import;
+mod shmem;
 mod style;
 
 use compat::{
@@ -283,7 +284,7 @@ impl Handle {
         };
         handle
             .reserved(|bo| bo.pins.pin_memfd(&bo.file, 0, pages))
-            .map_err(style::enomem)?;
+            .map_err(shmem::enomem)?;
         let mut objects = device.objects.lock();
         objects.add(&handle.0)?;
         drop(objects);

@@ -57,6 +57,7 @@ use pagekit_view::{
 mod compat;
 mod dmabuf;
 mod import;
+mod shmem;
 mod style;
 
 use compat::{
@@ -260,7 +261,7 @@ impl Bo {
         }))?;
         let reserved = lock(&bo.reservation, false)?;
         if let Some(file) = &bo.file {
-            pins.pin_memfd(file, 0, pages).map_err(style::enomem)?;
+            pins.pin_memfd(file, 0, pages).map_err(shmem::enomem)?;
         }
         bo.pins.populate(pins);
         drop(reserved);

@@ -18,6 +18,10 @@ use crate::{
         try_reserve,
         Buf,
         Reserved, //
+    },
+    shmem::{
+        enomem,
+        set_unevictable, //
     }, //
 };
 use core::ptr::{
@@ -65,15 +69,10 @@ use kernel::{
     reason = "Some configurations have fields of size zero in structs that are only pointed to."
 )]
 extern "C" {
-    // mm/vmscan.c exports it, `bindings` does not have it.
-    fn check_move_unevictable_folios(batch: *mut bindings::folio_batch);
     // Static inlines, see style_shim.h.
     fn pagekit_style_lock_killable(mutex: *mut bindings::mutex) -> c_int;
     fn pagekit_style_shmem(size: bindings::loff_t) -> *mut bindings::file;
-    fn pagekit_style_set_unevictable(mapping: *mut bindings::address_space);
-    fn pagekit_style_clear_unevictable(mapping: *mut bindings::address_space);
     fn pagekit_style_kill_nobody(mapping: *mut bindings::address_space);
-    fn pagekit_style_put_batch(batch: *mut bindings::folio_batch);
     fn pagekit_style_copy_from(
         to: *mut c_void,
         map: *const bindings::iosys_map,
@@ -567,40 +566,6 @@ impl<O, F> Object<O, F> {
         match self {
             Self::Own(_) => Err(EINVAL),
             Self::Foreign(foreign) => Ok(foreign),
-        }
-    }
-}
-
-/// shmem says `ENOSPC`, as of a file system that is full, where the machine's limit for memory is
-/// reached. `pagekit_style.h` has `ENOMEM` for that.
-pub(crate) fn enomem(error: Error) -> Error {
-    if error == ENOSPC {
-        ENOMEM
-    } else {
-        error
-    }
-}
-
-/// `mapping_set_unevictable()`: reclaim is to leave the pages of a file alone, which has no other
-/// user than the driver. It couldn't free them, and would look at them time and again.
-pub(crate) fn set_unevictable(file: &File) {
-    // SAFETY: An open file has a mapping.
-    unsafe { pagekit_style_set_unevictable((*file.as_ptr()).f_mapping) };
-}
-
-/// `mapping_clear_unevictable()`, and `shmem_unlock_mapping()`, which modules can't call: reclaim
-/// finds the pages again. May be called by a shrinker.
-pub(crate) fn clear_unevictable(file: &File) {
-    let mut batch = bindings::folio_batch::default();
-    let mut next = 0;
-    // SAFETY: An open file has a mapping. The batch is an empty one each time it is filled, with a
-    // reference on each folio.
-    unsafe {
-        let mapping = (*file.as_ptr()).f_mapping;
-        pagekit_style_clear_unevictable(mapping);
-        while bindings::filemap_get_folios(mapping, &mut next, c_ulong::MAX, &mut batch) != 0 {
-            check_move_unevictable_folios(&mut batch);
-            pagekit_style_put_batch(&mut batch);
         }
     }
 }

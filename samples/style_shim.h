@@ -4,12 +4,11 @@
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
-#include <linux/sched.h>
 #include <linux/shmem_fs.h>
-#include <linux/writeback.h>
 
 #include "dmabuf_shim.h"
 #include "import_shim.h"
+#include "shmem_shim.h"
 
 /* SIZE_LIMIT_MB is a name of the driver's own, as several can be built into one kernel. */
 extern int SIZE_LIMIT_MB;
@@ -20,15 +19,9 @@ MODULE_PARM_DESC(size_limit_mb, "Max size of an object, in megabytes. Default is
 SHIM(int, pagekit_style_lock_killable, (struct mutex *mutex), mutex_lock_killable(mutex))
 SHIM(struct file *, pagekit_style_shmem, (loff_t size),
      shmem_file_setup("pagekit", size, mk_vma_flags(VMA_NORESERVE_BIT)))
-SHIM(void, pagekit_style_set_unevictable, (struct address_space *mapping),
-     mapping_set_unevictable(mapping))
-SHIM(void, pagekit_style_clear_unevictable, (struct address_space *mapping),
-     mapping_clear_unevictable(mapping))
 SHIM(void, pagekit_style_kill_nobody, (struct address_space *mapping),
      mapping_set_gfp_mask(mapping,
 			  mapping_gfp_mask(mapping) | __GFP_RETRY_MAYFAIL | __GFP_NOWARN))
-SHIM(void, pagekit_style_put_batch, (struct folio_batch *batch),
-     (folio_batch_release(batch), (void)cond_resched()))
 SHIM(void, pagekit_style_copy_from, (void *to, const struct iosys_map *map, size_t offset,
 				     size_t len),
      iosys_map_memcpy_from(to, map, offset, len))
