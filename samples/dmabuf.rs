@@ -243,10 +243,33 @@ impl SgTable {
         })
     }
 
+    /// `dma_map_sgtable()`, and at once `dma_unmap_sgtable()`: writes what caches have of the pages
+    /// to memory, and for `DMA_BIDIRECTIONAL` has caches forget it. Does nothing if the device
+    /// snoops. Never sleeps.
+    ///
+    /// # Safety
+    ///
+    /// The table must be filled for `dev`, which must be a device. Nobody may use the pages.
+    pub(crate) unsafe fn clean(
+        &mut self,
+        dev: *mut bindings::device,
+        dir: bindings::dma_data_direction,
+    ) -> Result {
+        // SAFETY: The caller promises a device, and a table that was filled for it.
+        unsafe {
+            to_result(bindings::dma_map_sgtable(dev, &mut self.0, dir, 0))?;
+            bindings::dma_unmap_sgtable(dev, &mut self.0, dir, 0);
+        }
+        Ok(())
+    }
+
     pub(crate) fn as_ptr(&mut self) -> *mut bindings::sg_table {
         &mut self.0
     }
 }
+
+// SAFETY: Any thread may use a table, and free it.
+unsafe impl Send for SgTable {}
 
 impl Drop for SgTable {
     fn drop(&mut self) {

@@ -86,6 +86,7 @@ extern "C" {
 
     // See drm_shim.h and import_shim.h.
     fn pagekit_import_lock_interruptible(resv: *mut bindings::dma_resv) -> c_int;
+    fn pagekit_import_dma_mask(dev: *mut bindings::device) -> c_int;
     fn pagekit_import_trylock(resv: *mut bindings::dma_resv) -> bool;
     fn pagekit_drm_huge_mnt(dev: *mut bindings::drm_device, value: *const c_char) -> c_int;
     fn pagekit_drm_lock_lookup(manager: *mut bindings::drm_vma_offset_manager);
@@ -102,6 +103,9 @@ pub(crate) trait Driver:
 {
     /// `drm::Driver::File`, so that handles can be made.
     type Client: drm::file::DriverFile<Driver = Self>;
+
+    /// What an object is made as, and stays.
+    type Attributes: Default + Send + Sync;
 
     /// What an object has under its reservation lock.
     type Backing: Default + Send;
@@ -125,13 +129,14 @@ pub(crate) type Object<D> = gem::Object<Bo<D>>;
 pub(crate) struct Bo<D: Driver> {
     /// Which buffer it stands for, unless it has pages of its own.
     import: Option<Import>,
+    pub(crate) attributes: D::Attributes,
     /// Only to be used through [`Reserved`].
     backing: UnsafeCell<D::Backing>,
 }
 
 // SAFETY: A buffer is used by any thread, and what is in the cell may be sent.
 unsafe impl<D: Driver> Send for Bo<D> {}
-// SAFETY: Who uses what is in the cell holds the reservation lock.
+// SAFETY: Who uses what is in the cell holds the reservation lock. The attributes are `Sync`.
 unsafe impl<D: Driver> Sync for Bo<D> {}
 
 impl<D: Driver> gem::DriverObject for Bo<D> {
@@ -145,6 +150,7 @@ impl<D: Driver> gem::DriverObject for Bo<D> {
     ) -> impl PinInit<Self, Error> {
         Ok(Self {
             import,
+            attributes: D::Attributes::default(),
             backing: UnsafeCell::new(D::Backing::default()),
         })
     }
@@ -180,7 +186,8 @@ fn set<T>(table: &'static SetOnce<Table<T>>, value: T) -> Result<&'static T> {
     table.as_ref().map(|table| &table.0).ok_or(EBUSY)
 }
 
-/// Adds the operations of `D` to a device that is not registered yet, and gives it a name.
+/// Adds the operations of `D` to a device that is not registered yet, gives it a name, and lets it
+/// map any memory.
 ///
 /// # Safety
 ///
@@ -196,6 +203,7 @@ pub(crate) unsafe fn take_over<D: Driver>(
     unsafe {
         let obj = IntoGEMObject::as_raw(&*probe);
         let dev = NonNull::new((*obj).dev).ok_or(ENODEV)?;
+        to_result(pagekit_import_dma_mask((*dev.as_ptr()).dev))?;
         let theirs = *(*obj).funcs;
         set(
             &FUNCS,
@@ -484,6 +492,12 @@ pub(crate) unsafe fn object<'a, D: Driver>(obj: *mut bindings::drm_gem_object) -
 pub(crate) fn base<D: Driver>(obj: &Object<D>) -> usize {
     // SAFETY: The object exists. Its offset was made with it and never changes.
     unsafe { (*IntoGEMObject::as_raw(obj)).vma_node.vm_node.start as usize }
+}
+
+/// The device that the DRM device is of.
+pub(crate) fn device<D: Driver>(obj: &Object<D>) -> *mut bindings::device {
+    // SAFETY: The object keeps its DRM device, and that the device.
+    unsafe { (*(*IntoGEMObject::as_raw(obj)).dev).dev }
 }
 
 /// How many pages an object has.

@@ -24,6 +24,10 @@
 //! * Foreign buffers are attached and never mapped: there is no device that would use them. User
 //!   space maps them by their own file, with the rights that this has.
 //! * What devices have mapped is synced when CPU access begins and ends.
+//! * With the parameter `write_combine`, the CPU doesn't cache new objects. shmem fills pages
+//!   through caches, and swap reads them so. So the driver's own device has caches cleaned of pages
+//!   that were got, before anybody has them, and of pages that go, when they are mapped nowhere. It
+//!   is for devices that don't snoop: those that do see what is in caches.
 //!
 //! Lock order:
 //!
@@ -68,6 +72,7 @@ use pagekit_vma::{
     fault_pfns,
     huge_fault_pfns,
     setup_pfns,
+    write_combine,
     VmFault, //
 };
 
@@ -76,6 +81,10 @@ mod dmabuf;
 mod drm;
 mod shmem;
 
+use compat::{
+    DMA_BIDIRECTIONAL,
+    DMA_TO_DEVICE, //
+};
 use drm::Reserved;
 
 module! {
@@ -88,9 +97,10 @@ module! {
 }
 
 extern "C" {
-    // Module parameters, see gem_shim.c. They are strings, and read only.
+    // Module parameters, see gem_shim.c. The strings are read only.
     static pagekit_gem_name: *const c_char;
     static pagekit_gem_huge: *const c_char;
+    static pagekit_gem_write_combine: bool;
 }
 
 // --- The device -----------------------------------------------------------------------
@@ -171,6 +181,7 @@ impl kernel_drm::file::DriverFile for Client {
 
 impl drm::Driver for Gem {
     type Client = Client;
+    type Attributes = Attributes;
     type Backing = Backing;
 
     const FUNCS: bindings::drm_gem_object_funcs = bindings::drm_gem_object_funcs {
@@ -191,6 +202,16 @@ impl drm::Driver for Gem {
         }
         // Faults wait for the reservation lock.
         bo.zap();
+        // Caches may have read ahead, and then have what is old: swap is not to read that.
+        let dev = drm::device(bo);
+        if let Some(table) = &mut bo.backing().table {
+            // SAFETY: The table was filled for the device, which the object keeps. The pages are
+            // mapped nowhere.
+            if unsafe { table.clean(dev, DMA_BIDIRECTIONAL) }.is_err() {
+                return false;
+            }
+        }
+        bo.backing().table = None;
         // This marks them dirty, without a folio lock, which whoever allocates may hold.
         drop(bo.backing().pages.take());
         shmem::clear_unevictable(bo.file());
@@ -221,10 +242,27 @@ const VM_OPS: &bindings::vm_operations_struct = &bindings::vm_operations_struct 
 
 // --- Its objects ----------------------------------------------------------------------
 
+/// What an object is made as.
+struct Attributes {
+    /// Whether no mapping of the CPU is cached. Caches are cleaned of its pages, then.
+    write_combine: bool,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        // SAFETY: The parameter is a bool that may be written to at any time.
+        let write_combine = unsafe { (&raw const pagekit_gem_write_combine).read_volatile() };
+        Self { write_combine }
+    }
+}
+
 /// What an object has of its pages, under its reservation lock.
 #[derive(Default)]
 struct Backing {
     pages: Option<PageArray>,
+    /// The same for the driver's own device, if caches have to be cleaned of them: a shrinker could
+    /// not allocate it.
+    table: Option<dmabuf::SgTable>,
     /// Device mappings and kernel mappings.
     users: usize,
 }
@@ -234,16 +272,32 @@ fn hold<'b>(bo: &'b mut Reserved<'_, Gem>) -> Result<&'b [PageRef<'b>]> {
     if bo.backing().pages.is_none() {
         // Before, so that new pages are marked at once.
         shmem::set_unevictable(bo.file());
-        let flags = ShmemFlags::WRITE | ShmemFlags::RETRY_MAYFAIL;
-        let pages = PageArray::from_shmem(bo.file(), 0, drm::pages(bo), flags)
+        let (pages, table) = get(bo)
             .inspect_err(|_| shmem::clear_unevictable(bo.file()))
             .map_err(shmem::enomem)?;
         bo.backing().pages = Some(pages);
+        bo.backing().table = table;
     }
     if bo.backing().users == 0 {
         bo.move_to_lru();
     }
     Ok(bo.backing().pages.as_ref().map_or(&[], PageArray::pages))
+}
+
+/// Gets the pages, with caches cleaned of them if that is needed.
+fn get(bo: &Reserved<'_, Gem>) -> Result<(PageArray, Option<dmabuf::SgTable>)> {
+    let flags = ShmemFlags::WRITE | ShmemFlags::RETRY_MAYFAIL;
+    let array = PageArray::from_shmem(bo.file(), 0, drm::pages(bo), flags)?;
+    if !bo.attributes.write_combine {
+        return Ok((array, None));
+    }
+    let (mut table, dev) = (dmabuf::SgTable::empty(), drm::device(bo));
+    // SAFETY: The object keeps the device. Nobody has the pages yet.
+    unsafe {
+        table.fill(array.pages(), dev)?;
+        table.clean(dev, DMA_TO_DEVICE)?;
+    }
+    Ok((array, Some(table)))
 }
 
 /// One user more has the pages where they are, if `with` succeeds with them.
@@ -276,9 +330,13 @@ unsafe extern "C" fn mmap(
 ) -> c_int {
     // SAFETY: The core passes an object of ours, and a VMA that is being set up and is never made a
     // mixed mapping. The file is the driver's own: whoever has the object may write to its pages.
+    // Caches are cleaned of what is mapped past them, before it is.
     from_result(|| unsafe {
-        let obj = drm::object::<Gem>(obj);
-        setup_pfns(VmaNew::from_raw(vma), drm::pages(obj), drm::base(obj))?;
+        let (obj, vma) = (drm::object::<Gem>(obj), VmaNew::from_raw(vma));
+        if obj.attributes.write_combine {
+            write_combine(vma);
+        }
+        setup_pfns(vma, drm::pages(obj), drm::base(obj))?;
         Ok(0)
     })
 }
@@ -360,7 +418,10 @@ unsafe extern "C" fn vmap(
         let bo = &mut Reserved::held(drm::object::<Gem>(obj));
         match bo.import() {
             Some(import) => to_result(bindings::dma_buf_vmap(import.buf(), map))?,
-            None => use_pages(bo, |pages| dmabuf::vmap(pages, &mut *map))?,
+            None => {
+                let write_combine = bo.attributes.write_combine;
+                use_pages(bo, |pages| dmabuf::vmap_as(write_combine, pages, &mut *map))?;
+            }
         }
         Ok(0)
     })

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What Rust can't do: string module parameters, and the static inlines that drm.rs needs. */
+/* What Rust can't do: string and writable module parameters, and static inlines. */
 #include <linux/moduleparam.h>
 
 #include "drm_shim.h"
@@ -13,3 +13,9 @@ extern char *pagekit_gem_huge;
 char *pagekit_gem_huge = "within_size";
 module_param_named(huge, pagekit_gem_huge, charp, 0444);
 MODULE_PARM_DESC(huge, "Huge pages of objects, as tmpfs has them. Default is within_size.");
+
+extern bool pagekit_gem_write_combine;
+bool pagekit_gem_write_combine;
+module_param_named(write_combine, pagekit_gem_write_combine, bool, 0644);
+MODULE_PARM_DESC(write_combine,
+		 "Don't have the CPU cache new objects: for devices that don't snoop. Default is N.");

@@ -155,14 +155,7 @@ fn allocate(device: &import::Device, len: usize, fd_flags: u32) -> Result<*mut b
         // SAFETY: The device exists. Nobody has the pages yet.
         unsafe {
             table.fill(array.pages(), device.as_ptr())?;
-            let table = table.as_ptr();
-            to_result(bindings::dma_map_sgtable(
-                device.as_ptr(),
-                table,
-                DMA_TO_DEVICE,
-                0,
-            ))?;
-            bindings::dma_unmap_sgtable(device.as_ptr(), table, DMA_TO_DEVICE, 0);
+            table.clean(device.as_ptr(), DMA_TO_DEVICE)?;
         }
     }
     let buffer = KBox::pin_init(

@@ -396,12 +396,33 @@ static long attached_ioctl(struct importer *imp, unsigned int cmd, void __user *
 	}
 }
 
+static long entry(struct mm_struct *mm, unsigned long addr)
+{
+	struct follow_pfnmap_args args = { .address = addr };
+	long ret = -EINVAL;
+
+	mmap_read_lock(mm);
+	args.vma = vma_lookup(mm, addr);
+	if (args.vma && !follow_pfnmap_start(&args)) {
+		pgprot_t wc = pgprot_writecombine(args.pgprot);
+
+		/* What has the mode already isn't changed by getting it. */
+		ret = (pgprot_val(wc) == pgprot_val(args.pgprot) ? IMPORTER_IS_WC : 0) |
+		      (args.addr_mask != PAGE_MASK ? IMPORTER_IS_HUGE : 0);
+		follow_pfnmap_end(&args);
+	}
+	mmap_read_unlock(mm);
+	return ret;
+}
+
 static long importer_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct importer *imp = file->private_data;
 	struct importer_attach attach_arg;
 	long ret;
 
+	if (cmd == IMPORTER_ENTRY)
+		return entry(current->mm, arg);
 	if (cmd == IMPORTER_ATTACH &&
 	    copy_from_user(&attach_arg, (void __user *)arg, sizeof(attach_arg)))
 		return -EFAULT;

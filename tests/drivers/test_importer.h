@@ -65,4 +65,13 @@ struct importer_later {
  */
 #define IMPORTER_LATER	_IOW('P', 9, struct importer_later)
 
+#define IMPORTER_IS_WC		1	/* for write-combining */
+#define IMPORTER_IS_HUGE	2
+
+/*
+ * Returns how the page tables of the caller have an address. EINVAL if nothing is there, or pages
+ * that are not shown as PFNs. Needs no attachment, and its argument is the address itself.
+ */
+#define IMPORTER_ENTRY	_IO('P', 10)
+
 #endif

@@ -117,7 +117,7 @@ cases() {
 	case $1 in
 	user | failures | cma | dma | numa | qemu) which_cases= ;;
 	smoke | failures-smoke | qemu-smoke) which_cases=--smoke ;;
-	bounce) which_cases="device heap.charge heap.charge_limit heap.write_combined" ;;
+	bounce) which_cases="device heap.charge heap.charge_limit heap.write_combined gem.write_combined_swaps" ;;
 	inputs) which_cases="--inputs $OUT/inputs" ;;
 	esac
 	echo "=="
@@ -230,6 +230,7 @@ for part in $PARTS; do
 		for kind in udmabuf cdmabuf i915 nouveau radeon; do
 			cases dma dma.$kind /dev/pagekit-$kind
 		done
+		[ -z "$(gem)" ] || cases dma dma.gem "$(gem)"
 		;;
 	qemu*)
 		# If mainline's device fails too, it is QEMU that has changed.

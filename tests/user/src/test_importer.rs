@@ -29,11 +29,24 @@ pub const MOVES: Opcode = opcode::none(b'P', 6);
 pub const TWICE: Opcode = opcode::none(b'P', 7);
 pub const MOVE: Opcode = opcode::none(b'P', 8);
 pub const LATER: Opcode = opcode::write::<Later>(b'P', 9);
+pub const ENTRY: Opcode = opcode::none(b'P', 10);
 
 /// All of them.
 pub const COMMANDS: &[Opcode] = &[
-    ATTACH, DETACH, MAP, UNMAP, ACCESS, MOVES, TWICE, MOVE, LATER,
+    ATTACH, DETACH, MAP, UNMAP, ACCESS, MOVES, TWICE, MOVE, LATER, ENTRY,
 ];
+
+/// C: `IMPORTER_IS_WC`, `IMPORTER_IS_HUGE`.
+const IS_WC: u32 = 1;
+const IS_HUGE: u32 = 2;
+
+/// How page tables have an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// On x86 memory is cached, whatever the driver asks for.
+    pub write_combined: bool,
+    pub huge: bool,
+}
 
 /// C: `struct importer_attach`.
 #[repr(C)]
@@ -88,6 +101,16 @@ impl Importer {
     pub fn open() -> Result<Self> {
         let file = File::options().read(true).write(true).open(DEVICE);
         file.context(DEVICE).map(Self)
+    }
+
+    /// How the page tables have what is mapped at an address, which must be a PFN.
+    pub fn entry(&self, address: *const u8) -> io::Result<Entry> {
+        // SAFETY: the kernel only looks at page tables.
+        let entry = unsafe { abi::ioctl(&self.0, ENTRY, address.cast()) }? as u32;
+        Ok(Entry {
+            write_combined: entry & IS_WC != 0,
+            huge: entry & IS_HUGE != 0,
+        })
     }
 
     /// Attaches to a dma-buf. An importer has one attachment at a time.

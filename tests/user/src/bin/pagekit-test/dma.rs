@@ -7,15 +7,18 @@
 //! traced. It doesn't try with `CONFIG_DMA_API_DEBUG`.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, SYNC_END, SYNC_READ, SYNC_RW, SYNC_START, SYNC_WRITE};
 use pagekit_user::kernel;
+use pagekit_user::mapping::Mapping;
 use pagekit_user::test_importer::{Attachment, Dir, Importer, Kind, Through};
 use pagekit_user::PAGE;
 
 use crate::env::Env;
+use crate::gem;
 use crate::groups::Case;
 use crate::heap;
 
@@ -26,6 +29,7 @@ pub const CASES: &[Case] = &[
     Case::new("kernel_access", kernel_access),
 ];
 pub const HEAP: &[Case] = &[Case::new("cleaned", cleaned)];
+pub const GEM: &[Case] = &[Case::new("cleaned", gem_cleaned)];
 
 const IMPORTER: &str = "pagekit-importer";
 const PAGES: usize = 16;
@@ -267,17 +271,53 @@ fn cleaned(env: &Env) -> Result<()> {
     ensure!(calls.is_empty(), "{calls:?} for a buffer that is cached");
     let parameter = "/sys/module/pagekit_heap/parameters/write_combine";
     let _setting = kernel::Setting::set(parameter, "Y")?;
-    let calls = allocate()?;
-    let [map, unmap] = &calls[..] else {
+    is_clean(&allocate()?, Dir::ToDevice)
+}
+
+/// Mapped for a device and unmapped: that cleans caches.
+fn is_clean(calls: &[Call], dir: Dir) -> Result<()> {
+    let [map, unmap] = calls else {
         anyhow::bail!("{calls:?} where two are due");
     };
     ensure!(
         map.name == "dma_map_sg"
-            && map.dir == word(Dir::ToDevice)
             && map.len() == (PAGES * PAGE) as u64
-            && !map.attrs.contains("SKIP_CPU_SYNC")
+            && [map, unmap].iter().all(|call| call.dir == word(dir))
+            && [map, unmap]
+                .iter()
+                .all(|call| !call.attrs.contains("SKIP_CPU_SYNC"))
             && unmap.name == "dma_unmap_sg",
-        "{calls:?}"
+        "{calls:?} for {dir:?}"
     );
+    Ok(())
+}
+
+/// Caches are cleaned of an object that the CPU doesn't cache when its pages come, each time, and
+/// have nothing of them when they go.
+fn gem_cleaned(env: &Env) -> Result<()> {
+    let trace = Trace::new("pagekit-gem")?;
+    let touch = |map: &Mapping| {
+        trace.during(|| {
+            map.touch();
+            Ok(())
+        })
+    };
+    let map = |buf: OwnedFd| Mapping::shared(buf, 0, PAGES * PAGE);
+    let cached = map(gem::pages_of(env, PAGES)?)?;
+    let mut calls = touch(&cached)?;
+    calls.extend(trace.during(gem::shrink)?);
+    ensure!(calls.is_empty(), "{calls:?} for an object that is cached");
+    let _setting = gem::set_write_combine()?;
+    let buf = gem::pages_of(env, PAGES)?;
+    let importer = Importer::open()?;
+    let map = map(buf.try_clone()?)?;
+    for _ in 0..2 {
+        is_clean(&touch(&map)?, Dir::ToDevice)?;
+        // What is there is clean.
+        importer.read(&buf, Through::Vmap, 0, &mut [0; PAGE])?;
+        let calls = touch(&map)?;
+        ensure!(calls.is_empty(), "{calls:?} for pages that were there");
+        is_clean(&trace.during(gem::shrink)?, Dir::Both)?;
+    }
     Ok(())
 }

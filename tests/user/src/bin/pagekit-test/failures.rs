@@ -68,6 +68,7 @@ pub const GEM: &[Case] = &[
     Case::new("import_foreign", import_into_gem).smoke(),
     Case::new("fault", fault),
     Case::new("fault_evicted", fault_evicted).smoke(),
+    Case::new("fault_write_combined", fault_write_combined),
 ];
 
 /// For the drivers of `pagekit_style.h`.
@@ -417,6 +418,12 @@ fn fault_evicted(env: &Env) -> Result<()> {
         touch,
         |map, ()| shows_file(map),
     )
+}
+
+/// The same, where caches are cleaned of the pages.
+fn fault_write_combined(env: &Env) -> Result<()> {
+    let _setting = gem::set_write_combine()?;
+    fault_evicted(env)
 }
 
 // --- The drivers in the style of others ----------------------------------------------

@@ -9,11 +9,12 @@ use pagekit_user::drm::{same_buffer, Card, Handle};
 use pagekit_user::kernel::{self, ZramSwap};
 use pagekit_user::mapping::{is_mapped, Mapping, RW};
 use pagekit_user::process::{Child, End};
-use pagekit_user::test_importer::{Dir, Importer, Kind, Through};
+use pagekit_user::test_importer::{Dir, Entry, Importer, Kind, Through};
 use pagekit_user::{abi, HUGE_PAGES, PAGE};
 use rustix::io::Errno;
 use rustix::mm::MapFlags;
 
+use crate::device;
 use crate::env::{check_file, check_pages, written, Content, Env};
 use crate::groups::Case;
 use crate::i915::{fence, squeeze};
@@ -29,6 +30,9 @@ pub const CASES: &[Case] = &[
     Case::new("one_memory", one_memory).smoke(),
     Case::new("import_not_mapped", import_not_mapped).smoke(),
     Case::new("huge", huge),
+    Case::new("write_combined", write_combined).smoke(),
+    Case::new("write_combined_swaps", write_combined_swaps).smoke(),
+    Case::new("write_combined_for_devices", write_combined_for_devices).smoke(),
     Case::new("shrinks", shrinks).smoke(),
     Case::new("shrink_spares_used", shrink_spares_used).smoke(),
     Case::new("shrink_spares_fences", shrink_spares_fences).smoke(),
@@ -346,6 +350,84 @@ fn huge(env: &Env) -> Result<()> {
     let (head, tail) = map.cut_out(7 * PAGE, PAGE)?;
     check_file(&head, 1, 0)?;
     check_file(&tail, 1, 8)
+}
+
+/// Has the CPU not cache new objects, for as long as what this returns is there.
+pub fn set_write_combine() -> Result<kernel::Setting> {
+    kernel::Setting::set("/sys/module/pagekit_gem/parameters/write_combine", "Y")
+}
+
+/// How pages that the CPU shall not cache are mapped: on x86 as all others.
+pub const WRITE_COMBINED: bool = cfg!(target_arch = "aarch64");
+
+/// Page tables have what an object was made as, in small and huge entries of the node and of the
+/// buffer.
+fn write_combined(env: &Env) -> Result<()> {
+    const PAGES: usize = HUGE_PAGES + 1;
+    // What pgprot_writecombine() does elsewhere is not known here.
+    if !cfg!(any(target_arch = "aarch64", target_arch = "x86_64")) {
+        return Ok(());
+    }
+    let (card, importer) = (Card::open(&env.device)?, Importer::open()?);
+    let cached = card.create_dumb(PAGES)?;
+    let setting = set_write_combine()?;
+    let combined = card.create_dumb(PAGES)?;
+    drop(setting);
+    for (handle, write_combined) in [(cached, false), (combined, WRITE_COMBINED)] {
+        let place = || Mapping::reserve(PAGES * PAGE, HUGE_PAGES * PAGE, 0);
+        let buf = handle.export()?;
+        let maps = [
+            handle.map(PAGES * PAGE)?,
+            Mapping::over(place()?, &buf, 0, RW, MapFlags::SHARED)?,
+            Mapping::shared(&card, handle.offset()? + PAGE, PAGE)?,
+            Mapping::shared(&buf, PAGE, PAGE)?,
+        ];
+        write(&maps[0], 1, 0);
+        for round in 0..2 {
+            for (number, map) in maps.iter().enumerate() {
+                map.touch();
+                let huge = number < 2;
+                let want = Entry {
+                    write_combined,
+                    huge,
+                };
+                let entry = importer.entry(map.at(0))?;
+                ensure!(entry == want, "mapping {number}: {entry:?}, not {want:?}");
+                if huge {
+                    let want = Entry {
+                        huge: false,
+                        ..want
+                    };
+                    let entry = importer.entry(map.at(HUGE_PAGES * PAGE))?;
+                    ensure!(entry == want, "its end: {entry:?}, not {want:?}");
+                }
+                check_file(map, 1, if huge { 0 } else { 1 })?;
+            }
+            // What comes back is as it was.
+            if round == 0 {
+                shrink()?;
+                ensure!(!is_mapped(&maps[1], 3)? && !is_mapped(&maps[2], 0)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Objects that the CPU doesn't cache go to swap and come back, too.
+fn write_combined_swaps(env: &Env) -> Result<()> {
+    let _setting = set_write_combine()?;
+    swap(env)?;
+    swap_before_a_device_maps(env)
+}
+
+/// They are like others for devices.
+fn write_combined_for_devices(env: &Env) -> Result<()> {
+    let _setting = set_write_combine()?;
+    for case in device::CASES {
+        (case.body)(env).with_context(|| case.name)?;
+    }
+    shrink_spares_used(env)?;
+    one_memory(env)
 }
 
 /// The kernel takes pages out of all mappings when it wants memory, and they come back.

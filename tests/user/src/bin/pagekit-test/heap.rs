@@ -17,6 +17,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::device;
 use crate::env::{check_file, check_pages, Content, Env};
+use crate::gem;
 use crate::groups::Case;
 
 pub const CASES: &[Case] = &[
@@ -222,6 +223,10 @@ fn write_combined(env: &Env) -> Result<()> {
     let buf = pages_of(env, 2)?;
     drop(setting);
     let map = Mapping::shared(&buf, 0, 2 * PAGE)?;
+    if cfg!(any(target_arch = "aarch64", target_arch = "x86_64")) {
+        let entry = Importer::open()?.entry(map.at(PAGE))?;
+        ensure!(entry.write_combined == gem::WRITE_COMBINED, "{entry:?}");
+    }
     check_pages(&map, |_| Content::Zero)
 }
 

@@ -136,6 +136,7 @@ pub const GROUPS: &[Group] = &[
     dma("dma.udmabuf", of_memfd, &[dma::CASES]),
     dma("dma.cdmabuf", of_memfd, &[dma::CASES]),
     dma("dma.heap", heap::filled, &[dma::CASES, dma::HEAP]),
+    dma("dma.gem", gem::filled, &[dma::CASES, dma::GEM]),
     dma("dma.i915", style::filled, &[dma::CASES]),
     dma("dma.nouveau", style::filled, &[dma::CASES]),
     dma("dma.radeon", style::filled, &[dma::CASES]),

@@ -35,6 +35,11 @@ pub const ROWS: &[&[Row]] = &[
     detached_map: "MAP, not attached" => NOTCONN, "importer_ioctl(): imp->at", |c| *c = imp::MAP;
     detached_access: "ACCESS, not attached" => NOTCONN, "importer_ioctl(): imp->at", |c| *c = imp::ACCESS;
     },
+    rows! { "IMPORTER_ENTRY", entry;
+    entry_null: "null" => INVAL, "entry(): vma_lookup()", |e| e.null = true;
+    entry_private: "private memory" => INVAL, "entry(): follow_pfnmap_start()", |e| e.private = true;
+    entry_untouched: "what no fault has mapped" => INVAL, "entry(): follow_pfnmap_start()", |e| e.touched = false;
+    },
     rows! { "mmap of the importer", mmap;
     mmap_detached: "not attached" => NOTCONN, "importer_mmap(): imp->at", |m| m.attached = false;
     mmap_past_end: "9 of 8 pages" => INVAL, "core: dma_buf_mmap(): size", |m| m.pages += 1;
@@ -122,6 +127,39 @@ fn detached(_env: &Env, change: impl FnOnce(&mut Opcode) -> Result<()>) -> Outco
         // SAFETY: the kernel reads an argument of zeros.
         || unsafe { abi::ioctl(&importer, bad, zeros.as_ptr().cast()) }.map(drop),
         || importer.attach(&buf, Kind::Static)?.moves().map(drop),
+    )
+}
+
+struct Entry {
+    null: bool,
+    private: bool,
+    touched: bool,
+}
+
+fn entry(_env: &Env, change: impl FnOnce(&mut Entry) -> Result<()>) -> Outcome {
+    let (importer, (_memfd, buf)) = (Importer::open()?, foreign(1, 1)?);
+    let (shown, private) = (Mapping::shared(&buf, 0, PAGE)?, Mapping::anonymous(PAGE)?);
+    private.touch();
+    let mut bad = Entry {
+        null: false,
+        private: false,
+        touched: true,
+    };
+    change(&mut bad)?;
+    let at = match bad {
+        Entry { null: true, .. } => std::ptr::null_mut(),
+        Entry { private: true, .. } => private.at(0),
+        _ => shown.at(0),
+    };
+    if bad.touched {
+        shown.touch();
+    }
+    tried(
+        || importer.entry(at).map(drop),
+        || {
+            shown.touch();
+            importer.entry(shown.at(0)).map(drop)
+        },
     )
 }
 
