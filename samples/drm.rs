@@ -513,7 +513,7 @@ pub(crate) fn pages<D: Driver>(obj: &Object<D>) -> usize {
 pub(crate) struct Reserved<'a, D: Driver>(&'a Object<D>, NotThreadSafe);
 
 impl<'a, D: Driver> Reserved<'a, D> {
-    fn resv(obj: &Object<D>) -> *mut bindings::dma_resv {
+    pub(crate) fn resv(obj: &Object<D>) -> *mut bindings::dma_resv {
         // SAFETY: The object exists, and has a reservation lock.
         unsafe { (*IntoGEMObject::as_raw(obj)).resv }
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A DRM driver with the user interface of vgem: dumb buffers, PRIME, and a render node.
+//! A DRM driver with the user interface of vgem: dumb buffers, PRIME, fences, and a render node.
 //!
 //! Its objects are composed of `pagekit_pages` and `pagekit_vma`. What DRM itself takes is in
-//! `drm.rs`, what dma-bufs take in `dmabuf.rs`. The policy of this driver, which no helper knows
-//! of:
+//! `drm.rs`, what dma-bufs take in `dmabuf.rs`, fences in `fence.rs`. The policy of this driver,
+//! which no helper knows of:
 //!
 //! * An object has its pages in its shmem file, or in swap. They are held, by references, from the
 //!   first fault, device mapping or kernel mapping on, all at once. Nobody else has the file: held
@@ -33,7 +33,8 @@
 //!
 //! 1. the mmap lock, or the lock of a VMA
 //! 2. the reservation lock of an object, which all that an object has of its pages is under
-//! 3. what memory reclaim takes; `i_mmap_rwsem` and the lock of the LRU list
+//! 3. the list of fences of a file
+//! 4. what memory reclaim takes; `i_mmap_rwsem` and the lock of the LRU list
 //!
 //! Memory is allocated under the reservation lock: so the shrinker, which runs in there, can only
 //! try that lock. DRM does so in `drm_gem_lru_scan()`. No memory is allocated under the lock of the
@@ -49,7 +50,11 @@ use kernel::{
     },
     drm::{
         self as kernel_drm,
-        ioctl::DrmIoctlDescriptor,
+        gem::BaseObject,
+        ioctl::{
+            DrmIoctlDescriptor,
+            RENDER_ALLOW, //
+        },
         DriverInfo,
         Registration,
         UnregisteredDevice, //
@@ -59,8 +64,13 @@ use kernel::{
         to_result, //
     },
     faux,
+    ioctl::{
+        _IOW,
+        _IOWR, //
+    },
     mm::virt::VmaNew,
     prelude::*,
+    str::as_char_ptr_in_const_context,
     sync::aref::ARef, //
 };
 use pagekit_pages::{
@@ -79,6 +89,7 @@ use pagekit_vma::{
 mod compat;
 mod dmabuf;
 mod drm;
+mod fence;
 mod shmem;
 
 use compat::{
@@ -86,6 +97,7 @@ use compat::{
     DMA_TO_DEVICE, //
 };
 use drm::Reserved;
+use fence::Fences;
 
 module! {
     type: Module,
@@ -165,17 +177,41 @@ impl kernel_drm::Driver for Gem {
         desc: c"Virtual GEM provider",
     };
     const FEAT_RENDER: bool = true;
-    const IOCTLS: &'static [DrmIoctlDescriptor] = &[];
+    // By their numbers, of which vgem leaves out the first one.
+    const IOCTLS: &'static [DrmIoctlDescriptor] = &[
+        pin_init::zeroed(),
+        DrmIoctlDescriptor {
+            cmd: _IOWR::<FenceAttach>(DRM, 0x41),
+            flags: RENDER_ALLOW,
+            func: Some(fence_attach),
+            name: as_char_ptr_in_const_context(c"VGEM_FENCE_ATTACH"),
+        },
+        DrmIoctlDescriptor {
+            cmd: _IOW::<FenceSignal>(DRM, 0x42),
+            flags: RENDER_ALLOW,
+            func: Some(fence_signal),
+            name: as_char_ptr_in_const_context(c"VGEM_FENCE_SIGNAL"),
+        },
+    ];
 }
 
-/// An open file, of which there is nothing to be known.
-struct Client;
+/// An open file.
+#[pin_data]
+struct Client {
+    #[pin]
+    fences: Fences,
+}
+
+type File = kernel_drm::File<Client>;
 
 impl kernel_drm::file::DriverFile for Client {
     type Driver = Gem;
 
     fn open(_device: &kernel_drm::Device<Gem>) -> Result<Pin<KBox<Self>>> {
-        Ok(KBox::pin(Self, GFP_KERNEL_ACCOUNT)?)
+        KBox::pin_init(
+            pin_init!(Self { fences <- Fences::new() }),
+            GFP_KERNEL_ACCOUNT,
+        )
     }
 }
 
@@ -440,6 +476,68 @@ unsafe extern "C" fn vunmap(obj: *mut bindings::drm_gem_object, map: *mut bindin
         dmabuf::vunmap(&*map);
         unuse_pages(bo);
     }
+}
+
+// What user space calls: the ioctls of vgem.
+
+const DRM: u32 = 'd' as u32;
+const FENCE_WRITE: u32 = 1;
+
+/// `struct drm_vgem_fence_attach`.
+#[repr(C)]
+struct FenceAttach {
+    handle: u32,
+    flags: u32,
+    out_fence: u32,
+    pad: u32,
+}
+
+/// `struct drm_vgem_fence_signal`.
+#[repr(C)]
+struct FenceSignal {
+    fence: u32,
+    flags: u32,
+}
+
+/// # Safety
+///
+/// To be called by the core.
+unsafe extern "C" fn fence_attach(
+    _dev: *mut bindings::drm_device,
+    data: *mut c_void,
+    file: *mut bindings::drm_file,
+) -> c_int {
+    // SAFETY: The core passes a file of ours, and arguments that nobody else uses.
+    from_result(|| unsafe {
+        let (arg, file) = (&mut *data.cast::<FenceAttach>(), File::from_raw(file));
+        if arg.flags & !FENCE_WRITE != 0 || arg.pad != 0 {
+            return Err(EINVAL);
+        }
+        let obj = drm::Object::<Gem>::lookup_handle(file, arg.handle)?;
+        let _reserved = Reserved::lock_interruptible(&obj)?;
+        let (resv, write) = (Reserved::resv(&obj), arg.flags & FENCE_WRITE != 0);
+        arg.out_fence = file.inner().fences.add(resv, write)?;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// To be called by the core.
+unsafe extern "C" fn fence_signal(
+    _dev: *mut bindings::drm_device,
+    data: *mut c_void,
+    file: *mut bindings::drm_file,
+) -> c_int {
+    // SAFETY: The core passes a file of ours, and arguments that nobody else uses.
+    from_result(|| unsafe {
+        let (arg, file) = (&*data.cast::<FenceSignal>(), File::from_raw(file));
+        if arg.flags != 0 {
+            return Err(EINVAL);
+        }
+        file.inner().fences.signal(arg.fence)?;
+        Ok(0)
+    })
 }
 
 // What the dma-buf core calls, with buffers that were exported with `OPS`.

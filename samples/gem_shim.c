@@ -3,6 +3,7 @@
 #include <linux/moduleparam.h>
 
 #include "drm_shim.h"
+#include "fence_shim.h"
 
 extern char *pagekit_gem_name;
 char *pagekit_gem_name = "pagekit-gem";

@@ -26,7 +26,7 @@ pagekit_*) die "NAME=$name: pagekit_ is for its own modules" ;;
 esac
 case $kind in
 template) plumbing=() ;;
-gem) plumbing=("$samples"/{drm,shmem}.rs "$samples"/{drm,import,shmem}_shim.h) ;;
+gem) plumbing=("$samples"/{drm,fence,shmem}.rs "$samples"/{drm,fence,import,shmem}_shim.h) ;;
 *) die "KIND=$kind: there are template and gem" ;;
 esac
 [[ ! -e $folder && ! -L $folder ]] || die "$folder exists already, and stays as it is"

@@ -73,18 +73,23 @@ struct DrmGemClose {
 
 /// C: `struct drm_vgem_fence_attach`.
 #[repr(C)]
-struct DrmVgemFenceAttach {
-    handle: u32,
-    flags: u32,
-    out_fence: u32,
-    pad: u32,
+#[derive(Clone, Copy)]
+pub struct FenceAttach {
+    pub handle: u32,
+    pub flags: u32,
+    pub out_fence: u32,
+    pub pad: u32,
 }
+
+/// C: `VGEM_FENCE_WRITE`.
+pub const FENCE_WRITE: u32 = 1;
 
 /// C: `struct drm_vgem_fence_signal`.
 #[repr(C)]
-struct DrmVgemFenceSignal {
-    fence: u32,
-    flags: u32,
+#[derive(Clone, Copy)]
+pub struct FenceSignal {
+    pub fence: u32,
+    pub flags: u32,
 }
 
 /// C: `DRM_IOCTL_VERSION`.
@@ -98,8 +103,8 @@ const DRM_IOCTL_PRIME_FD_TO_HANDLE: Opcode = opcode::read_write::<DrmPrimeHandle
 /// C: `DRM_IOCTL_MODE_CREATE_DUMB`.
 const DRM_IOCTL_MODE_CREATE_DUMB: Opcode = opcode::read_write::<DrmModeCreateDumb>(b'd', 0xb2);
 /// C: `DRM_IOCTL_VGEM_FENCE_ATTACH`, `DRM_IOCTL_VGEM_FENCE_SIGNAL`.
-const DRM_IOCTL_VGEM_FENCE_ATTACH: Opcode = opcode::read_write::<DrmVgemFenceAttach>(b'd', 0x41);
-const DRM_IOCTL_VGEM_FENCE_SIGNAL: Opcode = opcode::write::<DrmVgemFenceSignal>(b'd', 0x42);
+const DRM_IOCTL_VGEM_FENCE_ATTACH: Opcode = opcode::read_write::<FenceAttach>(b'd', 0x41);
+const DRM_IOCTL_VGEM_FENCE_SIGNAL: Opcode = opcode::write::<FenceSignal>(b'd', 0x42);
 /// C: `DRM_IOCTL_MODE_MAP_DUMB`.
 const DRM_IOCTL_MODE_MAP_DUMB: Opcode = opcode::read_write::<DrmModeMapDumb>(b'd', 0xb3);
 
@@ -225,9 +230,18 @@ impl Card {
         self.call(DRM_IOCTL_GEM_CLOSE, &mut close)
     }
 
-    /// Signals a fence of `Handle::write_fence`, which vgem does itself after ten seconds.
+    /// Has a buffer get a fence, and returns its number. Only for vgem and the like.
+    pub fn attach_fence(&self, mut attach: FenceAttach) -> io::Result<u32> {
+        self.call(DRM_IOCTL_VGEM_FENCE_ATTACH, &mut attach)?;
+        Ok(attach.out_fence)
+    }
+
+    /// Signals a fence, which vgem does itself after ten seconds.
     pub fn signal(&self, fence: u32) -> io::Result<()> {
-        let mut signal = DrmVgemFenceSignal { fence, flags: 0 };
+        self.signal_with(FenceSignal { fence, flags: 0 })
+    }
+
+    pub fn signal_with(&self, mut signal: FenceSignal) -> io::Result<()> {
         self.call(DRM_IOCTL_VGEM_FENCE_SIGNAL, &mut signal)
     }
 
@@ -275,17 +289,23 @@ impl Handle<'_> {
         handle
     }
 
-    /// Has the buffer get a fence of somebody who writes. Only for vgem.
+    /// Has the buffer get a fence of somebody who writes.
     pub fn write_fence(&self) -> io::Result<u32> {
-        let mut attach = DrmVgemFenceAttach {
+        self.fence(FENCE_WRITE)
+    }
+
+    /// The same of somebody who reads.
+    pub fn read_fence(&self) -> io::Result<u32> {
+        self.fence(0)
+    }
+
+    fn fence(&self, flags: u32) -> io::Result<u32> {
+        self.card.attach_fence(FenceAttach {
             handle: self.handle,
-            // C: `VGEM_FENCE_WRITE`.
-            flags: 1,
+            flags,
             out_fence: 0,
             pad: 0,
-        };
-        self.card.call(DRM_IOCTL_VGEM_FENCE_ATTACH, &mut attach)?;
-        Ok(attach.out_fence)
+        })
     }
 
     /// Maps a dumb buffer through the device.

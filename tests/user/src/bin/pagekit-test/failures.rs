@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, BenchMake, HeapAllocation, UdmabufCreate};
 use pagekit_user::abi::{SYNC_END, SYNC_RW, SYNC_START};
-use pagekit_user::drm::{same_buffer, Card};
+use pagekit_user::drm::{same_buffer, Card, FenceAttach, FENCE_WRITE};
 use pagekit_user::kernel::{self, Setting, ZramSwap};
 use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{
@@ -69,6 +69,7 @@ pub const GEM: &[Case] = &[
     Case::new("fault", fault),
     Case::new("fault_evicted", fault_evicted).smoke(),
     Case::new("fault_write_combined", fault_write_combined),
+    Case::new("fence", fence),
 ];
 
 /// For the drivers of `pagekit_style.h`.
@@ -424,6 +425,26 @@ fn fault_evicted(env: &Env) -> Result<()> {
 fn fault_write_combined(env: &Env) -> Result<()> {
     let _setting = gem::set_write_combine()?;
     fault_evicted(env)
+}
+
+/// A fence whose number user space isn't told goes with its file.
+fn fence(env: &Env) -> Result<()> {
+    each(
+        || {
+            let card = Card::open(&env.device)?;
+            let handle = card.create_dumb(1)?.keep();
+            Ok((card, handle))
+        },
+        |(card, handle)| {
+            card.attach_fence(FenceAttach {
+                handle: *handle,
+                flags: FENCE_WRITE,
+                out_fence: 0,
+                pad: 0,
+            })
+        },
+        |(card, _), fence| Ok(card.signal(fence)?),
+    )
 }
 
 // --- The drivers in the style of others ----------------------------------------------

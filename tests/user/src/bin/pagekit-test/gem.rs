@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::drm::{same_buffer, Card, Handle};
@@ -11,6 +12,7 @@ use pagekit_user::mapping::{is_mapped, Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::test_importer::{Dir, Entry, Importer, Kind, Through};
 use pagekit_user::{abi, HUGE_PAGES, PAGE};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::mm::MapFlags;
 
@@ -36,6 +38,10 @@ pub const CASES: &[Case] = &[
     Case::new("shrinks", shrinks).smoke(),
     Case::new("shrink_spares_used", shrink_spares_used).smoke(),
     Case::new("shrink_spares_fences", shrink_spares_fences).smoke(),
+    Case::new("fences", fences).smoke(),
+    Case::new("fences_spare_from_shrinks", fences_spare_from_shrinks).smoke(),
+    Case::new("fences_of_imports", fences_of_imports).smoke(),
+    Case::new("fences_expire", fences_expire),
     Case::new("swap", swap).smoke(),
     Case::new("swap_before_a_device_maps", swap_before_a_device_maps),
     Case::new("faults_beside_shrinks", faults_beside_shrinks).smoke(),
@@ -500,6 +506,116 @@ fn shrink_spares_fences(env: &Env) -> Result<()> {
     shrink()?;
     ensure!(!is_mapped(&map, 7)?, "there after the fence");
     check_file(&map, 1, 0)
+}
+
+/// Whether somebody who reads, or who writes, would not have to wait for the buffer.
+fn ready(buf: impl AsFd, write: bool) -> Result<bool> {
+    let flags = match write {
+        true => PollFlags::OUT,
+        false => PollFlags::IN,
+    };
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    Ok(poll(&mut [PollFd::new(&buf, flags)], Some(&now))? == 1)
+}
+
+/// Fences as vgem has them: who waits for whom, and who ends them.
+fn fences(env: &Env) -> Result<()> {
+    let (card, other) = (Card::open(&env.device)?, Card::open(render(env)?)?);
+    let handle = card.create_dumb(16)?;
+    let buf = handle.export()?;
+    let waits = |read: bool, write: bool| -> Result<()> {
+        let seen = (!ready(&buf, false)?, !ready(&buf, true)?);
+        ensure!(seen == (read, write), "{seen:?}, not {:?}", (read, write));
+        Ok(())
+    };
+    let wrote = handle.write_fence()?;
+    waits(true, true)?;
+    ensure!(handle.write_fence() == Err(Errno::BUSY) && handle.read_fence() == Err(Errno::BUSY));
+    // Of which file it is says whose it is.
+    ensure!(other.signal(wrote) == Err(Errno::NOENT));
+    card.signal(wrote)?;
+    waits(false, false)?;
+    ensure!(card.signal(wrote) == Err(Errno::NOENT));
+    let theirs = other.import(buf.as_fd())?;
+    let read = [handle.read_fence()?, handle.read_fence()?];
+    ensure!(
+        read[0] != wrote && read[1] != wrote,
+        "a number is used again"
+    );
+    let last = theirs.read_fence()?;
+    waits(false, true)?;
+    ensure!(handle.write_fence() == Err(Errno::BUSY));
+    card.signal(read[1])?;
+    card.signal(read[0])?;
+    waits(false, true)?;
+    other.signal(last)?;
+    waits(false, false)?;
+    // Those of a file end with it.
+    theirs.write_fence()?;
+    let start = Instant::now();
+    waits(true, true)?;
+    theirs.keep();
+    drop(other);
+    waits(false, false)?;
+    ensure!(start.elapsed() < FENCE_TIMEOUT, "it had expired");
+    check_pages(&handle.map(16 * PAGE)?, |_| Content::Zero)
+}
+
+/// C: `VGEM_FENCE_TIMEOUT`.
+const FENCE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pages stay while there is a fence, for the CPU too.
+fn fences_spare_from_shrinks(env: &Env) -> Result<()> {
+    let card = Card::open(&env.device)?;
+    let handle = card.create_dumb(16)?;
+    let map = handle.map(16 * PAGE)?;
+    write(&map, 1, 0);
+    for fence in [Handle::read_fence, Handle::write_fence] {
+        let fence = fence(&handle)?;
+        map.touch();
+        shrink()?;
+        ensure!(is_mapped(&map, 7)?, "gone before the fence");
+        card.signal(fence)?;
+        shrink()?;
+        ensure!(!is_mapped(&map, 7)?, "there after the fence");
+    }
+    check_file(&map, 1, 0)
+}
+
+/// A fence of an import is one of the buffer.
+fn fences_of_imports(env: &Env) -> Result<()> {
+    let card = Card::open(&env.device)?;
+    let (_memfd, buf) = foreign(2, 16)?;
+    let import = card.import(buf.as_fd())?;
+    let fence = import.write_fence()?;
+    ensure!(!ready(&buf, false)?, "no fence");
+    ensure!(import.read_fence() == Err(Errno::BUSY));
+    // It outlives the import.
+    drop(import);
+    ensure!(!ready(&buf, false)?, "the fence goes with the import");
+    card.signal(fence)?;
+    ensure!(ready(&buf, true)?, "there after it was signalled");
+    Ok(())
+}
+
+/// CPU access waits for a fence, and at some time nobody waits any more.
+fn fences_expire(env: &Env) -> Result<()> {
+    let card = Card::open(&env.device)?;
+    let handle = card.create_dumb(16)?;
+    let buf = handle.export()?;
+    let start = Instant::now();
+    let fence = handle.write_fence()?;
+    abi::with_cpu_access(&buf, abi::SYNC_READ, || Ok(()))?;
+    let took = start.elapsed();
+    ensure!(took > FENCE_TIMEOUT / 2, "{took:?}");
+    ensure!(card.signal(fence) == Err(Errno::TIMEDOUT));
+    ensure!(card.signal(fence) == Err(Errno::NOENT));
+    let fence = handle.write_fence()?;
+    card.signal(fence)?;
+    Ok(())
 }
 
 const SWAPPED: usize = 1024;

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::Result;
-use pagekit_user::drm::{Card, Dumb};
+use pagekit_user::drm::{Card, Dumb, FenceAttach, FenceSignal, FENCE_WRITE};
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::PAGE;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -30,6 +30,17 @@ pub const ROWS: &[&[Row]] = &[
     rows! { "DRM_IOCTL_PRIME_FD_TO_HANDLE", import;
     import_no_fd: "-1" => BADF, "core: dma_buf_get(): fget()", |fd| *fd = -1;
     import_no_buffer: "a file that is no dma-buf" => INVAL, "core: dma_buf_get(): is_dma_buf_file()", |fd| *fd = 0;
+    },
+    rows! { "DRM_IOCTL_VGEM_FENCE_ATTACH", fence;
+    fence_flags: "flag 2" => INVAL, "gem.rs fence_attach(): flags", |f| f.flags |= FENCE_WRITE << 1;
+    fence_pad: "pad 1" => INVAL, "gem.rs fence_attach(): pad", |f| f.pad = 1;
+    fence_handle: "no object" => NOENT, "gem.rs fence_attach(): lookup_handle()", |f| f.handle += 77;
+    },
+    rows! { "DRM_IOCTL_VGEM_FENCE_SIGNAL", signal;
+    signal_flags: "flag 1" => INVAL, "gem.rs fence_signal(): flags", |s| s.flags = 1;
+    signal_unknown: "no fence" => NOENT, "fence.rs signal(): pending", |s| s.fence += 77;
+    signal_zero: "fence 0" => NOENT, "fence.rs signal(): pending", |s| s.fence = 0;
+    signal_max: "fence 2^32 - 1" => NOENT, "fence.rs signal(): pending", |s| s.fence = !0;
     },
     rows! { "mmap of a node", mmap;
     node_past_end: "9 of 8 pages" => INVAL, "drm.rs lookup()", |m| m.pages = PAGES + 1;
@@ -76,6 +87,32 @@ fn import(env: &Env, change: impl FnOnce(&mut i32) -> Result<()>) -> Outcome {
         || card.import_raw(bad).map(drop),
         || card.import(buf.as_fd()).map(drop),
     )
+}
+
+fn fence(env: &Env, change: impl FnOnce(&mut FenceAttach) -> Result<()>) -> Outcome {
+    let card = Card::open(&env.device)?;
+    let handle = card.create_dumb(PAGES)?;
+    let good = FenceAttach {
+        handle: handle.handle,
+        flags: FENCE_WRITE,
+        out_fence: 0,
+        pad: 0,
+    };
+    let mut bad = good;
+    change(&mut bad)?;
+    tried(
+        || card.attach_fence(bad).map(drop),
+        || card.signal(card.attach_fence(good)?),
+    )
+}
+
+fn signal(env: &Env, change: impl FnOnce(&mut FenceSignal) -> Result<()>) -> Outcome {
+    let card = Card::open(&env.device)?;
+    let fence = card.create_dumb(PAGES)?.write_fence()?;
+    let good = FenceSignal { fence, flags: 0 };
+    let mut bad = good;
+    change(&mut bad)?;
+    tried(|| card.signal_with(bad), || card.signal_with(good))
 }
 
 struct Map {
