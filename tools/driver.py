@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tools.lib import guest
-from tools.lib.build import KERNELS, Broken, guarded, install, install_driver, kernel, set_up
+from tools.lib.build import KERNELS, Broken, guarded, install, install_drivers, kernel, set_up
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     config = kernel(options.kernel)
     built = set_up(config)
     install(config, "modules_install")
-    result = guest.run(config, built, "driver", install_driver(folder, config, built))
+    result = guest.run(config, built, "driver", install_drivers([folder], config, built))
     if result.reason:
         raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
     print(f"try-driver: ok: {options.dir}")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
-# In the guest: load DRIVER and the helpers that it needs from where they are installed,
-# in ROOT, share a buffer of its device as SHARE does, and unload all of it. With /sbin in front
-# it is kmod's modprobe, not one that the shell has built in.
+# In the guest: load each of DRIVERS and the helpers that it needs from where they are installed,
+# in ROOT, share a buffer of its device by what is for it in USERS, and unload all of it. With /sbin
+# in front it is kmod's modprobe, not one that the shell has built in.
 status=0
 
 check() {
-	case=template.$1
+	case=template.$driver-$1
 	shift
 	if "$@"; then echo "ok - $case"; else echo "not ok - $case"; status=1; fi
 }
@@ -36,16 +36,19 @@ except OSError as error:
 sys.exit("it was made")
 '
 
-before=$(dmesg | wc -l)
-check load /sbin/modprobe -d "$ROOT" "$DRIVER"
-needs=$(/sbin/modinfo -b "$ROOT" -F depends "$DRIVER" | tr , ' ')
-# shellcheck disable=SC2086 # a list
-check links loaded $needs
-check share "$PYTHON" "$SHARE"
-# A DRM device is asked for no numbers of pages.
-[ ! -e "/dev/$(echo "$DRIVER" | tr _ -)" ] || check refuses "$PYTHON" -c "$TOO_LARGE" "/dev/$(echo "$DRIVER" | tr _ -)"
-check unload /sbin/modprobe -d "$ROOT" -r "$DRIVER"
-# shellcheck disable=SC2086 # a list
-check unlinks gone $needs
-check silent silent
+for driver in $DRIVERS; do
+	before=$(dmesg | wc -l)
+	device=/dev/$(echo "$driver" | tr _ -)
+	check load /sbin/modprobe -d "$ROOT" "$driver"
+	needs=$(/sbin/modinfo -b "$ROOT" -F depends "$driver" | tr , ' ')
+	# shellcheck disable=SC2086 # a list
+	check links loaded $needs
+	check share "$PYTHON" "$USERS/$driver/share.py"
+	# A DRM device is asked for no numbers of pages.
+	[ ! -e "$device" ] || check refuses "$PYTHON" -c "$TOO_LARGE" "$device"
+	check unload /sbin/modprobe -d "$ROOT" -r "$driver"
+	# shellcheck disable=SC2086 # a list
+	check unlinks gone $needs
+	check silent silent
+done
 exit $status

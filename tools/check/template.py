@@ -13,6 +13,8 @@ NAMES = {
     "": "which name", "7up": "begins with a letter", "Acme": "a to z", "acme-share": "a to z", "a b": "a to z",
     "../acme": "a to z", "a" * 56: "at most 55", "kernel": "a crate", "pagekit_pin": "its own modules"}
 TEMPLATE_LINES = 60
+# How a driver that is called acme_2 calls itself, in the order of its source.
+NAMED = {"template": ["acme_2", "acme-2", "acme_2"], "gem": ["acme_2", "acme-2", "acme-2", "acme-2"]}
 
 
 def cases():
@@ -24,8 +26,8 @@ def cases():
     folder.mkdir(parents=True)
     env = os.environ | {"KDIR": "/kernel"}
 
-    def new(name, place):
-        made = run(TOP / "samples/new-driver.sh", name, folder / place, env=env)
+    def new(name, place, *kind):
+        made = run(TOP / "samples/new-driver.sh", name, folder / place, *kind, env=env)
         return "" if made.returncode == 0 else made.stderr
 
     wrong = [name for name, why in NAMES.items() if why not in new(name, "refused")]
@@ -34,10 +36,12 @@ def cases():
     (folder / "link").symlink_to("nowhere")
     kept = all("exists" in new("acme", place) for place in ("taken", "link")) and not any((folder / "taken").iterdir())
     yield case("template.keeps-existing", "" if kept else "a folder that exists was touched")
-    said = new("acme_2", "acme")
-    source = "".join(path.read_text() for path in (folder / "acme").glob("*.*"))
-    names = re.findall(r'name: "(\w+)"|name = c"(\S+)"|export_fd\(c"(\w+)"', source)
-    ok = not said and "pagekit_template" not in source and "".join(map("".join, names)) == "acme_2acme-2acme_2"
-    yield case("template.names", said or ("" if ok else f"the new driver has these names: {names}"))
+    for kind, wanted in NAMED.items():
+        said = new("acme_2", kind, kind)
+        source = "".join(path.read_text() for path in sorted((folder / kind).glob("*.*")))
+        names = ["".join(found) for found in re.findall(
+            r'\bname: c?"([a-z]\S*)"|(?<!link_)name = c?"(\S+)"|export_fd\(c"(\w+)"|Registration::new\(c"(\S+)"', source)]
+        ok = not said and not re.search(rf"pagekit[_-]{kind}", source) and names == wanted
+        yield case(f"template.names-{kind}", said or ("" if ok else f"the new driver has these names: {names}"))
     left = sorted(path.name for path in folder.iterdir())
-    yield case("template.leaves-nothing", "" if left == ["acme", "link", "taken"] else f"left: {', '.join(left)}")
+    yield case("template.leaves-nothing", "" if left == sorted([*NAMED, "link", "taken"]) else f"left: {', '.join(left)}")

@@ -41,8 +41,8 @@ SELFTESTS = {
     "mmap_offset": ("include/uapi", TESTS / "selftest/mmap_offset.c"),
     "buffer_life": ("include/uapi", TESTS / "selftest/buffer_life.c"),
 }
-# A driver as a newcomer makes it, and where: beside the root that the helpers are installed in.
-DRIVER = "acme_share"
+# Drivers as a newcomer makes them, by kind, and where: beside the root that the helpers are installed in.
+NEW_DRIVERS = {"template": "acme_share", "gem": "acme_gem"}
 DRIVERS = OUT / "drivers"
 
 
@@ -255,23 +255,29 @@ def install(config, *targets, **variables):
          f"INSTALL_MOD_PATH={DRIVERS / 'root'}", *(f"{name}={value}" for name, value in variables.items()))
 
 
-def install_driver(folder, config, built) -> dict:
-    """Build it against helpers that are installed, and install it. Returns what guest/driver.sh wants to know."""
-    install(config, "-C", folder, "modules", "modules_install", KDIR=built["KDIR"])
-    for name in ("share.py", "create.py"):
-        shutil.copyfile(folder / name, DRIVERS / name)
+def install_drivers(folders, config, built) -> dict:
+    """Build them against helpers that are installed, and install them. Returns what guest/driver.sh wants to know."""
+    names = []
+    for folder in folders:
+        install(config, "-C", folder, "modules", "modules_install", KDIR=built["KDIR"])
+        names.append(next(folder.glob("*.ko")).stem)
+        user = DRIVERS / "users" / names[-1]
+        user.mkdir(parents=True, exist_ok=True)
+        for name in ("share.py", "create.py"):
+            shutil.copyfile(folder / name, user / name)
     shutil.copyfile(TESTS / "guest/driver.sh", DRIVERS / "driver.sh")
-    name = next(folder.glob("*.ko")).stem
-    return {"DRIVER": name, "ROOT": DRIVERS / "root", "SHARE": DRIVERS / "share.py",
+    return {"DRIVERS": " ".join(names), "ROOT": DRIVERS / "root", "USERS": DRIVERS / "users",
             "PYTHON": "python3" if "GUEST" in built else sys.executable, "DRIVER_SH": DRIVERS / "driver.sh"}
 
 
-def new_driver(config, built) -> dict:
-    """Make one as newcomers do."""
+def new_drivers(config, built) -> dict:
+    """Make one of each kind as newcomers do, where the kernel has what it takes."""
     shutil.rmtree(DRIVERS, ignore_errors=True)
     install(config, "modules_install")
-    install(config, "new-driver", NAME=DRIVER, DIR=DRIVERS / DRIVER)
-    return install_driver(DRIVERS / DRIVER, config, built)
+    made = {kind: DRIVERS / name for kind, name in NEW_DRIVERS.items() if (modules_dir(config) / f"pagekit_{kind}.ko").exists()}
+    for kind, folder in made.items():
+        install(config, "new-driver", NAME=folder.name, DIR=folder, KIND=kind)
+    return install_drivers(made.values(), config, built)
 
 
 # --- Documents ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tools.lib import vm
-from tools.lib.build import HEAP, TESTS, build_compat, build_selftests, load_order, modules_dir, new_driver, set_up
+from tools.lib.build import HEAP, TESTS, build_compat, build_selftests, load_order, modules_dir, new_drivers, set_up
 from tools.lib.cases import counts
 from tools.lib.tap import Case, parse_tap
 
@@ -96,7 +96,7 @@ def prepare(where, parts) -> tuple[dict, dict]:
     if {"selftest", "converted", "peer"} & {*parts.split()}:
         build_selftests(built)
     if "template" in parts:
-        env |= new_driver(config, built)
+        env |= new_drivers(config, built)
     return built, env
 
 
