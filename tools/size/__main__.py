@@ -51,9 +51,11 @@ MAINLINE = {
     "i915_style": "drivers/gpu/drm/i915/gem/i915_gem_dmabuf.c",
     "nouveau_style": "drivers/gpu/drm/nouveau/nouveau_prime.c",
     "radeon_style": "drivers/gpu/drm/radeon/radeon_prime.c",
+    "gem": "drivers/gpu/drm/vgem/vgem_drv.c",
 }
-# What those of DRM lean on.
-SHARED = ("drivers/gpu/drm/drm_prime.c", "drivers/gpu/drm/drm_gem_shmem_helper.c")
+# What those of DRM lean on, and what one has instead that evicts its objects.
+SHARED = ("drivers/gpu/drm/drm_prime.c", "drivers/gpu/drm/drm_gem_shmem_helper.c",
+          "drivers/gpu/drm/panthor/panthor_gem.c")
 # Numbers that headers want of a driver that is switched off.
 NUMBERS = [f"-DCONFIG_DRM_I915_{name}=1" for name in ("TIMESLICE_DURATION", "PREEMPT_TIMEOUT", "HEARTBEAT_INTERVAL")]
 # What the bytes of a helper are for. All of it is text to `size`.

@@ -57,7 +57,9 @@ class Sample:
 
 def samples(modules, names) -> list[Sample]:
     found = re.findall(r"^pagekit_(\w+)-y := (samples/.*)", (TOP / "Kbuild").read_text(), re.M)
-    return [Sample(name, objects.split(), modules) for name, objects in found if name in names]
+    # With Linux 7.2 there is no GEM driver.
+    return [Sample(name, objects.split(), modules) for name, objects in found
+            if name in names and (modules / f"pagekit_{name}.ko").exists()]
 
 
 # --- The copies --------------------------------------------------------------------
