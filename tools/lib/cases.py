@@ -94,6 +94,13 @@ def counts() -> dict[tuple[str, str], int]:
             for part, number in (word.split("=") for word in words)}
 
 
+def counted_as(suite, part, where, listed) -> str:
+    """Which of a suite's numbers is the one of a part: that of the kernel and its series, of one of them, or the plain one."""
+    series = os.environ.get("KVER")
+    names = (f"{part}-{where}-{series}", f"{part}-{series}", f"{part}-{where}")
+    return next((name for name in names if (suite, name) in listed), part)
+
+
 def absent(where, parts) -> set[str]:
     """What the kernel there does not have, for its series, its architecture or its page size."""
     lists = [LISTS / f"absent-{word}.txt" for word in (os.environ.get("KVER"), *where.split("-"))]
@@ -107,7 +114,7 @@ def judge(cases, where, parts, *, suites=None, without=()) -> list[Case]:
     listed, parts_of = counts(), defaultdict(list)
     for suite, part in listed:
         if part in parts.split() and (not suites or suite in suites):
-            parts_of[suite].append(f"{part}-{where}" if (suite, f"{part}-{where}") in listed else part)
+            parts_of[suite].append(counted_as(suite, part, where, listed))
     gone = {*absent(where, parts), *without}
     # What passes all the same is not to be in the list.
     cases = [case for case in cases if case.ok or case.name not in gone]
