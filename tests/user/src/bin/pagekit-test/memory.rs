@@ -17,6 +17,7 @@ use rustix::mm::Advice;
 
 use crate::env::{check_file, check_pages, fill, item, read_page, written, Content, Env};
 use crate::groups::Case;
+use crate::races::nodes::thp_switch;
 
 pub const CASES: &[Case] = &[
     Case::new("holes", holes).smoke(),
@@ -41,6 +42,7 @@ pub const CASES: &[Case] = &[
     Case::new("hugetlb_list", hugetlb_list),
     Case::new("hugetlb_holes", hugetlb_holes),
     Case::new("hugetlb_none_left", hugetlb_none_left),
+    Case::new("thp_switch", thp_switch),
 ];
 
 pub use pagekit_user::HUGE_PAGES;

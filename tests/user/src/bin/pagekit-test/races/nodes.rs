@@ -2,23 +2,25 @@
 //! Mappings change while they fault, for each kind of mapping.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use pagekit_user::kernel::Setting;
-use pagekit_user::mapping::{last_errno, Mapping};
+use pagekit_user::mapping::{last_errno, Mapping, RW};
 use pagekit_user::PAGE;
 use rustix::io::{self, Errno};
-use rustix::mm::{Advice, MprotectFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags};
 use rustix::pipe::pipe;
 
 use super::memory::{truncates, unsealed};
 use super::{allow, at, race, see_map, side};
 use crate::env::Env;
 use crate::groups::Case;
-use crate::memory::HUGE_PAGES;
+use crate::memory::{fill_mapped, huge_memfd, HUGE_PAGES};
 use crate::nodes::{old, see_all, touch, Kind, Node, KINDS, PAGES};
 
 pub const CASES: &[Case] = &[
@@ -69,6 +71,15 @@ impl Pipe {
             io::read(&self.from, &mut [0; 8])?;
         }
         Ok(n == 8)
+    }
+
+    /// Has the kernel write how much is in the pipe to `addr`, at once: if `read(2)` can't write, it
+    /// tries again, byte by byte.
+    fn count(&self, addr: usize) -> Result<()> {
+        // SAFETY: what `addr` is a mapping of is not looked at, and may be not accessible.
+        let failed = unsafe { libc::ioctl(self.from.as_raw_fd(), libc::FIONREAD, addr) } != 0;
+        ensure!(!failed, "FIONREAD: {:?}", last_errno());
+        Ok(())
     }
 }
 
@@ -192,6 +203,57 @@ fn vma_fault(env: &Env) -> Result<()> {
         see_all(&node.map(0, PAGES)?, 0)?;
     }
     Ok(())
+}
+
+/// One thread touches block after block, which are mapped huge. Another switches huge pages off for the
+/// process and has the kernel write in the same block: where both meet, there is no place for a page table.
+/// A process would fault again; for the kernel, memory that can't be mapped is an error.
+///
+/// Not for kernels with `CONFIG_DEBUG_VM`, which take it for a bug (`VM_BUG_ON()` in `vmf_insert_pfn()`).
+pub fn thp_switch(env: &Env) -> Result<()> {
+    if Path::new("/proc/lockdep").exists() {
+        return Ok(());
+    }
+    const BLOCKS: usize = 4;
+    const COUNT: usize = BLOCKS * HUGE_PAGES;
+    const SIZE: usize = COUNT * PAGE;
+    let _always = Setting::set(THP, "always")?;
+    let _hugepages = Setting::hugepages(BLOCKS)?;
+    let memfd = huge_memfd(COUNT)?;
+    fill_mapped(&memfd, COUNT)?;
+    let buf = env.export(&memfd, 0, COUNT)?;
+    let place = Mapping::reserve(SIZE, HUGE_PAGES * PAGE, 0)?;
+    let start = place.at(0) as usize;
+    let mut map = Some(Mapping::over(place, &buf, 0, RW, MapFlags::SHARED)?);
+    let current = AtomicUsize::new(0);
+    let switch_off = |off: u64| {
+        // SAFETY: plain call, for this process only.
+        let failed = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, off, 0u64, 0u64, 0u64) } != 0;
+        ensure!(!failed, "prctl: {:?}", last_errno());
+        Ok(())
+    };
+    let huge = || {
+        // Over the old one, so that there never is none.
+        let old = map.take().context("no mapping")?;
+        let map = map.insert(Mapping::over(old, &buf, 0, RW, MapFlags::SHARED)?);
+        for block in 0..BLOCKS {
+            current.store(block, Ordering::SeqCst);
+            touch(map, block * HUGE_PAGES + 5);
+        }
+        Ok(true)
+    };
+    let pipe = Pipe::new()?;
+    let small = || {
+        let page = current.load(Ordering::SeqCst) * HUGE_PAGES + 7;
+        switch_off(1)?;
+        pipe.count(start + page * PAGE)?;
+        switch_off(0)?;
+        Ok(true)
+    };
+    race(
+        Duration::from_secs(2),
+        vec![side("huge", huge), side("small", small)],
+    )
 }
 
 /// Two threads touch the same page of a mapping at the same time, for the first time.
