@@ -17,6 +17,7 @@ use pagekit_user::test_importer::{Importer, Through};
 use pagekit_user::{abi, PAGE};
 use rustix::io::Errno;
 use rustix::mm::MapFlags;
+use rustix::mm::{mlockall, MlockAllFlags};
 
 use crate::env::{check_file, written, Content, Env};
 use crate::groups::Case;
@@ -279,7 +280,11 @@ fn fault_beyond_limit(env: &Env) -> Result<()> {
 }
 
 /// Objects are made until one is refused, because there is no memory, and nobody is killed for it.
+///
+/// Nor for the program's own pages, which the kernel would else have taken for the objects: a process
+/// that touches what can't be had, its next instruction here, is a reason to kill.
 fn create_beyond_memory(env: &Env) -> Result<()> {
+    mlockall(MlockAllFlags::CURRENT)?;
     let others = leave(64 << 20)?;
     let before = kernel::event("oom_kill")?;
     let mut objects = Vec::new();
