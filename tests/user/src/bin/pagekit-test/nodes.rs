@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{signal_of, Child};
-use pagekit_user::{abi, kernel, PAGE};
+use pagekit_user::{abi, kernel, AROUND, PAGE};
 use rustix::io::{self, Errno};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
@@ -203,11 +203,6 @@ fn offsets(env: &Env) -> Result<()> {
 /// One fault for what a page table reaches but for at most 2 MiB, or for a huge page, and none for
 /// writing after reading.
 fn faults(env: &Env) -> Result<()> {
-    const AROUND: usize = if HUGE_SIZE < 2 << 20 {
-        HUGE_PAGES
-    } else {
-        (2 << 20) / PAGE
-    };
     let node = Node::open(env)?;
     let read = |map: &Mapping| {
         // Not from the start on: what lies before is mapped, too.
