@@ -122,9 +122,9 @@ pub const HELPERS: &[Case] = &[
 
 /// C's.
 const OURS_PAGES: u32 = 0;
-const OURS_MAP_PFNS: u32 = 1;
+pub const OURS_MAP_PFNS: u32 = 1;
 const OURS_FAULT_PFNS: u32 = 2;
-const OURS_MAP_PAGES: u32 = 3;
+pub const OURS_MAP_PAGES: u32 = 3;
 const OURS_MAP_PAGES_LARGE: u32 = 4;
 const OURS_PIN_USER: u32 = 5;
 const OURS_PIN_MEMFD: u32 = 6;

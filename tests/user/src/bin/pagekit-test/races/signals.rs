@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Signals come at any moment of whatever waits or takes long.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::abi::{self, SYNC_END, SYNC_RW, SYNC_START};
+use pagekit_user::abi::{self, BenchMake, SYNC_END, SYNC_RW, SYNC_START};
 use pagekit_user::kernel::Held;
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{Child, End};
@@ -19,11 +19,16 @@ use rustix::thread::gettid;
 
 use super::{allow, at, nodes, race, report, see_map, side, DYNAMIC, PAGES, STATIC};
 use crate::env::Env;
+use crate::failures::{OURS_MAP_PAGES, OURS_MAP_PFNS};
 use crate::groups::Case;
 use crate::i915::on_signal;
 use crate::style::written;
 
-pub const CASES: &[Case] = &[Case::new("signal", signal), Case::new("kill", kill)];
+pub const CASES: &[Case] = &[
+    Case::new("signal", signal),
+    Case::new("kill", kill),
+    Case::new("kill_eager", kill_eager),
+];
 
 /// What doesn't wait for a device, done with a buffer of i915.
 fn no_wait(buf: &OwnedFd) -> Result<()> {
@@ -188,4 +193,85 @@ fn kill(env: &Env) -> Result<()> {
     }
     report(start, &rounds);
     Ok(())
+}
+
+/// An mmap operation that maps much ends for a process that is killed: what that takes, without what each
+/// process takes, is at most half of what the whole takes.
+fn kill_eager(_: &Env) -> Result<()> {
+    for how in [OURS_MAP_PFNS, OURS_MAP_PAGES] {
+        let mut size = 128 << 20;
+        loop {
+            let (whole, killed) = whole_and_killed(how, size)?;
+            println!("# {how}: {size} bytes: {whole:?}, {killed:?} if killed");
+            if killed * 2 < whole {
+                break;
+            }
+            // It may take less than signals need, on a fast machine or a busy one.
+            size *= 2;
+            ensure!(size <= 1 << 30, "{how}: {killed:?} of {whole:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What it takes to map so much, and what it takes of a process that is killed meanwhile.
+fn whole_and_killed(how: u32, size: usize) -> Result<(Duration, Duration)> {
+    let memfd = abi::memfd(size as u64)?;
+    let file = at("bench").open()?;
+    let (fd, start, count) = (memfd.as_raw_fd(), 0, (size / PAGE) as u64);
+    let arg = BenchMake {
+        how,
+        fd,
+        start,
+        count,
+    };
+    abi::bench_make(&file, &arg)?;
+    let least = |killed: bool, size: usize| -> Result<Duration> {
+        let mut least = Duration::MAX;
+        for _ in 0..5 {
+            let before = children_took()?;
+            let child = Child::spawn(|| {
+                if killed {
+                    kill_soon()?;
+                }
+                drop(Mapping::shared(&file, 0, size)?);
+                Ok(())
+            })?;
+            child.wait_for(Duration::from_secs(60))?;
+            least = least.min(children_took()? - before);
+        }
+        Ok(least)
+    };
+    let nothing = least(false, PAGE)?;
+    let took = |killed| -> Result<_> { Ok(least(killed, size)?.saturating_sub(nothing)) };
+    Ok((took(false)?, took(true)?))
+}
+
+/// Has a signal end this process in a millisecond.
+fn kill_soon() -> Result<()> {
+    let soon = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 1000,
+    };
+    let timer = libc::itimerval {
+        it_interval: libc::timeval {
+            tv_sec: 0,
+            tv_usec: 0,
+        },
+        it_value: soon,
+    };
+    // SAFETY: the kernel reads the struct, and writes none. What the signal does by itself is fatal.
+    let ret = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
+    ensure!(ret == 0, "no timer");
+    Ok(())
+}
+
+/// What processes that have ended took of the CPUs.
+fn children_took() -> Result<Duration> {
+    // SAFETY: plain numbers, which may be zero.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills it in.
+    ensure!(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage) } == 0);
+    let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
+    Ok(time(usage.ru_utime) + time(usage.ru_stime))
 }
