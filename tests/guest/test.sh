@@ -65,7 +65,16 @@ selftest_mmap() {
 	mmap_node=$2
 	shift 2
 	[ $# -gt 0 ] || set -- -v dmabuf
+	# Files have huge pages, if they are as large.
+	echo within_size >"$THP_HUGE/shmem_enabled"
 	tool "$BIN/mmap_offset-selftest" "$@" -- "$mmap_node" </dev/null
+	echo inherit >"$THP_HUGE/shmem_enabled"
+}
+
+# selftest_guest <name> <device>: ours, too: what a guest gets of what its VMM has mapped
+selftest_guest() {
+	echo "== selftest-guest-$1"
+	tool "$BIN/guest_fault-selftest" -- "$2" </dev/null
 }
 
 # What a card is called is not up to us: it is the one of our device. There is none with Linux 7.2.
@@ -73,7 +82,7 @@ gem() { ls -d /sys/devices/faux/pagekit-gem/drm/card* 2>/dev/null | sed 's|.*/|/
 
 # vgem shows wrong pages wherever a mapping does not begin with the buffer.
 vgem_fails() {
-	[ "$("$BIN/mmap_offset-selftest" -v dmabuf -- /dev/dri/card0 </dev/null | grep -c '^not ok')" = 4 ]
+	[ "$("$BIN/mmap_offset-selftest" -v dmabuf -- /dev/dri/card0 </dev/null | grep -c '^not ok')" = 5 ]
 }
 
 # selftest_heap <name>: the one of DMA heaps tests all that there are: it is shown only this.

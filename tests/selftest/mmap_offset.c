@@ -19,6 +19,8 @@
 
 #define PAGES	64
 #define AT	10
+/* Two huge pages are no more than this, but where pages have 64 KiB. */
+#define LIMIT	(64UL << 20)
 
 FIXTURE(mmap_offset)
 {
@@ -160,6 +162,38 @@ TEST_F(mmap_offset, writes)
 	EXPECT_EQ(0, wrong(self, whole, 0, PAGES));
 	munmap(map, self->page);
 	munmap(whole, PAGES * self->page);
+}
+
+/*
+ * Huge pages are mapped where the block of a buffer lies at an address that is a multiple of its
+ * size. Pages get their numbers where none does.
+ */
+TEST_F(mmap_offset, huge)
+{
+	size_t huge = self->page * (self->page / sizeof(uint64_t)), size = 2 * huge;
+	int count = size / self->page, flags = MAP_SHARED | MAP_FIXED;
+	void *place = mmap(NULL, size + 2 * huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *at = (void *)(((uintptr_t)place + huge - 1) / huge * huge), *small = at + self->page;
+
+	ASSERT_NE(place, MAP_FAILED);
+	if (size > LIMIT)
+		SKIP(return, "this kernel's huge pages are too large to try");
+	close(self->buffer.fd);
+	ASSERT_EQ(0, make_buffer(self->dev, size, variant->drm_node, &self->buffer));
+	ASSERT_EQ(small, mmap(small, size, PROT_READ | PROT_WRITE, flags, self->buffer.fd,
+			      self->buffer.base));
+	for (int i = 0; i < count; i++)
+		*page_of(self, small, i) = i;
+	munmap(small, size);
+
+	ASSERT_EQ(at, mmap(at, size, PROT_READ, flags, self->buffer.fd, self->buffer.base));
+	EXPECT_EQ(0, wrong(self, at, 0, count));
+	munmap(at, size);
+
+	ASSERT_EQ(at, mmap(at, size, PROT_READ, flags, self->buffer.fd, self->buffer.base));
+	munmap(at, huge);
+	EXPECT_EQ(0, wrong(self, at + huge, count / 2, count / 2));
+	munmap(at + huge, huge);
 }
 
 int main(int argc, char **argv)

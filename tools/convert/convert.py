@@ -58,7 +58,7 @@ DRIVERS = {
             Bug("udmabuf_create", "list[i].offset >> PAGE_SHIFT, list[i].size", "(list[i].offset >> PAGE_SHIFT) ^ 1, list[i].size"),
             Bug("deinit_udmabuf", "pagekit_unpin(&ubuf->pins, PAGEKIT_DIRTY)", "(void)ubuf"),
             Bug("udmabuf_fault", "ubuf->pins.count, 0", "ubuf->pins.count, 1"),
-            Bug("udmabuf_huge_fault", "order, ubuf->pins.pages", "order, ubuf->pins.pages + 1"),
+            Bug("udmabuf_huge_fault", "ubuf->pins.count, 0", "ubuf->pins.count, PTRS_PER_PTE"),
             Bug("mmap_udmabuf", "ubuf->pins.count, 0, 0", "ubuf->pins.count, 1, 0"),
         ),
         changes=(
@@ -136,7 +136,7 @@ DRIVERS = {
         tests=("selftest-heaps-cma_heap", "selftest-mmap-cma_heap", "selftest-life-cma_heap"),
         bugs=(
             Bug("cma_heap_vm_fault", "buffer->pagecount, 0", "buffer->pagecount, 1"),
-            Bug("cma_heap_huge_fault", "order, buffer->pages", "order, buffer->pages + 1"),
+            Bug("cma_heap_huge_fault", "buffer->pagecount, 0", "buffer->pagecount, PTRS_PER_PTE"),
             Bug("cma_heap_mmap", "buffer->pagecount, 0, 0", "buffer->pagecount, 1, 0"),
         ),
         changes=(
