@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Test importer: maps any dma-buf and gets at it by its DMA addresses, as a
- * device would. vgem and vkms import without mapping.
+ * device would. vgem and vkms import without mapping. It also shows a guest what a
+ * process has mapped, as KVM would.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-direct.h>
@@ -322,6 +323,37 @@ static int begin_later(struct importer *imp, const struct importer_later *arg)
 	return ret;
 }
 
+/* --- Guests ---------------------------------------------------------------------- */
+
+/* As hva_to_pfn_remapped() of KVM. */
+static long guest_fault(const struct importer_guest *arg)
+{
+	struct follow_pfnmap_args entry = { .address = arg->addr };
+	bool unlocked = false;
+	long ret;
+
+	if (arg->write > 1 || arg->reserved)
+		return -EINVAL;
+	mmap_read_lock(current->mm);
+	entry.vma = vma_lookup(current->mm, arg->addr);
+	ret = entry.vma ? follow_pfnmap_start(&entry) : -EFAULT;
+	if (entry.vma && ret) {
+		ret = fixup_user_fault(current->mm, arg->addr, arg->write ? FAULT_FLAG_WRITE : 0,
+				       &unlocked);
+		/* The VMA may have gone meanwhile. */
+		if (unlocked)
+			ret = -EAGAIN;
+		if (!ret)
+			ret = follow_pfnmap_start(&entry);
+	}
+	if (!ret) {
+		ret = entry.writable;
+		follow_pfnmap_end(&entry);
+	}
+	mmap_read_unlock(current->mm);
+	return ret;
+}
+
 /* --- The device ------------------------------------------------------------------ */
 
 static int map_for(struct importer *imp, u32 dir)
@@ -419,10 +451,14 @@ static long importer_ioctl(struct file *file, unsigned int cmd, unsigned long ar
 {
 	struct importer *imp = file->private_data;
 	struct importer_attach attach_arg;
+	struct importer_guest guest_arg;
 	long ret;
 
 	if (cmd == IMPORTER_ENTRY)
 		return entry(current->mm, arg);
+	if (cmd == IMPORTER_GUEST)
+		return copy_from_user(&guest_arg, (void __user *)arg, sizeof(guest_arg)) ?
+			-EFAULT : guest_fault(&guest_arg);
 	if (cmd == IMPORTER_ATTACH &&
 	    copy_from_user(&attach_arg, (void __user *)arg, sizeof(attach_arg)))
 		return -EFAULT;

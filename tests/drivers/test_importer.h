@@ -74,4 +74,17 @@ struct importer_later {
  */
 #define IMPORTER_ENTRY	_IO('P', 10)
 
+struct importer_guest {
+	__u64 addr;	/* in a mapping of PFNs */
+	__u32 write;	/* 0 or 1 */
+	__u32 reserved;	/* 0 */
+};
+
+/*
+ * Resolves a fault of a guest as KVM does for memory that it can't pin. Returns whether the entry
+ * is writable then: KVM fails a write if it isn't. EFAULT if it can't be mapped so. Needs no
+ * attachment.
+ */
+#define IMPORTER_GUEST	_IOW('P', 11, struct importer_guest)
+
 #endif

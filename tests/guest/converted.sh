@@ -43,6 +43,7 @@ try_udmabuf() {
 	echo "== selftest-udmabuf-$1"
 	selftest_udmabuf /dev/udmabuf-converted || broken "no device for the selftest of udmabuf: $1"
 	selftest_mmap "udmabuf-$1" /dev/udmabuf-converted
+	selftest_guest "udmabuf-$1" /dev/udmabuf-converted
 	life "udmabuf-$1" /dev/udmabuf-converted -T is_kept
 	rmmod "udmabuf_$1"
 }

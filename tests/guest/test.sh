@@ -262,7 +262,10 @@ for part in $PARTS; do
 		if [ "$(gem)" ]; then
 			selftest_mmap gem "$(gem)"
 			selftest_mmap gem-node "$(gem)" -V dmabuf
+			selftest_guest gem "$(gem)"
 		fi
+		selftest_guest udmabuf /dev/pagekit-selftest
+		selftest_guest cdmabuf /dev/pagekit-cdmabuf
 		for node in /dev/pagekit-node-*pfns; do
 			echo "== selftest-pfnmap-${node#/dev/pagekit-node-}"
 			tool "$BIN/pfnmap-selftest" -- "$node" </dev/null

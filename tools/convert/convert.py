@@ -53,7 +53,7 @@ DRIVERS = {
         ("memfd_pin_folios(", "unpin_folio(", "vmf_insert_pfn(", "vm_flags_set(", "folios"),
         ("pagekit_pin_memfd(", "pagekit_unpin(", "pagekit_setup_pfns(", "pagekit_fault_pfns(",
          "pagekit_huge_fault_pfns("),
-        tests=("selftest-udmabuf", "selftest-mmap-udmabuf", "selftest-life-udmabuf"),
+        tests=("selftest-udmabuf", "selftest-mmap-udmabuf", "selftest-guest-udmabuf", "selftest-life-udmabuf"),
         bugs=(
             Bug("udmabuf_create", "list[i].offset >> PAGE_SHIFT, list[i].size", "(list[i].offset >> PAGE_SHIFT) ^ 1, list[i].size"),
             Bug("deinit_udmabuf", "pagekit_unpin(&ubuf->pins, PAGEKIT_DIRTY)", "(void)ubuf"),

@@ -39,6 +39,7 @@ SELFTESTS = {
     "heaps": ("include/uapi", "dmabuf-heaps/dmabuf-heap.c"),
     # Ours, in their form.
     "mmap_offset": ("include/uapi", TESTS / "selftest/mmap_offset.c"),
+    "guest_fault": ("include/uapi", TESTS / "selftest/guest_fault.c"),
     "buffer_life": ("include/uapi", TESTS / "selftest/buffer_life.c"),
 }
 # Drivers as a newcomer makes them, by kind, and where: beside the root that the helpers are installed in.
