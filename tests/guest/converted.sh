@@ -61,12 +61,15 @@ try_drm_gem_shmem() {
 	kernel_modules $CONVERTED_DRM_GEM_SHMEM_NEEDS
 	echo "== drm_gem_shmem-$1"
 	insmod "$CONVERTED_DRM_GEM_SHMEM/drm_gem_shmem_test_$1.ko" || broken "no KUnit suite of drm_gem_shmem: $1"
-	# Without the result of the suite, which is no case.
-	grep -v -e 'speed: normal$' -e '^ok 1 drm_gem_shmem$' /sys/kernel/debug/kunit/drm_gem_shmem/results
+	kunit_results drm_gem_shmem
 	rmmod "drm_gem_shmem_test_$1"
 }
 
+# kunit_results <suite>: of its cases. The suite has one, too, which is no case.
+kunit_results() { grep -v -e 'speed: normal$' -e "ok 1 $1\$" "/sys/kernel/debug/kunit/$1/results"; }
+
 # Its mock selftests run when it is loaded. They say which one they begin, and loading fails with one.
+# Our suite runs behind them.
 try_i915() {
 	[ -e "$CONVERTED_I915/i915_$1.ko" ] || return
 	# shellcheck disable=SC2086 # files
@@ -79,6 +82,8 @@ try_i915() {
 	dmesg >>"$OUT/dmesg.before"
 	if [ $i915_failed = 0 ]; then
 		sed 's/^/ok - /' "$OUT/i915"
+		echo "== i915_shmem-$1"
+		kunit_results i915_shmem
 		rmmod "i915_$1"
 	else
 		sed 's/^/ok - /;$s/^/not /' "$OUT/i915"

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.lib.build import LISTS, TOOLS, TOP, Broken, depends, kbuild, modules_dir, read_list, run, source_of
+from tools.lib.build import LISTS, TESTS, TOOLS, TOP, Broken, depends, kbuild, modules_dir, read_list, run, source_of
 
 
 @dataclass
@@ -36,9 +36,11 @@ class Driver:
     only: dict[str, tuple[str, ...]] = field(default_factory=dict)
     # Modules of the kernel that the converted sources are put into as well, where it has them.
     others: dict[str, str] = field(default_factory=dict)
-    # The suites of tests/guest/converted.sh, without the kind, and what they must notice.
+    # The suites of tests/guest/converted.sh, without the kind, and what they must notice. One of tests/kunit is linked
+    # into the others, for what their own tests leave out.
     tests: tuple[str, ...] = ()
     bugs: tuple[Bug, ...] = ()
+    suite: str = ""
     changes: tuple[str, ...] = ()  # of behaviour
     config: str = "base"  # the kernel that make convert tries it on
 
@@ -103,11 +105,15 @@ DRIVERS = {
         ("pagekit_get_pages(", "pagekit_put_pages(", "shmem_get_table(", "shmem_put_table("),
         more={"drivers/gpu/drm/i915/gem/i915_gem_ttm.c": "i915_ttm"},
         others={"i915": "drivers/gpu/drm/i915/i915"},
-        tests=("i915",),
+        suite="i915_shmem",
+        tests=("i915", "i915_shmem"),
         bugs=(
-            Bug("shmem_get_table", "filp, 0, page_count, PAGEKIT_NO_RECLAIM", "filp, 1, page_count, PAGEKIT_NO_RECLAIM"),
+            Bug("shmem_get_table", "ret = sg_alloc_table", "swap(pages[0], pages[1]); ret = sg_alloc_table"),
             Bug("shmem_get_table", "page_count, 0, size, max_segment", "page_count, PAGE_SIZE / 2, size, max_segment"),
             Bug("shmem_put_table", "dirty ? PAGEKIT_DIRTY : 0", "0"),
+            Bug("shmem_put_table", "size >> PAGE_SHIFT", "(size >> PAGE_SHIFT) - 1"),
+            Bug("shmem_put_table", "pagekit_put_pages(pages", "put_page(pages[0]); pagekit_put_pages(pages"),
+            Bug("shmem_put_table", "shmem_clear_unevictable(filp->f_mapping)", "(void)0"),
         ),
         changes=(
             "An object has an array of its pages beside its table.",
@@ -257,10 +263,13 @@ def build(config, built, name, bugs=()) -> Path:
     for module, path in driver.others.items():
         if Path(built["KDIR"], f"{path}.mod").exists():
             replaced = {path.replace("/", "-")[:-1] + "o" for path in driver.converted(name)}
-            borrowed = [each for each in borrow(built, folder, path) if each not in replaced]
-            parts[module] = ([f"kernel/{each}" for each in borrowed], driver.converted(name))
+            borrowed = [f"kernel/{each}" for each in borrow(built, folder, path) if each not in replaced]
+            if driver.suite:
+                shutil.copy(TESTS / f"kunit/{driver.suite}.c", folder)
+                borrowed.append(f"{driver.suite}.o")
+            parts[module] = (borrowed, driver.converted(name))
     places = {parent: None for path in driver.sources for parent in list(Path(path).parents)[:2]}
-    text = f"ccflags-y := -I {TOP}/include {' '.join(f'-I $(srctree)/{place}' for place in places)}\n"
+    text = f"ccflags-y := -I {TOP}/include -I {TESTS}/kunit {' '.join(f'-I $(srctree)/{place}' for place in places)}\n"
     for kind, place in kinds.items():
         for module, (borrowed, paths) in parts.items():
             text += f"obj-m += {module}_{kind}.o\n{module}_{kind}-y := {' '.join([*objects(place, paths), *borrowed])}\n"
