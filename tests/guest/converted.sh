@@ -48,17 +48,24 @@ try_udmabuf() {
 	rmmod "udmabuf_$1"
 }
 
-try_drm_gem_shmem() {
-	# What a card is called is not up to us: it is the one that has come.
-	card=$(come "$CONVERTED_DRM_GEM_SHMEM/vgem_$1.ko" "/dev/dri/card*") || broken "no vgem: $1"
-	selftest_mmap "vgem-$1" "$card"
+# drm <name> <kind> <module>: of DRM. What a card is called is not up to us: it is the one that has come.
+drm() {
+	card=$(come "$3" "/dev/dri/card*") || broken "no $1: $2"
+	selftest_mmap "$1-$2" "$card"
 	# DRM's core maps no part of a buffer through the node.
-	selftest_mmap "vgem-node-$1" "$card" -V dmabuf -T at_offset -T writes
-	life "vgem-$1" "$card"
-	rmmod "vgem_$1"
+	selftest_mmap "$1-node-$2" "$card" -V dmabuf -T at_offset -T writes
+	selftest_guest "$1-$2" "$card"
+	life "$1-$2" "$card"
+	rmmod "$(basename "$3" .ko)"
+}
+
+# The device of virtio-gpu is QEMU's.
+try_drm_gem_shmem() {
+	drm vgem "$1" "$CONVERTED_DRM_GEM_SHMEM/vgem_$1.ko"
 	[ -e "$CONVERTED_DRM_GEM_SHMEM/drm_gem_shmem_test_$1.ko" ] || return
 	# shellcheck disable=SC2086 # files
 	kernel_modules $CONVERTED_DRM_GEM_SHMEM_NEEDS
+	drm virtio_gpu "$1" "$CONVERTED_DRM_GEM_SHMEM/virtio_gpu_$1.ko"
 	echo "== drm_gem_shmem-$1"
 	insmod "$CONVERTED_DRM_GEM_SHMEM/drm_gem_shmem_test_$1.ko" || broken "no KUnit suite of drm_gem_shmem: $1"
 	kunit_results drm_gem_shmem

@@ -80,24 +80,25 @@ DRIVERS = {
         ("drivers/gpu/drm/vgem/vgem_drv.h",),
         {"drivers/gpu/drm/drm_gem.c": "drm_gem"},
         {"drivers/gpu/drm/drm_gem.c": ("drm_gem_check_release_batch", "drm_gem_get_pages", "drm_gem_put_pages")},
-        {"drm_gem_shmem_test": "drivers/gpu/drm/tests/drm_gem_shmem_test"},
-        ("selftest-mmap-vgem", "selftest-mmap-vgem-node", "selftest-life-vgem", "drm_gem_shmem"),
-        (
-            Bug("drm_gem_get_pages", "obj->filp, 0, obj->size >> PAGE_SHIFT", "obj->filp, 1, (obj->size >> PAGE_SHIFT) - 1"),
+        {"drm_gem_shmem_test": "drivers/gpu/drm/tests/drm_gem_shmem_test", "virtio_gpu": "drivers/gpu/drm/virtio/virtio-gpu"},
+        tests=("selftest-mmap-vgem", "selftest-mmap-vgem-node", "selftest-guest-vgem", "selftest-life-vgem",
+               "selftest-mmap-virtio_gpu", "selftest-mmap-virtio_gpu-node", "selftest-guest-virtio_gpu",
+               "selftest-life-virtio_gpu", "drm_gem_shmem"),
+        bugs=(
             Bug("drm_gem_put_pages", "dirty ? PAGEKIT_DIRTY : 0", "0"),
             Bug("drm_gem_put_pages", "pagekit_put_pages(pages", "get_page(pages[0]); pagekit_put_pages(pages"),
             Bug("drm_gem_shmem_any_fault", "vmf, order, shmem->pages, count, base", "vmf, order, shmem->pages, count, base + 1"),
             Bug("drm_gem_shmem_any_fault", "vmf, shmem->pages, count, base", "vmf, shmem->pages, count, base + 1"),
             Bug("drm_gem_shmem_mmap", "shmem->pages_mark_dirty_on_put = true", "(void)0"),
         ),
-        (
+        changes=(
             "A mapping at an offset of a dma-buf, and what is left of one that was split or has lost its head, shows "
             "the right pages.",
             "One fault maps what else is in the same 2 MiB. Entries are writable from the start where the VMA is.",
             "Pages are marked dirty when they are put, not one by one when they are first written to; the times of the "
             "file stay.",
             "A fatal signal ends the wait for a large object.",
-        ), "prod"),
+        ), config="prod"),
     # The table of an object stays, for all of i915 reads it.
     "i915": Driver(
         ("drivers/gpu/drm/i915/gem/i915_gem_shmem.c", "drivers/gpu/drm/i915/gem/i915_gem_ttm.c"), "",

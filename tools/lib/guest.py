@@ -35,7 +35,8 @@ BOOTS = {
 NODES = ("512M", "1536M")
 # What scripts have in common.
 LIB = TESTS / "guest/lib.sh"
-# Drivers of the kernel tree, converted.
+# Drivers of the kernel tree, converted, and a device that one of them drives.
+CONVERTED_QEMU = ("-device", "virtio-gpu-pci")
 CONVERTED = TESTS / "guest/converted.sh"
 # What the core says whenever an exporter can't map a buffer for the kernel, which is one of the
 # things that fail on purpose.
@@ -116,7 +117,8 @@ def test(where, built, parts, env, *, seconds=1, fuzz=QUICK_FUZZ, timeout=None, 
     if "fuzz" in parts:
         timeout += FUZZ_ROOM
     options = {"name": where, "memory": "6500M" if {"selftest", "converted"} & {*parts.split()} else "2G",
-               "nodes": NODES if "numa" in parts else ()} | options
+               "nodes": NODES if "numa" in parts else (),
+               "qemu": CONVERTED_QEMU if "converted" in parts else ()} | options
     result = run(config_of(where), built, "test",
                  env | {"PARTS": parts, "HEAP": " ".join(heap), "RACE_SECONDS": seconds, "FUZZ": fuzz}, modules, order,
                  timeout=timeout, append=append,
