@@ -4,6 +4,7 @@
 # the host judges: it knows which cases there must be. What fails here for another
 # reason than a failed case (a tool that crashes) is this script's exit status.
 status=0
+enough=
 covers=0
 HUGE_2M=/sys/kernel/mm/hugepages/hugepages-2048kB
 # A heap has one name for as long as the machine runs. This one is known to programs.
@@ -17,10 +18,13 @@ check() {
 	if "$@"; then echo "ok - $check_case"; else echo "not ok - $check_case"; fi
 }
 
-# tool <command...>: 0 and 1 say whether cases failed, others that it broke
+# tool <command...>: 0 and 1 say whether cases failed, others that it broke. Nothing is run after the first that
+# failed if that is enough.
 tool() {
+	[ -z "$enough" ] || [ -z "$failed" ] || return 0
 	"$@"
 	tool_status=$?
+	[ $tool_status = 0 ] || failed=1
 	[ $tool_status -le 1 ] || broken "${1##*/}: exit status $tool_status"
 }
 

@@ -4,6 +4,7 @@
 import argparse
 import difflib
 import json
+import os
 import re
 import sys
 import textwrap
@@ -56,40 +57,51 @@ def outcome(tested, suite, kind) -> list:
     return [case for case in tested.cases if case.name.startswith(f"{suite}-{kind}.")]
 
 
-def judge(row, tested):
-    """What tests said before and after, and what buffers take."""
-    driver = DRIVERS[row["driver"]]
-    for kind, place in (("before", "before"), ("converted", "after")):
-        row[f"memory_{place}"] = None
-        for suite in driver.tests:
-            cases = outcome(tested, suite, kind)
-            test = next((test for test in row["tests"] if test["name"] == suite), None)
-            if not test:
-                row["tests"].append(test := {"name": suite})
-            test[place] = f"{sum(case.ok for case in cases)} of {len(cases)}"
-            section = tested.text.partition(f"== {suite}-{kind}\n")[2].partition("\n== ")[0]
-            if held := re.search(r"# held ([\d.]+) bytes a page", section):
-                row[f"memory_{place}"] = float(held[1])
+def judge(row, kind, tested):
+    """What tests said, and what buffers take."""
+    place = {"before": "before", "converted": "after"}[kind]
+    row[f"memory_{place}"] = None
+    for suite in DRIVERS[row["driver"]].tests:
+        cases = outcome(tested, suite, kind)
+        test = next((test for test in row["tests"] if test["name"] == suite), None)
+        if not test:
+            row["tests"].append(test := {"name": suite})
+        test[place] = f"{sum(case.ok for case in cases)} of {len(cases)}"
+        section = tested.text.partition(f"== {suite}-{kind}\n")[2].partition("\n== ")[0]
+        held = re.search(r"# held ([\d.]+) bytes a page", section)
+        if held and row[f"memory_{place}"] is None:  # of several users the first
+            row[f"memory_{place}"] = float(held[1])
 
 
-def bugs(row, config, built, env):
-    """Which test notices each bug. One that ends the machine is noticed, too: the others are run in another."""
-    driver = DRIVERS[row["driver"]]
-    left = {f"bug{i}": bug for i, bug in enumerate(driver.bugs)}
-    row["bugs"] = []
-    while left:
-        tested = guest.test(config, built, "converted", env | {"CONVERTED": row["driver"], "KINDS": " ".join(left)},
-                            name=f"{config}-bugs", timeout=guest.TIMEOUT["prod"] * 2)
+def attempt(rows, config, built, env, with_bugs):
+    """Try all kinds in one machine. What ends it is noticed, too: the others are run in another."""
+    kinds = [(row, kind, None) for kind in ("before", "converted") for row in rows]
+    if with_bugs:
+        kinds += [(row, f"bug{i}", bug) for row in rows for i, bug in enumerate(DRIVERS[row["driver"]].bugs)]
+        for row in rows:
+            row["bugs"] = []
+    # As test.sh does: heaps stay once they are loaded.
+    kinds.sort(key=lambda each: each[0]["driver"].endswith("_heap"))
+    while kinds:
+        what = " ".join(f"{row['driver']}:{kind}" for row, kind, _ in kinds)
+        tested = guest.test(config, built, "converted", env | {"TRY": what}, name=f"{config}-convert",
+                            timeout=guest.TIMEOUT["prod"] * 8)
         console = (tested.result.out_dir / "console.log").read_text(errors="replace").replace("\r", "")
-        for kind, bug in list(left.items()):
-            log = re.split(r"\] == begin ", console.partition(f"] == begin {row['driver']} {kind}\n")[2])[0]
-            red = [case.name for suite in driver.tests for case in outcome(tested, suite, kind) if not case.ok
-                   and not case.detail.startswith("SKIP")]
+        if "] == begin " not in console:
+            raise Broken(f"{tested.result.reason} (logs in {os.path.relpath(tested.result.out_dir)})")
+        for row, kind, bug in list(kinds):
+            del kinds[0]
+            name = row["driver"]
+            log = re.split(r"\] == begin ", console.partition(f"] == begin {name} {kind}\n")[2])[0]
             report = guest.vm.REPORT.search(log)
-            ended = f"# tried {row['driver']} {kind}\n" not in tested.text
-            noticed = red[0] if red else report[1] if report else "the machine ended" if ended else None
-            row["bugs"].append({"function": bug.function, "was": bug.was, "now": bug.now, "noticed": noticed})
-            del left[kind]
+            ended = f"# tried {name} {kind}\n" not in tested.text
+            if bug:
+                red = [case.name for suite in DRIVERS[name].tests for case in outcome(tested, suite, kind) if not case.ok
+                       and not case.detail.startswith("SKIP")]
+                noticed = red[0] if red else report[1] if report else "the machine ended" if ended else None
+                row["bugs"].append({"function": bug.function, "was": bug.was, "now": bug.now, "noticed": noticed})
+            else:
+                judge(row, kind, tested)
             if report or ended:
                 break
 
@@ -118,11 +130,7 @@ def run(names, with_bugs) -> list[dict]:
         env = convert.environment(where, built, mine, with_bugs)
         found = [measure(name, Path(env[f"CONVERTED_{name.upper()}"])) | {"tests": []} for name in mine]
         if not ARCH:
-            tested = guest.test(where, built, "converted", env | {"KINDS": "before converted"}, name=f"{where}-convert")
-            for row in found:
-                judge(row, tested)
-                if with_bugs:
-                    bugs(row, where, built, env)
+            attempt(found, where, built, env, with_bugs)
         rows += [row | {"behaviour_changes": list(DRIVERS[row["driver"]].changes), "verdict": verdict(row)}
                  for row in found]
     return rows
