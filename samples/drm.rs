@@ -24,6 +24,8 @@
 //! * The shmem file of an object: its pages' GFP mask, and whether reclaim looks at them.
 //! * `drm_gem_huge_mnt_create()`.
 //! * What `/proc/PID/fdinfo` shows: `status` and `rss` of an object, `show_fdinfo` of the driver.
+//! * Ioctls whose arguments `uapi` doesn't have: `declare_drm_ioctls!` takes no others. And fences,
+//!   which are in `fence.rs`.
 //! * Raw pointers of the device and of open files, which are private to it.
 
 use crate::dmabuf;

@@ -83,8 +83,7 @@ impl World<'_> {
         private: bool,
         aligned: bool,
     ) -> Result<()> {
-        let fits = |handle: &Handle| !handle.is_import();
-        let fits = |it: &Handle| fits(it) || seldom(handle);
+        let fits = |it: &Handle| !it.is_import() || seldom(handle);
         let Some((card, at)) = self.handle(handle, fits) else {
             return Ok(());
         };
