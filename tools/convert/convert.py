@@ -36,8 +36,8 @@ class Driver:
     only: dict[str, tuple[str, ...]] = field(default_factory=dict)
     # Modules of the kernel that the converted sources are put into as well, where it has them.
     others: dict[str, str] = field(default_factory=dict)
-    # The suites of tests/guest/converted.sh, without the kind, and what they must notice. One of tests/kunit is linked
-    # into the others, for what their own tests leave out.
+    # The suites of tests/guest/converted.sh, without the kind, and what they must notice. One of
+    # tests/converted is linked into the others, for what their own tests leave out.
     tests: tuple[str, ...] = ()
     bugs: tuple[Bug, ...] = ()
     suite: str = ""
@@ -267,7 +267,7 @@ def build(config, built, name, bugs=()) -> Path:
             replaced = {path.replace("/", "-")[:-1] + "o" for path in driver.converted(name)}
             borrowed = [f"kernel/{each}" for each in borrow(built, folder, path) if each not in replaced]
             if driver.suite:
-                shutil.copy(TESTS / f"kunit/{driver.suite}.c", folder)
+                shutil.copy(TESTS / f"converted/{driver.suite}.c", folder)
                 borrowed.append(f"{driver.suite}.o")
             parts[module] = (borrowed, driver.converted(name))
     places = {parent: None for path in driver.sources for parent in list(Path(path).parents)[:2]}

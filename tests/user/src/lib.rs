@@ -23,7 +23,7 @@ pub const PAGE: usize = match option_env!("PAGEKIT_PAGE_SHIFT") {
 };
 /// Pages of a huge page: as many as a page has entries of page tables.
 pub const HUGE_PAGES: usize = PAGE / 8;
-/// Pages that one fault maps at the most, where it maps no huge one: a page table's, of up to 2 MiB.
+/// Pages that one fault maps at the most, where it maps no huge one: a page table's, up to 2 MiB.
 pub const AROUND: usize = if HUGE_PAGES * PAGE < 2 << 20 {
     HUGE_PAGES
 } else {

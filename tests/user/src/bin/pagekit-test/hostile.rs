@@ -281,8 +281,8 @@ fn fault_beyond_limit(env: &Env) -> Result<()> {
 
 /// Objects are made until one is refused, because there is no memory, and nobody is killed for it.
 ///
-/// Nor for this program's own pages: a process that touches what can't be had is a reason to kill. So
-/// it has some more heap, and keeps all that it has.
+/// Nor for this program's own pages: a process that touches what can't be had is a reason to kill.
+/// So it has some more heap, and keeps all that it has.
 fn create_beyond_memory(env: &Env) -> Result<()> {
     drop(std::hint::black_box(vec![1u8; 100 << 10]));
     mlockall(MlockAllFlags::CURRENT)?;

@@ -73,8 +73,8 @@ impl Pipe {
         Ok(n == 8)
     }
 
-    /// Has the kernel write how much is in the pipe to `addr`, at once: if `read(2)` can't write, it
-    /// tries again, byte by byte.
+    /// Has the kernel write how much is in the pipe to `addr`, at once: where `read(2)` can't
+    /// write, it tries again, byte by byte.
     fn count(&self, addr: usize) -> Result<()> {
         // SAFETY: what `addr` is a mapping of is not looked at, and may be not accessible.
         let failed = unsafe { libc::ioctl(self.from.as_raw_fd(), libc::FIONREAD, addr) } != 0;
@@ -205,11 +205,12 @@ fn vma_fault(env: &Env) -> Result<()> {
     Ok(())
 }
 
-/// One thread touches block after block, which are mapped huge. Another switches huge pages off for the
-/// process and has the kernel write in the same block: where both meet, there is no place for a page table.
-/// A process would fault again; for the kernel, memory that can't be mapped is an error.
+/// One thread touches block after block, which are mapped huge. Another switches huge pages off for
+/// the process and has the kernel write in the same block: where both meet, there is no place for a
+/// page table. A process would fault again; for the kernel, what can't be mapped is an error.
 ///
-/// Not for kernels with `CONFIG_DEBUG_VM`, which take it for a bug (`VM_BUG_ON()` in `vmf_insert_pfn()`).
+/// Not for kernels with `CONFIG_DEBUG_VM`, which take it for a bug: `VM_BUG_ON()` in
+/// `vmf_insert_pfn()`.
 pub fn thp_switch(env: &Env) -> Result<()> {
     if Path::new("/proc/lockdep").exists() {
         return Ok(());

@@ -195,8 +195,8 @@ fn kill(env: &Env) -> Result<()> {
     Ok(())
 }
 
-/// An mmap operation that maps much ends for a process that is killed: what that takes, without what each
-/// process takes, is at most half of what the whole takes.
+/// An mmap operation that maps much ends for a process that is killed: what that takes, without
+/// what each process takes, is at most half of what the whole takes.
 fn kill_eager(_: &Env) -> Result<()> {
     for how in [OURS_MAP_PFNS, OURS_MAP_PAGES] {
         let mut size = 128 << 20;
@@ -260,7 +260,7 @@ fn kill_soon() -> Result<()> {
         },
         it_value: soon,
     };
-    // SAFETY: the kernel reads the struct, and writes none. What the signal does by itself is fatal.
+    // SAFETY: the kernel reads the struct, and writes none. The signal is fatal by itself.
     let ret = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
     ensure!(ret == 0, "no timer");
     Ok(())
