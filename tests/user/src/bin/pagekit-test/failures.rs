@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::{ensure, Context, Result};
 use pagekit_user::abi::{self, BenchMake, HeapAllocation, UdmabufCreate};
 use pagekit_user::abi::{SYNC_END, SYNC_RW, SYNC_START};
-use pagekit_user::drm::{same_buffer, Card, FenceAttach, FENCE_WRITE};
+use pagekit_user::drm::{same_buffer, Card, FenceAttach};
 use pagekit_user::kernel::{self, Setting, ZramSwap};
 use pagekit_user::mapping::Mapping;
 use pagekit_user::style::{
@@ -427,7 +427,8 @@ fn fault_write_combined(env: &Env) -> Result<()> {
     fault_evicted(env)
 }
 
-/// A fence whose number user space isn't told goes with its file.
+/// A fence whose number user space isn't told goes with its file. One of a reader is not in the way
+/// of others until then.
 fn fence(env: &Env) -> Result<()> {
     each(
         || {
@@ -438,7 +439,7 @@ fn fence(env: &Env) -> Result<()> {
         |(card, handle)| {
             card.attach_fence(FenceAttach {
                 handle: *handle,
-                flags: FENCE_WRITE,
+                flags: 0,
                 out_fence: 0,
                 pad: 0,
             })
