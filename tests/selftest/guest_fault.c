@@ -46,12 +46,20 @@ static char *map(FIXTURE_DATA(guest_fault) *self, int prot)
 	return mmap(NULL, PAGES * self->page, prot, MAP_SHARED, self->buffer.fd, self->buffer.base);
 }
 
-/* Returns whether the entry is writable, or an error below 0. */
+/*
+ * Returns whether the entry is writable, or an error below 0. As KVM does, it tries again where the
+ * mmap lock was dropped meanwhile, which a driver may do once for a fault.
+ */
 static int guest(FIXTURE_DATA(guest_fault) *self, char *at, bool write)
 {
 	struct importer_guest arg = { .addr = (uintptr_t)at, .write = write };
-	int ret = ioctl(self->kvm, IMPORTER_GUEST, &arg);
+	int ret;
 
+	for (int i = 0; i < 2; i++) {
+		ret = ioctl(self->kvm, IMPORTER_GUEST, &arg);
+		if (ret >= 0 || errno != EAGAIN)
+			break;
+	}
 	return ret < 0 ? -errno : ret;
 }
 
