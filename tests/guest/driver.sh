@@ -12,7 +12,7 @@ check() {
 
 # Of what the kernel has said since, it says itself that modules taint it, and DRM that there is a device.
 silent() {
-	said=$(dmesg | tail -n +$((before + 1)) | grep -v -e 'taints kernel' -e '\[drm\] Initialized')
+	said=$(dmesg | sed "1,/] == begin $driver\$/d" | grep -v -e 'taints kernel' -e '\[drm\] Initialized')
 	[ -z "$said" ] || ! echo "$said" | sed 's/^/# /'
 }
 
@@ -37,7 +37,8 @@ sys.exit("it was made")
 '
 
 for driver in $DRIVERS; do
-	before=$(dmesg | wc -l)
+	# Lines can't be counted: the oldest are lost when there are many.
+	echo "== begin $driver" >/dev/kmsg
 	device=/dev/$(echo "$driver" | tr _ -)
 	check load /sbin/modprobe -d "$ROOT" "$driver"
 	needs=$(/sbin/modinfo -b "$ROOT" -F depends "$driver" | tr , ' ')
