@@ -90,6 +90,10 @@ impl World<'_> {
         let handle = &self.handles[at];
         let (number, memory) = (handle.number, handle.memory.clone());
         let (first, count) = span.of(memory.len());
+        if first >= memory.len() {
+            // Behind its end another one may begin.
+            return Ok(());
+        }
         let end = first + count;
         let want = match end > memory.len() || private || handle.is_import() {
             true => Fails(Errno::INVAL),
