@@ -128,16 +128,20 @@ pub fn event(name: &str) -> Result<i64> {
     field(&read("/proc/vmstat")?, name).with_context(|| format!("no {name} in vmstat"))
 }
 
+/// What `who` has used: this thread (`RUSAGE_THREAD`), the process, or its children that have
+/// ended.
+pub fn usage(who: libc::c_int) -> libc::rusage {
+    // SAFETY: plain numbers, which may be zero.
+    let mut usage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills it in.
+    let ret = unsafe { libc::getrusage(who, &mut usage) };
+    assert_eq!(ret, 0, "getrusage knows whom to ask for");
+    usage
+}
+
 /// How many page faults this thread takes in `access`.
 pub fn faults(access: impl FnOnce()) -> i64 {
-    let count = || {
-        // SAFETY: a plain struct, and a call that fills it in.
-        unsafe {
-            let mut usage = std::mem::zeroed();
-            libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
-            usage.ru_minflt
-        }
-    };
+    let count = || usage(libc::RUSAGE_THREAD).ru_minflt;
     let before = count();
     access();
     count() - before

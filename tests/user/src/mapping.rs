@@ -9,7 +9,7 @@ use std::ptr;
 use rustix::io;
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
 
-use crate::PAGE;
+use crate::{kernel, PAGE};
 
 pub const RW: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
@@ -225,20 +225,15 @@ impl Drop for Mapping {
 }
 
 /// Whether a page of a mapping was in the page tables: looking at it doesn't fault.
-pub fn is_mapped(map: &Mapping, page: usize) -> io::Result<bool> {
-    let faults = || -> io::Result<i64> {
-        // SAFETY: plain numbers, which may be zero.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: the kernel fills it in.
-        match unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) } {
-            0 => Ok(usage.ru_minflt + usage.ru_majflt),
-            _ => Err(last_errno()),
-        }
+pub fn is_mapped(map: &Mapping, page: usize) -> bool {
+    let faults = || {
+        let usage = kernel::usage(libc::RUSAGE_SELF);
+        usage.ru_minflt + usage.ru_majflt
     };
-    let before = faults()?;
+    let before = faults();
     // SAFETY: in bounds; volatile so that it happens.
     unsafe { map.at(page * PAGE).read_volatile() };
-    Ok(faults()? == before)
+    faults() == before
 }
 
 /// The error of a libc call that just failed.

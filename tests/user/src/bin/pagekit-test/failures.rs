@@ -662,7 +662,8 @@ fn many() -> Result<File> {
     written(1, MANY)
 }
 
-fn make(file: &File, how: u32, memfd: RawFd, start: usize, pages: usize) -> io::Result<()> {
+/// `BENCH_MAKE`.
+pub fn make(file: &File, how: u32, memfd: RawFd, start: usize, pages: usize) -> io::Result<()> {
     abi::bench_make(
         file,
         &BenchMake {

@@ -129,7 +129,7 @@ impl World<'_> {
             if view.accessible(i, false).is_some() {
                 seen.push(memory.id);
                 ensure!(
-                    !is_mapped(&view.map, i)?,
+                    !is_mapped(&view.map, i),
                     "page {i} of {} is still mapped",
                     name(view)
                 );

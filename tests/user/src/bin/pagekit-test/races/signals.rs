@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use pagekit_user::abi::{self, BenchMake, SYNC_END, SYNC_RW, SYNC_START};
-use pagekit_user::kernel::Held;
+use pagekit_user::abi::{self, SYNC_END, SYNC_RW, SYNC_START};
+use pagekit_user::kernel::{usage, Held};
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::process::{Child, End};
 use pagekit_user::style::{Object, CREATE_USERPTR, MAP_READ, SHRINK_REVOKE};
@@ -19,9 +19,9 @@ use rustix::thread::gettid;
 
 use super::{allow, at, nodes, race, report, see_map, side, DYNAMIC, PAGES, STATIC};
 use crate::env::Env;
-use crate::failures::{OURS_MAP_PAGES, OURS_MAP_PFNS};
+use crate::failures::{make, OURS_MAP_PAGES, OURS_MAP_PFNS};
 use crate::groups::Case;
-use crate::i915::on_signal;
+use crate::i915::{on_signal, timer};
 use crate::style::written;
 
 pub const CASES: &[Case] = &[
@@ -218,27 +218,21 @@ fn kill_eager(_: &Env) -> Result<()> {
 fn whole_and_killed(how: u32, size: usize) -> Result<(Duration, Duration)> {
     let memfd = abi::memfd(size as u64)?;
     let file = at("bench").open()?;
-    let (fd, start, count) = (memfd.as_raw_fd(), 0, (size / PAGE) as u64);
-    let arg = BenchMake {
-        how,
-        fd,
-        start,
-        count,
-    };
-    abi::bench_make(&file, &arg)?;
+    make(&file, how, memfd.as_raw_fd(), 0, size / PAGE)?;
     let least = |killed: bool, size: usize| -> Result<Duration> {
         let mut least = Duration::MAX;
         for _ in 0..5 {
-            let before = children_took()?;
+            let before = children_took();
             let child = Child::spawn(|| {
                 if killed {
-                    kill_soon()?;
+                    // What the signal does by itself is fatal.
+                    timer(1)?;
                 }
                 drop(Mapping::shared(&file, 0, size)?);
                 Ok(())
             })?;
             child.wait_for(Duration::from_secs(60))?;
-            least = least.min(children_took()? - before);
+            least = least.min(children_took() - before);
         }
         Ok(least)
     };
@@ -247,31 +241,9 @@ fn whole_and_killed(how: u32, size: usize) -> Result<(Duration, Duration)> {
     Ok((took(false)?, took(true)?))
 }
 
-/// Has a signal end this process in a millisecond.
-fn kill_soon() -> Result<()> {
-    let soon = libc::timeval {
-        tv_sec: 0,
-        tv_usec: 1000,
-    };
-    let timer = libc::itimerval {
-        it_interval: libc::timeval {
-            tv_sec: 0,
-            tv_usec: 0,
-        },
-        it_value: soon,
-    };
-    // SAFETY: the kernel reads the struct, and writes none. The signal is fatal by itself.
-    let ret = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
-    ensure!(ret == 0, "no timer");
-    Ok(())
-}
-
 /// What processes that have ended took of the CPUs.
-fn children_took() -> Result<Duration> {
-    // SAFETY: plain numbers, which may be zero.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel fills it in.
-    ensure!(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage) } == 0);
+fn children_took() -> Duration {
+    let usage = usage(libc::RUSAGE_CHILDREN);
     let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
-    Ok(time(usage.ru_utime) + time(usage.ru_stime))
+    time(usage.ru_utime) + time(usage.ru_stime)
 }
