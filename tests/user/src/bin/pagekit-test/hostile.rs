@@ -246,20 +246,31 @@ fn more_than_limit(env: &Env) -> Result<()> {
     .join("child")
 }
 
+/// Belongs to `cgroup` from now on, with all memory that it has: its next page of text or heap,
+/// which can't be had, would be a reason to kill it.
+fn enter_whole(cgroup: &Cgroup) -> Result<()> {
+    mlockall(MlockAllFlags::CURRENT)?;
+    cgroup.enter()
+}
+
 /// Who touches what can't be had is the one to end.
 fn fault_beyond_limit(env: &Env) -> Result<()> {
     let cgroup = Cgroup::new("pagekit-limit")?;
-    cgroup.limit(SIZE / 2)?;
     let before = kernel::event("oom_kill")?;
     let object = Object::new(&env.device, PAGES)?;
     let map = Mapping::shared(object.export()?, 0, SIZE as usize)?;
-    // The second time the limit is reached before it begins.
-    for _ in 0..2 {
+    // A process needs a page table, too, and is killed for want of one: there are a few pages more
+    // than those before it have used up.
+    let enter = |others: u64| {
+        cgroup.limit(SIZE / 2 + others * 16 * PAGE as u64)?;
+        enter_whole(&cgroup)
+    };
+    for others in 0..2 {
         let end = Child::spawn(|| {
             // Rust's handler runs on a stack of its own, for which there would be no memory.
             // SAFETY: no handler is needed for what the signal does by itself.
             unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
-            cgroup.enter()?;
+            enter(others)?;
             map.touch();
             Ok(())
         })?
@@ -267,7 +278,7 @@ fn fault_beyond_limit(env: &Env) -> Result<()> {
         ensure!(end == End::Killed(libc::SIGBUS), "{end:?}");
     }
     Child::spawn(|| {
-        cgroup.enter()?;
+        enter(2)?;
         let result = object.read(0, &mut [0]);
         ensure!(result == Err(Errno::NOMEM), "a copy: {result:?}");
         Ok(())
@@ -309,7 +320,7 @@ fn create_beyond_limit(env: &Env) -> Result<()> {
     cgroup.limit(SIZE / 2)?;
     let before = kernel::buffers()?;
     Child::spawn(|| {
-        cgroup.enter()?;
+        enter_whole(&cgroup)?;
         let error = Object::new(&env.device, PAGES).err();
         let errno = error.as_ref().and_then(|e| e.downcast_ref::<Errno>());
         ensure!(errno == Some(&Errno::NOMEM), "{error:?}");
