@@ -634,9 +634,10 @@ unsafe fn expand_backwards(
         // those of the folios that are left.
         unsafe {
             if n > 1 {
-                to_result(bindings::folio_add_pins(folio, n as c_uint - 1))?;
+                to_result(bindings::folio_add_pins(folio, (n - 1) as c_uint))?;
             }
-            (*left, *end) = (*left - 1, *end - n);
+            // Neither wraps: rustc 1.85 doesn't see that the conditions above say so.
+            (*left, *end) = (left.wrapping_sub(1), end.wrapping_sub(n));
             let page = folio.cast::<bindings::page>().add(start - first);
             write_run(slots.add(*end).cast(), NonNull::new_unchecked(page), n);
         }
