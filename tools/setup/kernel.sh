@@ -189,7 +189,9 @@ know_kernel() {
 		esac
 	done
 	[[ $1 && $1 != *- && -f $here/config/$config.config ]] ||
-		die "CONFIG=$1: tools/setup/config has no such kernel for $arch"
+		die "there is no kernel $1: CONFIG= and KERNEL= are base, debug or prod," \
+			"ARCH= one of $(basename -a -s .env "$here"/arch/*.env | paste -s -d ' ')," \
+			"and PAGES= on $arch one of $PAGE_SIZES"
 	pages=${pages:-${PAGE_SIZES%% *}}
 }
 
