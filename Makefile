@@ -94,11 +94,14 @@ clean: ## remove what was built here (the cache stays)
 ### Test it
 
 .PHONY: test
-test: ## run the tests, or some suites and cases [ONLY="pin udmabuf.fork" [KERNEL=debug]]
-	@$(PYTHON) -m tools.test $${ONLY:+only $(if $(KERNEL),--kernel $(KERNEL)) "$$ONLY"}
+test: ## run the tests, or some suites and cases [ONLY="pin udmabuf.fork" [KERNEL=debug] | PARTS=host]
+	@$(and $(ONLY),$(PARTS),$(error give ONLY= or PARTS=, not both))
+	@$(if $(ONLY),,$(and $(KERNEL),$(error KERNEL= is for ONLY=; for all of a kernel: make test-full PARTS=$(KERNEL))))
+	@$(PYTHON) -m tools.test $(if $(ONLY),only $(if $(KERNEL),--kernel $(KERNEL)) "$$ONLY",test $(PARTS))
 
 .PHONY: test-full
 test-full: ## run all on the debug kernel too, but for what has passed before [PARTS="debug:races all ..."]
+	@$(and $(ONLY)$(KERNEL),$(error ONLY= and KERNEL= are for make test; here it is PARTS="debug:races all ..."))
 	@$(PYTHON) -m tools.test full $(PARTS)
 
 .PHONY: soak

@@ -239,6 +239,8 @@ def asked_for(where) -> bool:
 def test(options) -> int:
     level = options.level
     boots = [(where, parts) for where, each in BOOTS[level].items() for parts in each if asked_for(where)]
+    if not boots:
+        raise Broken(f"there is nothing for the kernel {kernel()}, but for {', '.join(BOOTS[level])}")
     results = []
     for where, parts in wanted(boots, options.parts):
         # Who names it wants it run.
