@@ -323,7 +323,26 @@ static int begin_later(struct importer *imp, const struct importer_later *arg)
 	return ret;
 }
 
-/* --- Guests ---------------------------------------------------------------------- */
+/* --- Page tables ----------------------------------------------------------------- */
+
+static long entry(struct mm_struct *mm, unsigned long addr)
+{
+	struct follow_pfnmap_args args = { .address = addr };
+	long ret = -EINVAL;
+
+	mmap_read_lock(mm);
+	args.vma = vma_lookup(mm, addr);
+	if (args.vma && !follow_pfnmap_start(&args)) {
+		pgprot_t wc = pgprot_writecombine(args.pgprot);
+
+		/* What has the mode already isn't changed by getting it. */
+		ret = (pgprot_val(wc) == pgprot_val(args.pgprot) ? IMPORTER_IS_WC : 0) |
+		      (args.addr_mask != PAGE_MASK ? IMPORTER_IS_HUGE : 0);
+		follow_pfnmap_end(&args);
+	}
+	mmap_read_unlock(mm);
+	return ret;
+}
 
 /* As hva_to_pfn_remapped() of KVM. */
 static long guest_fault(const struct importer_guest *arg)
@@ -426,25 +445,6 @@ static long attached_ioctl(struct importer *imp, unsigned int cmd, void __user *
 	default:
 		return -ENOTTY;
 	}
-}
-
-static long entry(struct mm_struct *mm, unsigned long addr)
-{
-	struct follow_pfnmap_args args = { .address = addr };
-	long ret = -EINVAL;
-
-	mmap_read_lock(mm);
-	args.vma = vma_lookup(mm, addr);
-	if (args.vma && !follow_pfnmap_start(&args)) {
-		pgprot_t wc = pgprot_writecombine(args.pgprot);
-
-		/* What has the mode already isn't changed by getting it. */
-		ret = (pgprot_val(wc) == pgprot_val(args.pgprot) ? IMPORTER_IS_WC : 0) |
-		      (args.addr_mask != PAGE_MASK ? IMPORTER_IS_HUGE : 0);
-		follow_pfnmap_end(&args);
-	}
-	mmap_read_unlock(mm);
-	return ret;
 }
 
 static long importer_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
