@@ -30,10 +30,11 @@ pub const TWICE: Opcode = opcode::none(b'P', 7);
 pub const MOVE: Opcode = opcode::none(b'P', 8);
 pub const LATER: Opcode = opcode::write::<Later>(b'P', 9);
 pub const ENTRY: Opcode = opcode::none(b'P', 10);
+pub const GUEST: Opcode = opcode::write::<Guest>(b'P', 11);
 
 /// All of them.
 pub const COMMANDS: &[Opcode] = &[
-    ATTACH, DETACH, MAP, UNMAP, ACCESS, MOVES, TWICE, MOVE, LATER, ENTRY,
+    ATTACH, DETACH, MAP, UNMAP, ACCESS, MOVES, TWICE, MOVE, LATER, ENTRY, GUEST,
 ];
 
 /// C: `IMPORTER_IS_WC`, `IMPORTER_IS_HUGE`.
@@ -71,6 +72,14 @@ pub struct Later {
     pub offset: u64,
     pub value: u32,
     pub ms: u32,
+}
+
+/// C: `struct importer_guest`.
+#[repr(C)]
+pub struct Guest {
+    pub addr: u64,
+    pub write: u32,
+    pub reserved: u32,
 }
 
 /// Which way the importer goes.
