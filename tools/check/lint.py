@@ -42,7 +42,7 @@ def source_cases():
     without = ("COPYING", ".gitignore", "tools/intree/MAINTAINERS", "tools/intree/bitflags.md")
     unsigned = [name for name in tracked if name not in without and not name.endswith(".lock")
                 and not SPDX.search((TOP / name).read_text()[:300])]
-    yield case("lint.spdx", ", ".join(unsigned))
+    yield case("lint.spdx", f"no SPDX tag of GPL-2.0 in {', '.join(unsigned)}" if unsigned else "")
 
 
 def wide_prose(path):
@@ -69,7 +69,7 @@ def width_cases(tracked):
     sources = [name for name in tracked if name.endswith((".rs", ".c", ".h"))]
     wide = [f"{name}:{number}" for names, lines in ((documents, wide_prose), (sources, wide_comments))
             for name in names for number in lines(TOP / name)]
-    yield case("lint.width", ", ".join(wide))
+    yield case("lint.width", f"prose wider than {PROSE} columns, or comments than {COMMENT}: {', '.join(wide)}" if wide else "")
 
 
 def clippy_cases(config):

@@ -11,4 +11,5 @@ def cases():
     wrong = [f"{suite} {part}={len(found.get((suite, part), ()))}, not {listed.get((suite, part), 0)}"
              for suite, part in sorted(found.keys() | whole)
              if len(found.get((suite, part), ())) != listed.get((suite, part), 0)]
-    yield case("lists.cases", f"sources and programs have {'; '.join(wrong)} as in tests/lists/cases.txt" if wrong else "")
+    yield case("lists.cases", f"sources and programs have {'; '.join(wrong)} as in tests/lists/cases.txt: if no case was lost, "
+                              "write the new numbers there" if wrong else "")
