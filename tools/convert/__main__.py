@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tools.convert import convert
 from tools.convert.convert import DRIVERS
+from tools.convert.objects import OBJECTS
 from tools.lib import guest
 from tools.lib.build import (
     ARCH,
@@ -165,7 +166,8 @@ def main() -> int:
     parser.add_argument("drivers", nargs="*", help="default: all")
     options = parser.parse_args()
     if unknown := [name for name in options.drivers if name not in DRIVERS]:
-        raise Broken(f"there is no {' '.join(unknown)}, but {' '.join(DRIVERS)}")
+        raise Broken(f"tests run no {' '.join(unknown)}, but {' '.join(DRIVERS)}. Converted and compiled only, by "
+                     f"python3 -m tools.convert.objects: {' '.join(OBJECTS)}")
     rows = run(options.drivers or [*DRIVERS], options.bugs)
     # What was not asked for stays as it was.
     known = {row["driver"]: row for row in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])}
