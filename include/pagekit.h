@@ -200,6 +200,9 @@ void pagekit_unpin(struct pagekit_pins *pins, unsigned int flags);
  * that hands pages out again whatever their counts are must be mapped as PFNs. So
  * must those of CMA areas, which nobody could pin for long: who tries spins.
  *
+ * A mapping is cached, unless the driver sets vm_page_prot in its mmap operation, before
+ * pages are mapped. For referenced pages it must leave vm_page_prot as it is.
+ *
  * PAGEKIT_WRITE_COMBINE is for PFNs, and for devices that don't snoop. The memory of
  * each page must have what was written to the page, if only zeroes: whoever had it
  * before has left data there, which the process would see. dma_map_sgtable() cleans
