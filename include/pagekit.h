@@ -60,7 +60,7 @@ enum pagekit_flags {
  * take them out of the file, or zero them.
  *
  * Context: Process context, may sleep. Takes folio locks, and what filling a
- * shmem file takes. No lock is held on return.
+ * shmem file takes. No lock is held on return. Not for shrinkers.
  *
  * Return: The array, or ERR_PTR(): -EINVAL if @file is not a shmem file, @count
  * is 0, the range reaches past the end of the file, or for other flags; -EIO
@@ -81,7 +81,7 @@ struct page **pagekit_get_pages(struct file *file, pgoff_t pgoff, unsigned long 
  *
  * Lifetime: As for pagekit_get_pages().
  *
- * Context: Process context, may sleep.
+ * Context: Process context, may sleep. Not for shrinkers.
  *
  * Return: The array, or ERR_PTR(): -EINVAL if @count is 0, or for other flags;
  * -EINTR if a fatal signal is pending; -ENOMEM. On any error no page is left.
@@ -135,7 +135,7 @@ struct pagekit_pins {
  *
  * Context: Process context, may sleep. Takes folio locks, and what filling the
  * file takes. The caller may hold the inode lock shared, to keep seals as they
- * are. Others must stay away from @pins.
+ * are. Others must stay away from @pins. Not for shrinkers.
  *
  * Return: 0, with @count more entries pinned; -EINVAL if it is no such file, @count
  * is 0 or the range reaches past the end of the file; -EIO after a hardware memory
@@ -158,7 +158,7 @@ int pagekit_pin_memfd(struct pagekit_pins *pins, struct file *memfd, pgoff_t pgo
  * Lifetime: As for pagekit_pin_memfd().
  *
  * Context: Process context, may sleep. Takes the mmap lock for reading. Others
- * must stay away from @pins.
+ * must stay away from @pins. Neither for shrinkers nor for fault operations.
  *
  * Return: 0, with @count more entries pinned; -EINVAL if @addr is not page aligned,
  * @count is 0, the range wraps around, or for other flags; -EFAULT if it is not
