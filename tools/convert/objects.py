@@ -43,7 +43,7 @@ class Object:
 
 
 OFFSET = "mappings at an offset, and what is left of one that was split, show the pages at their offset"
-FAULT = "a fault maps what else is in the same 2 MiB; pages with a memory error are refused"
+FAULT = "a fault maps what else is in the same 2 MiB"
 COW = "private mappings that can be written to are refused (EINVAL)"
 COW_BUG = f"{COW}: their faults hit BUG_ON() in vmf_insert_pfn_prot()"
 KILLED = "a fatal signal ends the wait for many pages (EINTR)"
