@@ -15,9 +15,12 @@ def main() -> int:
     parser.add_argument("--kernel", choices=KERNELS, default="base")
     parser.add_argument("dir", help="where make new-driver has created it")
     options = parser.parse_args()
+    if not options.dir:
+        raise Broken("which driver? make try-driver DIR=../my_driver")
     folder = Path(options.dir).resolve()
     if not (folder / "share.py").is_file():
-        raise Broken(f"DIR={options.dir}: no driver is there that make new-driver has created")
+        raise Broken(f"DIR={options.dir}: no driver is there that make new-driver has created; "
+                     "python3 -m tools.boot loads any other: see Documentation/testing.rst")
     config = kernel(options.kernel)
     built = set_up(config)
     install(config, "modules_install")
