@@ -122,6 +122,12 @@ impl Importer {
         })
     }
 
+    /// Whether a guest may write to what is mapped at an address, after a fault of its.
+    pub fn guest(&self, arg: &Guest) -> io::Result<bool> {
+        // SAFETY: the kernel reads a `Guest`, and touches page tables only.
+        unsafe { abi::ioctl(&self.0, GUEST, ptr::from_ref(arg).cast()) }.map(|ret| ret == 1)
+    }
+
     /// Attaches to a dma-buf. An importer has one attachment at a time.
     pub fn attach(&self, buf: impl AsFd, kind: Kind) -> io::Result<Attachment<'_>> {
         self.call_attach(buf, kind)?;

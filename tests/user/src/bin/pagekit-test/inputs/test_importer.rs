@@ -7,7 +7,7 @@ use anyhow::Result;
 use pagekit_user::abi;
 use pagekit_user::mapping::{Mapping, RW};
 use pagekit_user::test_importer::{
-    self as imp, Access, Attach, Dir, Importer, Kind, Later, Through, DYNAMIC, VMAP, WRITE,
+    self as imp, Access, Attach, Dir, Guest, Importer, Kind, Later, Through, DYNAMIC, VMAP, WRITE,
 };
 use pagekit_user::PAGE;
 use rustix::ioctl::{opcode, Opcode};
@@ -39,6 +39,11 @@ pub const ROWS: &[&[Row]] = &[
     entry_null: "null" => INVAL, "entry(): vma_lookup()", |e| e.null = true;
     entry_private: "private memory" => INVAL, "entry(): follow_pfnmap_start()", |e| e.private = true;
     entry_untouched: "what no fault has mapped" => INVAL, "entry(): follow_pfnmap_start()", |e| e.touched = false;
+    },
+    rows! { "IMPORTER_GUEST", guest;
+    guest_write: "write 2" => INVAL, "guest_fault(): write", |g| g.write = 2;
+    guest_reserved: "reserved 1" => INVAL, "guest_fault(): reserved", |g| g.reserved = 1;
+    guest_null: "address 0" => FAULT, "guest_fault(): vma_lookup()", |g| g.addr = 0;
     },
     rows! { "mmap of the importer", mmap;
     mmap_detached: "not attached" => NOTCONN, "importer_mmap(): imp->at", |m| m.attached = false;
@@ -160,6 +165,22 @@ fn entry(_env: &Env, change: impl FnOnce(&mut Entry) -> Result<()>) -> Outcome {
             shown.touch();
             importer.entry(shown.at(0)).map(drop)
         },
+    )
+}
+
+fn guest(_env: &Env, change: impl FnOnce(&mut Guest) -> Result<()>) -> Outcome {
+    let (importer, (_memfd, buf)) = (Importer::open()?, foreign(1, 1)?);
+    let shown = Mapping::shared(&buf, 0, PAGE)?;
+    let good = Guest {
+        addr: shown.at(0) as u64,
+        write: 1,
+        reserved: 0,
+    };
+    let mut bad = Guest { ..good };
+    change(&mut bad)?;
+    tried(
+        || importer.guest(&bad).map(drop),
+        || importer.guest(&good).map(drop),
     )
 }
 
