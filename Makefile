@@ -55,9 +55,10 @@ modules: ## build the modules into out/ [KDIR= | CONFIG=base|debug|prod ARCH= PA
 	@mkdir -p $(OUT)
 	+@env=$$(tools/setup/setup.sh env $(KERNEL_NAME)) && eval "$$env" && \
 	printf '%s\n' "KDIR=$$KDIR" "ARCH=$$ARCH" "LLVM=$$LLVM" >$(OUT)/kernel.env && \
+	if [ "$$LEFT_OUT" ]; then echo "modules: this kernel can't have these, see make doctor: $$LEFT_OUT" >&2; fi && \
 	$(MAKE) --no-print-directory -C "$$KDIR" ARCH="$$ARCH" M=$(CURDIR) MO=$(OUT) $${LLVM:+LLVM=$$LLVM} \
 		BITFLAGS="$$BITFLAGS" "CFLAGS_.module-common.o=$(VERSION_FLAGS)" \
-		$(foreach s,$(SYMBOLS),CONFIG_$s=$(CONFIG_$s)) modules
+		$(foreach s,$(SYMBOLS),CONFIG_$s=$(CONFIG_$s)) $$LEFT_OUT modules
 	@# What was built before and is no more would be loaded, too.
 	@cd $(OUT) && for ko in *.ko; do grep -qx "$${ko%.ko}.o" modules.order || rm -f "$$ko"; done
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tools import demo
 from tools.bench import gate, traffic
-from tools.check import docs, lists, modules, template, types
+from tools.check import docs, kdir, lists, modules, template, types
 from tools.convert import convert
 from tools.lib import build, guest
 from tools.lib.build import KERNELS, OUT, TOP, Broken, guarded, kernel, load_order, modules_dir, set_up
@@ -150,8 +150,8 @@ def test_host() -> list[Case]:
         print(run.stdout)
         cases.append(Case("host", "cargo-test", False, "failed"))
     built, folder = set_up("base"), modules_dir("base")
-    cases += [*types.cases(folder, built), *modules.cases(folder, built), *template.cases(), *docs.cases(), *lists.cases(),
-              *traffic.cases()]
+    cases += [*types.cases(folder, built), *modules.cases(folder, built), *template.cases(),
+              *kdir.cases(built["KDIR"]), *docs.cases(), *lists.cases(), *traffic.cases()]
     return judge(cases, "host", "host")
 
 

@@ -272,6 +272,39 @@ build_kernel() {
 # kdir_conf <symbol>: its value in KDIR, without quotes
 kdir_conf() { sed -n "s/^CONFIG_$1=\"\?\([^\"]*\)\"\?$/\1/p" "$KDIR/include/config/auto.conf"; }
 
+# lacking: the symbols of Kconfig that KDIR can't have, each with what it depends on
+lacking() {
+	local word rest symbol=menu condition
+	local -A have=()
+	while IFS== read -r word rest; do have[${word#CONFIG_}]=$rest; done <"$KDIR/include/config/auto.conf"
+	while read -r word rest; do
+		case $word in
+		config) symbol=$rest have[$rest]=m ;;
+		depends)
+			rest=${rest#on } condition=
+			word=$rest
+			while [[ $word =~ ^([^A-Z0-9_]*)([A-Z0-9_]+)(=y)?(.*)$ ]]; do
+				case ${have[${BASH_REMATCH[2]}]:-n}${BASH_REMATCH[3]} in
+				y* | m) word=1 ;;
+				*) word=0 ;;
+				esac
+				condition+=${BASH_REMATCH[1]}$word word=${BASH_REMATCH[4]}
+			done
+			((${condition}${word})) || {
+				[[ ! ${have[$symbol]:-} ]] || echo "$symbol: depends on $rest"
+				unset "have[$symbol]"
+			}
+			;;
+		esac
+	done <"$top/Kconfig"
+}
+
+# not_for_vm: the options that the virtual machine takes and KDIR has not built in
+not_for_vm() {
+	fragments | awk -v RS= '/^# What boots/' |
+		awk 'NR == FNR { have[$0]; next } /^CONFIG_/ && !($0 in have)' "$KDIR/include/config/auto.conf" -
+}
+
 # Says why a driver in Rust can't be built against KDIR, or sets what building
 # takes: KDIR without links, its architecture, and llvm.
 check_kdir() {
@@ -280,7 +313,8 @@ check_kdir() {
 	KDIR=$(realpath "$KDIR")
 	case $KDIR in *[[:space:]]*) die "KDIR=$KDIR: kbuild takes no path with a space" ;; esac
 	[[ -f $KDIR/include/config/auto.conf ]] ||
-		die "KDIR=$KDIR is not a configured kernel tree (no include/config/auto.conf)"
+		die "KDIR=$KDIR is no configured kernel tree: it has no include/config/auto.conf." \
+			"If it was built with O=, give that folder"
 	for file in "$here"/arch/*.env; do
 		know_arch "$(basename "$file" .env)"
 		[[ $(kdir_conf "$SYMBOL") != y ]] || break

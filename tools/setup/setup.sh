@@ -250,6 +250,7 @@ print_env() {
 		printf '%s=%q\n' CROSS "$CROSS" RUST_TARGET "$RUST_TARGET" \
 			QEMU "$QEMU" CONSOLE "$CONSOLE" GUEST "$guest"
 	fi
+	printf 'LEFT_OUT=%q\n' "$(lacking | sed 's/^/CONFIG_/; s/:.*/=n/' | xargs)"
 	# A KDIR that gcc built has no LLVM=, and no KDIR has the other two.
 	[[ ! $llvm ]] || printf 'LLVM=%q\n' "$llvm"
 	[[ ! $rust_src ]] || printf 'RUST_LIB_SRC=%q\n' "$rust_src"

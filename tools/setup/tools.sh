@@ -206,8 +206,7 @@ doctor() {
 	vm_requirements
 	kernel_requirements
 	if [[ $KDIR ]]; then
-		requirement kernel - "see below" eval '(check_kdir) && echo "$KDIR"'
-		(check_kdir) || :
+		requirement kernel - "see the end" eval '(check_kdir) && echo "$KDIR"'
 	else
 		requirement rust-src - "$get, or: rustup component add rust-src" \
 			eval 'find_rust_src && echo "$rustc_release"'
@@ -222,14 +221,26 @@ doctor() {
 	fi
 	requirement bitflags - "$get" eval 'find_bitflags && basename "$(dirname "$(dirname "$bitflags")")"'
 	# Only some targets take these, and get them.
-	local needed=$unmet
+	local needed=$unmet needs=${#packages[@]}
 	echo "only for make size, check, bench and test-full:"
 	size_requirements
 	check_requirements
 	convert_requirements
 	prod_requirements
-	((!needed)) || echo "As root on Debian, make setup installs all packages that are missing."
+	((!needs)) || echo "As root on Debian, make setup installs all packages that are missing."
+	[[ ! $KDIR ]] || doctor_kdir
 	return "$needed"
+}
+
+# What the user's tree lacks, or why nothing can be built against it.
+doctor_kdir() {
+	local left_out options
+	(check_kdir) || return 0
+	check_kdir
+	left_out=$(lacking)
+	[[ ! $left_out ]] || printf '%s\n' "" "$KDIR can't have these modules, which make modules leaves out:" "$left_out"
+	options=$(not_for_vm)
+	[[ ! $options ]] || printf '%s\n' "" "To boot in the virtual machine it needs these options built in:" "$options"
 }
 
 # install_packages <part...>: installs what is missing for them, as root on
