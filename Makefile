@@ -74,7 +74,7 @@ demo: ## share a real file through the sample driver in a VM [FILE=path]
 new-driver: ## create a driver of your own, outside of here [NAME= | DIR=../NAME KIND=gem]
 	@tools/setup/setup.sh modules $(KERNEL_NAME) >/dev/null
 	@env=$$(tools/setup/setup.sh env $(KERNEL_NAME)) && eval "$$env" && export KDIR ARCH LLVM && \
-	samples/new-driver.sh "$$NAME" "$${DIR:-../$$NAME}" "$${KIND:-template}"
+	WORDS='$(strip $(foreach w,KDIR KVER ARCH PAGES,$(if $($w),$w=$($w))))' samples/new-driver.sh "$$NAME" "$${DIR:-../$$NAME}" "$${KIND:-template}"
 
 .PHONY: try-driver
 try-driver: ## build such a driver, load it in a VM and share a buffer [DIR=]

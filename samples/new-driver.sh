@@ -6,13 +6,14 @@
 #
 #   new-driver.sh <name> <folder> [template | gem]
 #
-# In the environment: what its Makefile is to take for KDIR, ARCH, LLVM and INSTALL_MOD_PATH.
+# In the environment: what its Makefile is to take for KDIR, ARCH, LLVM and INSTALL_MOD_PATH, and
+# WORDS, what make was given to choose the kernel.
 
 set -euo pipefail
 
 prefix=${INSTALL_MOD_PATH:+$(realpath -m "$INSTALL_MOD_PATH")}
 samples=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-name=$1 folder=$2 kind=${3:-template}
+name=$1 folder=${2%/} kind=${3:-template}
 die() { echo "new-driver: error: $*" >&2; exit 1; }
 
 [[ $name ]] || die "which name? make new-driver NAME=my_driver"
@@ -33,7 +34,7 @@ esac
 [[ $folder != *[[:space:]]* ]] || die "DIR=$folder: kbuild takes no path with a space"
 mkdir -p "$(dirname "$folder")"
 
-new=$(mktemp -d "$folder.XXXXXX")
+new=$(mktemp -d "$folder.XXXXXX") || die "can't write there: DIR=$folder"
 trap 'rm -rf "$new"' EXIT
 cp "$samples"/template/* "$samples"/{compat,dmabuf}.rs "$samples"/dmabuf_shim.h "$samples"/../src/shim.h \
 	"${plumbing[@]}" "$new"
@@ -48,4 +49,7 @@ sed -i -e "s/pagekit_\(template\|$kind\)/$name/g" -e "s/pagekit-\(template\|$kin
 chmod 755 "$new"
 mv -T "$new" "$folder"
 trap - EXIT
-echo "new-driver: ok: $folder; next: make modules modules_install, unless done, and make -C $folder"
+words=${WORDS:+ $WORDS}
+echo "new-driver: ok: $folder
+To load it in a virtual machine: make try-driver DIR=$folder$words
+To build it: make modules modules_install$words${prefix:+ INSTALL_MOD_PATH=$prefix}, unless done, and make -C $folder"

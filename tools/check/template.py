@@ -27,7 +27,8 @@ def cases():
     env = os.environ | {"KDIR": "/kernel"}
 
     def new(name, place, *kind):
-        made = run(TOP / "samples/new-driver.sh", name, folder / place, *kind, env=env)
+        # With a slash, as shells complete names of folders.
+        made = run(TOP / "samples/new-driver.sh", name, f"{folder / place}/", *kind, env=env)
         return "" if made.returncode == 0 else made.stderr
 
     wrong = [name for name, why in NAMES.items() if why not in new(name, "refused")]
