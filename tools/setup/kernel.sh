@@ -305,6 +305,12 @@ not_for_vm() {
 		awk 'NR == FNR { have[$0]; next } /^CONFIG_/ && !($0 in have)' "$KDIR/include/config/auto.conf" -
 }
 
+warn_vm() {
+	local options
+	options=$(not_for_vm | xargs)
+	[[ ! $options ]] || say "warning: without $options this kernel may not boot in the virtual machine"
+}
+
 # Says why a driver in Rust can't be built against KDIR, or sets what building
 # takes: KDIR without links, its architecture, and llvm.
 check_kdir() {

@@ -153,6 +153,7 @@ set_up() {
 	[[ ${PAGEKIT_BEGUN:-} ]] || warn_series
 	if [[ $KDIR ]]; then
 		check_kdir
+		[[ $* != *vm* ]] || warn_vm
 		ready "$@" && return
 	else
 		check_kver
