@@ -264,8 +264,8 @@ def install_drivers(folders, config, built) -> dict:
         names.append(next(folder.glob("*.ko")).stem)
         user = DRIVERS / "users" / names[-1]
         user.mkdir(parents=True, exist_ok=True)
-        for name in ("share.py", "create.py"):
-            shutil.copyfile(folder / name, user / name)
+        for program in folder.glob("*.py"):
+            shutil.copyfile(program, user / program.name)
     shutil.copyfile(TESTS / "guest/driver.sh", DRIVERS / "driver.sh")
     return {"DRIVERS": " ".join(names), "ROOT": DRIVERS / "root", "USERS": DRIVERS / "users",
             "PYTHON": "python3" if "GUEST" in built else sys.executable, "DRIVER_SH": DRIVERS / "driver.sh"}
