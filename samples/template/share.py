@@ -3,6 +3,7 @@
 """Make a dma-buf with the driver, and share it with another process."""
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -41,7 +42,20 @@ def second(end):
         memory[:len(ANSWER)] = ANSWER
 
 
+def refuse():
+    """A buffer larger than memory is refused, before anybody is killed for it."""
+    try:
+        create(os.sysconf("SC_PHYS_PAGES") + 1)
+    except OSError as error:
+        # DRM itself has none of 4 GiB.
+        if error.errno in (errno.ENOMEM, errno.EINVAL):
+            return
+        raise
+    sys.exit("share: a buffer larger than memory was made")
+
+
 def main():
+    refuse()
     buffer = create(PAGES)
     with mapped(buffer) as memory:
         if memory[:] != bytes(SIZE):
