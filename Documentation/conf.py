@@ -5,6 +5,8 @@ project = "pagekit"
 copyright = "The pagekit authors"
 root_doc = "index"
 html_theme = "alabaster"
-html_theme_options = {"description": "Helpers for dma-buf drivers", "page_width": "1100px", "sidebar_width": "200px"}
+html_theme_options = {"description": "Helpers for dma-buf drivers", "page_width": "1180px", "sidebar_width": "180px",
+                      "body_max_width": "none"}
+html_static_path = ["_static"]
 html_show_sourcelink = False
 highlight_language = "none"
