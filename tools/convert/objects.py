@@ -198,11 +198,12 @@ def update(converted, mended):
         return [f"{row['text_before']} -> {row['text_after']}" if row else "none" for row in
                 (next((row for row in rows if row[key] == value and row["arch"] == arch), None) for arch in ARCHS)]
 
-    def table(header, rows):
-        return "\n".join([".. csv-table::", f"   :header: {header}", "", *(f"   {', '.join(row)}" for row in rows)]) + "\n"
+    def table(header, widths, rows):
+        lines = [".. csv-table::", f"   :header: {header}", f"   :widths: {widths}", ""]
+        return "\n".join([*lines, *(f"   {', '.join(row)}" for row in rows)]) + "\n"
 
     first = {row["driver"]: row for row in converted}
-    shown = table("driver, source, lines, text on x86-64, on arm64", [
+    shown = table("driver, source, lines, text on x86-64, on arm64", "13, 42, 13, 16, 16", [
         [name, row["source"], f"{row['lines_before']} -> {row['lines_after']}", *text_of_all(converted, "driver", name)]
         for name, row in first.items()])
     shown += "\nWhat users see of it:\n\n"
@@ -211,7 +212,7 @@ def update(converted, mended):
     for change, names in changes.items():
         shown += textwrap.fill(f"* {change}: {', '.join(names)}", 80, subsequent_indent="  ", break_on_hyphens=False) + "\n"
     shown += f"\nWhat ``{MEND}.cocci`` mends, and how that is seen:\n\n"
-    shown += table("source, text on x86-64, on arm64, seen", [
+    shown += table("source, text on x86-64, on arm64, seen", "46, 18, 18, 18", [
         [path, *text_of_all(mended, "source", path), seen] for path, seen in MENDED.items()])
     SURVEY.write_text(re.sub(r"(?<=^\.\. results\n\n).*?(?=^\.\. end of results)", lambda _: f"{shown}\n",
                              SURVEY.read_text(), flags=re.MULTILINE | re.DOTALL))

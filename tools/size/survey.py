@@ -17,7 +17,7 @@ CALLS = re.compile(r"\b(shmem_read_(mapping_page|folio)\w*|alloc_pages|alloc_pag
 FUNCTION = re.compile(r"^(?:[a-z_][\w *]*\n)?(?=[a-z_])(?:[^\n;{}()#]*\W)?(\w+)\([^;{}]*?\)[^;{}()]*\n\{\n.*?^\}",
                       re.M | re.S)
 # A row of either table of the survey: only what is a copy has lines.
-ROW = re.compile(r"^   (drivers/[^,]*), (\w+), (?:(\d*), )?(.*)$", re.M)
+ROW = re.compile(r"^   (drivers/[^:]*): (\w+)\(\), (?:(\d*), )?(.*)$", re.M)
 
 
 def functions(file) -> dict[str, str]:
@@ -58,7 +58,7 @@ def update(tree) -> int:
     whole = [count for key, count in counted.items() if rows[key][1].startswith("all,")]
     total = (f"{len(counted)} functions in {len({file for file, _ in counted})} files, {sum(counted.values())} lines; "
              f"{len(whole)} with {sum(whole)} lines would go as a whole.")
-    text = ROW.sub(lambda row: f"   {row[1]}, {row[2]}, {counted[row[1], row[2]]}, {row[4]}"
+    text = ROW.sub(lambda row: f"   {row[1]}: {row[2]}(), {counted[row[1], row[2]]}, {row[4]}"
                    if row.group(1, 2) in counted else row[0], text)
     SURVEY.write_text(re.sub(r"^\d+ functions in .*$", total, text, flags=re.M))
     print(f"survey: {total}")
