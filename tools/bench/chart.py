@@ -58,8 +58,8 @@ def costs(axes, run, heads):
 
 
 def lines(axes, run, heads):
-    bars(axes, "The same: cache lines touched per page", [row for row in heads if "traffic" in row], results.lines_of,
-         lambda row: results.leanest_peer(run["rows"], row),
+    bars(axes, "Objects of 64 MiB: cache lines touched per page of 4 KiB", [row for row in heads if "traffic" in row],
+         results.lines_of, lambda row: results.leanest_peer(run["rows"], row),
          lambda row: results.CASES[row["case"]].lines.get(row["backing"]), "the least there can be")
 
 
@@ -90,7 +90,7 @@ def main():
     above, middle, below = picture.subfigures(3, 1, height_ratios=(2, 2, 1))
     costs(above.subplots(), run, heads)
     lines(middle.subplots(), run, heads)
-    below.suptitle("The same by the size of the object in MiB: made of 4 KiB pages (solid), of 2 MiB pages (dashed)",
+    below.suptitle("Instructions per page by the object's size in MiB: pages of 4 KiB solid, of 2 MiB dashed; colours as above",
                    x=0.01, ha="left")
     for axes, rows in zip(below.subplots(2, -(-len(cases) // 2)).flat, cases.values(), strict=False):
         sizes(axes, run, rows)
