@@ -18,7 +18,7 @@
 //! the file, or zero them where only a part of a large folio is punched. A driver that lets devices
 //! at pages which users can reach through a file wants `pagekit_pin`.
 //!
-//! No lock is held on return. What the kernel takes inside a call is said there.
+//! No lock is held on return. Each function says which locks the kernel takes while it runs.
 //!
 //! C headers: [`include/linux/shmem_fs.h`](srctree/include/linux/shmem_fs.h),
 //! [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h),
@@ -171,9 +171,10 @@ impl PageArray {
     /// A driver asks before it lets users write to pages of a file of theirs.
     ///
     /// Context: process context, may sleep. Takes folio locks, and what filling a shmem file takes.
-    /// The caller need not hold anything. Not for shrinkers. A hole that is punched takes pages out
-    /// of the file again, even before this returns: a driver whose pages must stay the file's keeps
-    /// others from punching holes.
+    /// The caller need not hold a lock. A fault operation may call it. Not for shrinkers.
+    ///
+    /// A hole that is punched takes pages out of the file again, even before this returns: a driver
+    /// whose pages must stay the file's keeps others from punching holes.
     ///
     /// # Errors
     ///
@@ -254,13 +255,14 @@ impl PageArray {
     /// and where its memory policy wants them, whether large or not. A caller with a policy has
     /// single pages allocated one by one, as those are that [`AllocFlags::ACCOUNT`] charges.
     ///
-    /// Context: process context, may sleep.
+    /// Context: process context, may sleep. Takes no lock but those of the page allocator. A fault
+    /// operation may call it. Not for shrinkers.
     ///
     /// # Errors
     ///
     /// * `EINVAL`: `count` is 0.
     /// * `EINTR`: a fatal signal is pending.
-    /// * `ENOMEM`
+    /// * `ENOMEM`: there is no memory for the pages, or for the array.
     ///
     /// On any error no page is left.
     ///

@@ -127,7 +127,9 @@ pub struct PinArray {
 impl PinArray {
     /// Makes room for `count` pages to be pinned as `flags` say. Nothing is pinned yet.
     ///
-    /// Context: may sleep. The memory, 8 bytes a page, is charged to the caller's memory cgroup.
+    /// Context: process context, may sleep. Takes no lock but those of the allocator. A fault
+    /// operation may call it. Not for shrinkers. The memory, 8 bytes a page, is charged to the
+    /// caller's memory cgroup.
     ///
     /// # Errors
     ///
@@ -499,8 +501,12 @@ impl Drop for PinArray {
 /// How many users need pages pinned: a plain nested count.
 ///
 /// The first user pins the pages, and the last one unpins them: users that come when a buffer is
-/// made, when a device maps, or when the CPU does. The driver brings the lock: `&mut self` asks for
-/// it.
+/// made, when a device maps, or when the CPU does.
+///
+/// Context: any, under the driver's lock, for which `&mut self` asks. Doesn't sleep.
+///
+/// C: a counter like `pages_pin_count` of
+/// [`drm_gem_shmem`](srctree/include/drm/drm_gem_shmem_helper.h).
 ///
 /// # Examples
 ///
@@ -537,8 +543,8 @@ impl PinCount {
     /// Counts one user less, of those that [`Self::pin`] has counted. Returns whether it was the
     /// last.
     ///
-    /// One too many is asserted against where there are debug assertions
-    /// (`CONFIG_RUST_DEBUG_ASSERTIONS`). Elsewhere it counts nothing, and is not the last.
+    /// When no user is left, a call panics with `CONFIG_RUST_DEBUG_ASSERTIONS`. Without, it changes
+    /// nothing and returns `false`.
     #[inline]
     pub fn unpin(&mut self) -> bool {
         let users = self.0;

@@ -201,7 +201,9 @@ impl<Of> PageRef<'_, Of> {
 
 /// What the page cache is told about pages before their array gives them back.
 ///
-/// Not made by `bitflags`, of which some functions can't be inline, and so not in this crate.
+/// C: the `dirty` and `accessed` arguments of
+/// [`drm_gem_put_pages()`](srctree/drivers/gpu/drm/drm_gem.c).
+// Written by hand: some functions of `bitflags` can't be inlined, and this crate has no object.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub struct Marks(c_uint);
 
@@ -211,7 +213,7 @@ impl Marks {
     /// The pages were used: reclaim should look elsewhere first.
     pub const ACCESSED: Self = Self(64);
 
-    /// Nothing.
+    /// No mark.
     #[inline]
     pub const fn empty() -> Self {
         Self(0)
@@ -224,7 +226,7 @@ impl Marks {
         Self(bits)
     }
 
-    /// Whether all of `other` is said.
+    /// Whether these are all marks of `other`, and maybe more.
     #[inline]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -336,6 +338,8 @@ impl<Of> PageVec<Of> {
 
 /// Cuts `pages` where they are not physically contiguous: all the pages of a run make up one block
 /// of memory.
+///
+/// Context: any. Takes no lock and doesn't sleep.
 ///
 /// # Examples
 ///

@@ -335,7 +335,7 @@ unsafe fn setup(
 ///
 /// Context: the mmap operation, under the mmap lock held for writing. Doesn't sleep.
 ///
-/// C: `drm_gem_shmem_mmap()` in `drivers/gpu/drm/drm_gem_shmem_helper.c`, with `map_wc`.
+/// C: [`drm_gem_shmem_mmap()`](srctree/drivers/gpu/drm/drm_gem_shmem_helper.c), with `map_wc`.
 ///
 /// # Safety
 ///
@@ -979,7 +979,7 @@ fn are_free_standing(pages: &[PageRef<'_, PfnOnly>]) -> bool {
 /// Where objects share one mapping, as those of a DRM device do, each has a `base` of its own.
 ///
 /// Context: may sleep. Takes the lock of the mapping (`i_mmap_rwsem`) and those of page tables. A
-/// shrinker may call it.
+/// shrinker may call it, and a fault operation for other pages than the faulting one.
 ///
 /// C: [`drm_vma_node_unmap()`](srctree/include/drm/drm_vma_manager.h).
 ///
