@@ -6,7 +6,7 @@ that make test runs, the quickest first: the host's, the KUnit suites on the bas
 many mutants in one boot, and for those that are left the suites on the debug kernel, and
 the cases in user space. What is left then must be listed, with the reason, in
 tests/lists/survivors.txt; what is listed meets the first of these only. Results are kept
-in out/mutate by the text of the mutant; those that survived are tried again when the tests
+in out/mutate by the code of the mutant; those that survived are tried again when the tests
 have changed.
 """
 
@@ -39,7 +39,9 @@ PASSES = "passes on base", "passes on debug"
 
 
 def key(mutant) -> str:
-    return hashlib.sha256(f"{mutant.file}\n{mutant.text}".encode()).hexdigest()[:16]
+    """Stays when comments change."""
+    code = re.sub(r"(?m)^\s*//.*\n|/\*(?s:.*?)\*/", "", mutant.text)
+    return hashlib.sha256(f"{mutant.file}\n{code}".encode()).hexdigest()[:16]
 
 
 def tracked(*folders) -> list[str]:
