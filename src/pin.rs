@@ -150,7 +150,7 @@ impl PinArray {
     }
 
     /// Lends the pages, in the order in which they were pinned. They are a file's or a process's:
-    /// only their PFNs can be mapped, with a promise of the driver's who may write to them.
+    /// only their PFNs can be mapped, and the driver promises who may write to them.
     #[inline]
     pub fn pages(&self) -> &[PageRef<'_, PfnOnly>] {
         self.pages.pages()
