@@ -33,7 +33,7 @@ come() {
 }
 
 # life <name> <node> [<option...>]: ours, in the kernel's form: what becomes of a buffer's memory. Only
-# where it can be lost while there is a buffer is there something to keep.
+# where it can be lost while there is a buffer is there something to keep, and only there it is charged.
 life() {
 	echo "== selftest-life-$1"
 	life_node=$2
@@ -45,7 +45,7 @@ try_udmabuf() {
 	insmod "$CONVERTED_UDMABUF/udmabuf_$1.ko" || { broken "no udmabuf: $1"; return; }
 	selftest_mmap "udmabuf-$1" /dev/udmabuf-converted
 	selftest_guest "udmabuf-$1" /dev/udmabuf-converted
-	life "udmabuf-$1" /dev/udmabuf-converted -T is_kept
+	life "udmabuf-$1" /dev/udmabuf-converted -T is_kept -T each_comes_back
 	echo "== selftest-udmabuf-$1"
 	selftest_udmabuf /dev/udmabuf-converted || broken "no device for the selftest of udmabuf: $1"
 	rmmod "udmabuf_$1"
@@ -110,7 +110,7 @@ heap() {
 	echo "== selftest-heaps-$1"
 	selftest_heap "$heap_name" || broken "no heap for the selftest: $1"
 	selftest_mmap "$1" "/dev/dma_heap/$heap_name"
-	life "$1" "/dev/dma_heap/$heap_name" -T is_kept
+	life "$1" "/dev/dma_heap/$heap_name" -T is_kept -T each_comes_back
 }
 try_system_heap() { heap "system_heap-$1" "$CONVERTED_SYSTEM_HEAP/system_heap_$1.ko"; }
 try_cma_heap() { heap "cma_heap-$1" "$CONVERTED_CMA_HEAP/cma_heap_$1.ko"; }

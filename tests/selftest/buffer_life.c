@@ -13,6 +13,10 @@
 /* So large that a buffer which is left over is seen, and so small that CMA areas have it. */
 #define SIZE	(16UL << 20)
 #define ROUNDS	16
+/* So many buffers of one page that a page which each of them leaves over is seen. */
+#define SMALL	1024
+/* For is_kept and each_comes_back. */
+#define GROUP	"/sys/fs/cgroup/life"
 
 /* A line of /proc/meminfo, in bytes. */
 static long meminfo(const char *name)
@@ -36,6 +40,37 @@ static int say(const char *path, const char *text)
 
 	close(fd);
 	return n < 0 ? -1 : 0;
+}
+
+static int join_group(void)
+{
+	char pid[16];
+
+	mkdir(GROUP, 0755);
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	return say(GROUP "/cgroup.procs", pid);
+}
+
+static void leave_group(void)
+{
+	char pid[16];
+
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	say("/sys/fs/cgroup/cgroup.procs", pid);
+	rmdir(GROUP);
+}
+
+/* What is charged to the group, in bytes. */
+static long charged(void)
+{
+	FILE *file = fopen(GROUP "/memory.current", "r");
+	long n = -1;
+
+	if (file) {
+		fscanf(file, "%ld", &n);
+		fclose(file);
+	}
+	return n;
 }
 
 /* What the kernel has for itself: objects, arrays, page tables. */
@@ -67,11 +102,11 @@ FIXTURE_TEARDOWN(buffer_life)
 	close(self->dev);
 }
 
-static char *make_and_map(FIXTURE_DATA(buffer_life) *self)
+static char *make_and_map(FIXTURE_DATA(buffer_life) *self, size_t size)
 {
-	if (make_buffer(self->dev, SIZE, is_drm(self->dev), &self->buffer))
+	if (make_buffer(self->dev, size, is_drm(self->dev), &self->buffer))
 		return MAP_FAILED;
-	return mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, self->buffer.fd,
+	return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, self->buffer.fd,
 		    self->buffer.base);
 }
 
@@ -89,7 +124,7 @@ TEST_F(buffer_life, comes_back)
 	long before = 0, lost;
 
 	for (int i = 0; i <= ROUNDS; i++) {
-		char *map = make_and_map(self);
+		char *map = make_and_map(self, SIZE);
 
 		ASSERT_NE(map, MAP_FAILED);
 		memset(map, i + 1, SIZE);
@@ -103,10 +138,41 @@ TEST_F(buffer_life, comes_back)
 		TH_LOG("%ld bytes less are free", lost);
 }
 
+/* Here one page is all that a buffer has to lose. What is left over stays charged to the group. */
+TEST_F(buffer_life, each_comes_back)
+{
+	long limit = SMALL * self->page / 2, before, lost;
+
+	if (!is_drm(self->dev))
+		SKIP(return, "%s may charge nobody for its pages", node);
+	ASSERT_EQ(0, join_group());
+	before = charged();
+	ASSERT_GE(before, 0);
+	for (int i = 0; i < SMALL; i++) {
+		char *map = make_and_map(self, self->page);
+
+		ASSERT_NE(map, MAP_FAILED);
+		*map = 1;
+		munmap(map, self->page);
+		close(self->buffer.fd);
+	}
+	/* All were there at once. */
+	EXPECT_GT(charged() - before, limit);
+	self->buffer.fd = -1;
+	close(self->dev);
+	self->dev = -1;
+	/* A device may want to hear of each. */
+	for (int i = 0; (lost = charged() - before) >= limit && i < 100; i++)
+		usleep(100000);
+	EXPECT_LT(lost, limit)
+		TH_LOG("%ld bytes more are charged", lost);
+	leave_group();
+}
+
 TEST_F(buffer_life, zeroed)
 {
 	for (int i = 0; i < 2; i++) {
-		char *map = make_and_map(self);
+		char *map = make_and_map(self, SIZE);
 		size_t at = 0;
 
 		ASSERT_NE(map, MAP_FAILED);
@@ -122,28 +188,25 @@ TEST_F(buffer_life, zeroed)
 TEST_F(buffer_life, is_kept)
 {
 	unsigned long wrong = 0;
-	char pid[16], *map;
+	char *map;
 
 	if (!is_drm(self->dev))
 		SKIP(return, "%s holds its pages for as long as there is a buffer", node);
-	mkdir("/sys/fs/cgroup/life", 0755);
-	snprintf(pid, sizeof(pid), "%d", getpid());
-	ASSERT_EQ(0, say("/sys/fs/cgroup/life/cgroup.procs", pid));
-	map = make_and_map(self);
+	ASSERT_EQ(0, join_group());
+	map = make_and_map(self, SIZE);
 	ASSERT_NE(map, MAP_FAILED);
 	for (size_t at = 0; at < SIZE; at += self->page)
 		*(uint64_t *)(map + at) = ~at;
 	munmap(map, SIZE);
 	/* It reclaims what there is, and says that there was no more. */
-	say("/sys/fs/cgroup/life/memory.reclaim", "64M swappiness=200");
+	say(GROUP "/memory.reclaim", "64M swappiness=200");
 	map = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, self->buffer.fd, self->buffer.base);
 	ASSERT_NE(map, MAP_FAILED);
 	for (size_t at = 0; at < SIZE; at += self->page)
 		wrong += *(uint64_t *)(map + at) != ~at;
 	EXPECT_EQ(0, wrong);
 	munmap(map, SIZE);
-	say("/sys/fs/cgroup/cgroup.procs", pid);
-	rmdir("/sys/fs/cgroup/life");
+	leave_group();
 }
 
 /* Nothing to fail: it says what a buffer takes besides its pages. */
@@ -157,7 +220,7 @@ TEST_F(buffer_life, held)
 		before = kernel_memory();
 		usleep(300000);
 	} while (kernel_memory() != before);
-	map = make_and_map(self);
+	map = make_and_map(self, SIZE);
 	ASSERT_NE(map, MAP_FAILED);
 	ksft_print_msg("held %.2f bytes a page\n",
 		       (kernel_memory() - before) / (double)(SIZE / self->page));
