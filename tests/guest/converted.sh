@@ -34,11 +34,12 @@ come() {
 
 # life <name> <node> [<option...>]: ours, in the kernel's form: what becomes of a buffer's memory. Only
 # where it can be lost while there is a buffer is there something to keep, and only there it is charged.
+# What it costs is for costs.sh.
 life() {
 	echo "== selftest-life-$1"
 	life_node=$2
 	shift 2
-	tool "$BIN/buffer_life-selftest" "$@" -- "$life_node" </dev/null
+	tool "$BIN/buffer_life-selftest" "$@" -T costs -- "$life_node" </dev/null
 }
 
 try_udmabuf() {

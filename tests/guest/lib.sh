@@ -13,6 +13,8 @@ broken() {
 	status=1
 }
 
+loaded() { grep -q "^$1 " /proc/modules; }
+
 scan() { echo scan >/sys/kernel/debug/kmemleak; }
 
 no_leaks() {

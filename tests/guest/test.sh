@@ -192,7 +192,6 @@ covered() {
 
 rmmod() { covered command rmmod "$@"; }
 
-loaded() { grep -q "^$1 " /proc/modules; }
 not() { ! "$@"; }
 
 [ -z "$COVERAGE" ] || insmod "$MODDIR/tools/coverage/pagekit_cov.ko" || broken "nothing records what runs"

@@ -8,6 +8,8 @@ import os
 import re
 import sys
 import textwrap
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from tools.convert import convert
@@ -30,6 +32,7 @@ from tools.size.count import lines_of
 
 DOCUMENT = TOP / "Documentation/conversions.rst"
 RESULTS = OUT / "convert.json"
+LIFE = "selftest-life-"
 
 
 def measure(name, folder) -> dict:
@@ -107,6 +110,30 @@ def attempt(rows, config, built, env, with_bugs):
                 break
 
 
+STEPS = ("make", "touch", "release")
+
+
+def costs(rows, config, built, env):
+    """What the steps of a buffer's life cost, in instructions for each page, before and after: all in one machine."""
+    rows = [row for row in rows if any(suite.startswith(LIFE) for suite in DRIVERS[row["driver"]].tests)]
+    if not rows:
+        return
+    what = " ".join(f"{row['driver']}:{kind}" for row in rows for kind in ("before", "converted"))
+    result = guest.run(config, built, "costs", env | {"TRY": what}, icount=True, memory="2G", append=(guest.CMA_HEAP,),
+                       qemu=guest.CONVERTED_QEMU)
+    if result.reason:
+        raise Broken(f"{result.reason} (logs in {os.path.relpath(result.out_dir)})")
+    text = (result.out_dir / "stdout.log").read_text(errors="replace")
+    found = {name: dict(re.findall(r"^# cost (\S+) (\S+)$", said, re.M))
+             for name, said in re.findall(r"^== costs-(\S+)\n(.*?)(?=^== |\Z)", text, re.M | re.S)}
+    for row in rows:
+        names = [suite.removeprefix(LIFE) for suite in DRIVERS[row["driver"]].tests if suite.startswith(LIFE)]
+        row["costs"] = [{"name": name, "step": step, "before": float(before[step]), "after": float(after[step]),
+                         "ratio": round(float(after[step]) / float(before[step]), 3)}
+                        for name in names for before, after in [(found[f"{name}-before"], found[f"{name}-converted"])]
+                        for step in STEPS]
+
+
 def verdict(row) -> str:
     if not row["tests"]:
         return "compiled only"
@@ -131,10 +158,19 @@ def run(names, with_bugs) -> list[dict]:
         env = convert.environment(where, built, mine, with_bugs)
         found = [measure(name, Path(env[f"CONVERTED_{name.upper()}"])) | {"tests": []} for name in mine]
         if not ARCH:
+            costs(found, where, built, env)
             attempt(found, where, built, env, with_bugs)
         rows += [row | {"behaviour_changes": list(DRIVERS[row["driver"]].changes), "verdict": verdict(row)}
                  for row in found]
     return rows
+
+
+def cost_lines(row):
+    for name, steps in groupby(row.get("costs", ()), itemgetter("name")):
+        steps = [(cost["step"], cost["before"], cost["after"]) for cost in steps]
+        steps.append(("all", *(sum(step[i] for step in steps) for i in (1, 2))))
+        yield f"    {name}, instructions a page: " + ", ".join(
+            f"{step} {before:.0f} -> {after:.0f} ({after / before:.2f})" for step, before, after in steps)
 
 
 def table(rows) -> str:
@@ -146,17 +182,22 @@ def table(rows) -> str:
             row["driver"], len(row["functions_gone"]), f"{row['lines_before']} -> {row['lines_after']}",
             f"{row['text_before']} -> {row['text_after']}",
             "" if None in memory else f"{memory[0]:.2f} -> {memory[1]:.2f}", row["verdict"]))
+        text += cost_lines(row)
         text += [f"    {test['name']}: {test['before']} -> {test['after']}" for test in row["tests"] if "after" in test]
         text += [f"    {bug['function']}: {bug['now']}: {bug['noticed'] or 'nobody notices'}" for bug in row.get("bugs", ())]
     return "\n".join(text)
 
 
 def update(rows):
-    """Show them in the document."""
+    """Show them in the document. What was not run stays as it is there."""
     shown = "".join(textwrap.fill(f"   {line}", 80, subsequent_indent=" " * 11, break_on_hyphens=False).rstrip() + "\n"
                     for line in table(rows).split("\n"))
-    DOCUMENT.write_text(re.sub(r"(?<=^\.\. results\n\n::\n\n).*?(?=^\.\. end of results)", lambda _: shown + "\n",
-                               DOCUMENT.read_text(), flags=re.M | re.S))
+    before, mark, rest = DOCUMENT.read_text().partition(".. results\n\n::\n\n")
+    was, end, after = rest.partition("\n.. end of results")
+    # By the name that a row begins with. The first is the head of the table.
+    found = {row.split()[0]: row for text in (was, shown) for row in re.findall(r"^   \w.*\n(?:    .*\n)*", text, re.M)}
+    shown = "".join(found[name] for name in ("driver", *DRIVERS) if name in found)
+    DOCUMENT.write_text(f"{before}{mark}{shown}{end}{after}")
 
 
 def main() -> int:
