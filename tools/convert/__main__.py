@@ -102,7 +102,9 @@ def attempt(rows, config, built, env, with_bugs):
             if bug:
                 red = [case.name for suite in DRIVERS[name].tests for case in outcome(tested, suite, kind) if not case.ok
                        and not case.detail.startswith("SKIP")]
-                noticed = red[0] if red else report[1] if report else "the machine ended" if ended else None
+                said = tested.text.partition(f"# tried {name} {kind}\n")[0].rpartition("# tried ")[2]
+                died = re.search(r"^# broken: (\S+: exit status \d+)$", said, re.M)
+                noticed = red[0] if red else report[1] if report else "the machine ended" if ended else died and died[1]
                 row["bugs"].append({"function": bug.function, "was": bug.was, "now": bug.now, "noticed": noticed})
             else:
                 judge(row, kind, tested)
