@@ -104,6 +104,24 @@ try_i915() {
 	fi
 }
 
+# vivid's camera, on modules of that kind. It has one node.
+try_frame_vector() {
+	# shellcheck disable=SC2086 # files
+	kernel_modules $CONVERTED_FRAME_VECTOR_NEEDS
+	frames_loaded=
+	for ko in "$CONVERTED_FRAME_VECTOR/frames_$1.ko" $CONVERTED_FRAME_VECTOR_USERS; do
+		frames_options=
+		[ "${ko##*/}" != vivid.ko ] || frames_options=node_types=1
+		# shellcheck disable=SC2086 # none, or one
+		insmod "$ko" $frames_options || broken "${ko##*/} does not load: $1"
+		frames_loaded="$(basename "$ko" .ko) $frames_loaded"
+	done
+	echo "== selftest-frames-$1"
+	tool "$BIN/user_frames-selftest" -- /dev/video0 </dev/null
+	# shellcheck disable=SC2086 # names
+	rmmod $frames_loaded
+}
+
 # heap <suite> <module>: the heap is called what the module is
 heap() {
 	insmod "$2" || { broken "no heap: $1"; return; }

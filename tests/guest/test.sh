@@ -278,7 +278,7 @@ for part in $PARTS; do
 		# shellcheck source=tests/guest/converted.sh
 		. ./converted.sh
 		converted_memory || broken "no memory for converted drivers"
-		try_all udmabuf drm_gem_shmem i915
+		try_all udmabuf drm_gem_shmem i915 frame_vector
 		;;
 	esac
 done

@@ -38,7 +38,7 @@ LIFE = "selftest-life-"
 def measure(name, folder) -> dict:
     """What is another in the sources and the objects."""
     driver = DRIVERS[name]
-    files = [Path(path).name for path in driver.converted(name)]
+    files = [Path(path).name for path in (*driver.converted(name), *driver.public())]
     was, now = {}, {}
     for place, found in (("before", was), ("after", now)):
         for file in files:
@@ -49,7 +49,7 @@ def measure(name, folder) -> dict:
            "functions_converted": sorted(f for f, text in now.items() if "pagekit_" in text)}
     for place in ("before", "after"):
         row |= {f"lines_{place}": sum(lines[folder / place / file] for file in files),
-                f"text_{place}": sum(text_of((folder / place / file).with_suffix(".o")) for file in files)}
+                f"text_{place}": sum(text_of((folder / place / file).with_suffix(".o")) for file in files if file.endswith(".c"))}
     diff = [line for file in files for line in difflib.unified_diff(
         *((folder / place / file).read_text().splitlines(keepends=True) for place in ("before", "after")),
         f"before/{file}", f"after/{file}", n=1)]

@@ -30,12 +30,17 @@ class Driver:
     # By name, what has gone and what has come. A patch that finds nothing to change says nothing.
     gone: tuple[str, ...]
     come: tuple[str, ...]
+    # Those of include/ are converted, too, and come before the kernel's.
     headers: tuple[str, ...] = ()
     # What else of the sources is converted, by which patch. Of some only these functions are taken.
     more: dict[str, str] = field(default_factory=dict)
     only: dict[str, tuple[str, ...]] = field(default_factory=dict)
     # Modules of the kernel that the converted sources are put into as well, where it has them.
     others: dict[str, str] = field(default_factory=dict)
+    # Modules of the kernel that the sources are parts of. All become one, for what they export to each other has
+    # changed. And a module that is tried on it.
+    merged: tuple[str, ...] = ()
+    user: str = ""
     # The suites of tests/guest/converted.sh, without the kind, and what they must notice. One of
     # tests/converted is linked into the others, for what their own tests leave out.
     tests: tuple[str, ...] = ()
@@ -47,6 +52,15 @@ class Driver:
     def converted(self, name) -> dict[str, str]:
         """The sources that are converted, and their patches."""
         return {self.sources[0]: name} | self.more
+
+    def public(self) -> list[str]:
+        """The headers that are converted."""
+        return [path for path in self.headers if path.startswith("include/")]
+
+    def possible(self, kdir) -> bool:
+        """Has this kernel what it is made of?"""
+        have = [Path(kdir, f"{path}.mod").exists() for path in (*self.merged, *self.others.values())]
+        return all(have) if self.merged else bool(self.module) or any(have)
 
 
 DRIVERS = {
@@ -152,6 +166,28 @@ DRIVERS = {
             "A private mapping that can't be written to is let through.",
             "VM_IO isn't set any more.",
         )),
+    # With all that looks into a vector, and has to know what it is like.
+    "frame_vector": Driver(
+        tuple(f"drivers/media/common/videobuf2/{name}.c" for name in
+              ("frame_vector", "videobuf2-memops", "videobuf2-vmalloc", "videobuf2-dma-contig")), "frames",
+        ("pin_user_pages_fast(", "unpin_user_pages(", "nr_allocated", "got_ref", "ptrs"),
+        ("pagekit_pin_user(", "pagekit_unpin("),
+        ("include/media/frame_vector.h",),
+        merged=tuple(f"drivers/media/common/videobuf2/videobuf2-{name}" for name in ("common", "memops", "vmalloc", "dma-contig")),
+        user="drivers/media/test-drivers/vivid/vivid",
+        tests=("selftest-frames",),
+        bugs=(
+            Bug("get_vaddr_frames", "untagged_addr(start), nr_frames", "untagged_addr(start) + PAGE_SIZE, nr_frames"),
+            Bug("get_vaddr_frames", "write ? PAGEKIT_WRITE : 0", "0"),
+            Bug("get_vaddr_frames", "vec->is_pfns = false",
+                "if (nr_frames > 1) swap(vec->pins.pages[nr_frames - 1], vec->pins.pages[nr_frames - 2]); vec->is_pfns = false"),
+            Bug("put_vaddr_frames", "pagekit_unpin(&vec->pins, 0)", "(void)0"),
+        ),
+        changes=(
+            "All pages are pinned or none is; what can't be pinned is EFAULT.",
+            "A fatal signal ends the wait for many pages.",
+            "The array is memory of its own.",
+        ), config="prod"),
 }
 
 
@@ -209,9 +245,9 @@ def copy(name, built, folder):
             spatch(f"{name}-module", before / Path(path).name)
     check_replaced(name, before)
     shutil.copytree(before, after)
-    for path, patch in driver.converted(name).items():
+    for path, patch in (driver.converted(name) | dict.fromkeys(driver.public(), name)).items():
         spatch(patch, after / Path(path).name)
-    text = "".join((after / Path(path).name).read_text() for path in driver.converted(name))
+    text = "".join((after / Path(path).name).read_text() for path in (*driver.converted(name), *driver.public()))
     if odd := [word for word in driver.gone if word in text] + [word for word in driver.come if word not in text]:
         raise Broken(f"{name}: {' '.join(driver.converted(name))} of this kernel is another than tools/convert/{name}.cocci "
                      f"converts: see what it makes of {' '.join(odd)} in {os.path.relpath(after)}")
@@ -261,11 +297,16 @@ def build(config, built, name, bugs=()) -> Path:
         files = [Path(path).with_suffix(".o").name for path in paths]
         return [f"{place if (folder / place / file).with_suffix('.c').exists() else 'after'}/{file}" for file in files]
 
-    parts = {driver.module: ((), driver.sources)} if driver.module else {}
+    def rest(path, sources):
+        """What a module of the kernel has else."""
+        mine = {source.replace("/", "-")[:-1] + "o" for source in sources}
+        return [f"kernel/{each}" for each in borrow(built, folder, path) if each not in mine]
+
+    merged = [each for path in driver.merged for each in rest(path, driver.sources)]
+    parts = {driver.module: (merged, driver.sources)} if driver.module else {}
     for module, path in driver.others.items():
         if Path(built["KDIR"], f"{path}.mod").exists():
-            replaced = {path.replace("/", "-")[:-1] + "o" for path in driver.converted(name)}
-            borrowed = [f"kernel/{each}" for each in borrow(built, folder, path) if each not in replaced]
+            borrowed = rest(path, driver.converted(name))
             if driver.suite:
                 shutil.copy(TESTS / f"converted/{driver.suite}.c", folder)
                 borrowed.append(f"{driver.suite}.o")
@@ -273,6 +314,9 @@ def build(config, built, name, bugs=()) -> Path:
     places = {parent: None for path in driver.sources for parent in list(Path(path).parents)[:2]}
     text = f"ccflags-y := -I {TOP}/include -I {TESTS}/kunit {' '.join(f'-I $(srctree)/{place}' for place in places)}\n"
     for kind, place in kinds.items():
+        for header in driver.public() if place != "before" else ():
+            text += "".join(f"CFLAGS_{place}/{Path(path).stem}.o := -include {folder}/after/{Path(header).name}\n"
+                            for path in driver.sources if (folder / place / Path(path).name).exists())
         for module, (borrowed, paths) in parts.items():
             # A bug need be in one module only.
             if place not in ("before", "after") and driver.module not in ("", module):
@@ -286,22 +330,33 @@ def build(config, built, name, bugs=()) -> Path:
     return folder
 
 
-def needs(built, folder) -> list[Path]:
-    """The modules of the kernel that those in a folder need, each after what it needs itself."""
+def needs(built, folder, driver) -> tuple[list[Path], list[Path]]:
+    """The modules of the kernel that those in a folder need, each after what it needs itself; and those that need
+    what has been merged, up to the one that is tried."""
     known = {path.stem.replace("-", "_"): path for path in
              (Path(built["KDIR"], line).with_suffix(".ko") for line in
               Path(built["KDIR"], "modules.order").read_text().split())}
-    order = []
+    order, users = [], []
+
+    def needed(module):
+        return [path for name in depends(module) if (path := known.get(name.replace("-", "_")))]
 
     def add(module):
-        for name in depends(module):
-            if (path := known.get(name.replace("-", "_"))) and path not in order:
+        for path in needed(module):
+            if path not in order:
                 add(path)
                 order.append(path)
 
     for module in sorted(folder.glob("*_converted.ko")):
         add(module)
-    return order
+    if driver.user:
+        add(user := Path(built["KDIR"], driver.user).with_suffix(".ko"))
+        order.append(user)
+    merged = [Path(built["KDIR"], path).with_suffix(".ko") for path in driver.merged]
+    for path in order:
+        if path not in merged and {*merged, *users} & {*needed(path)}:
+            users.append(path)
+    return [path for path in order if path not in (*merged, *users)], users
 
 
 def environment(config, built, names=DRIVERS, bugs=False) -> dict:
@@ -310,10 +365,11 @@ def environment(config, built, names=DRIVERS, bugs=False) -> dict:
     env, there = {}, []
     for name in names:
         driver = DRIVERS[name]
-        if not driver.module and not any(Path(built["KDIR"], f"{path}.mod").exists() for path in driver.others.values()):
+        if not driver.possible(built["KDIR"]):
             continue
         folder = build(config, built, name, driver.bugs if bugs else ())
         there.append(f"{name}:converted")
-        env |= {f"CONVERTED_{name.upper()}": folder,
-                f"CONVERTED_{name.upper()}_NEEDS": " ".join(map(str, needs(built, folder)))}
+        needed, users = needs(built, folder, driver)
+        env |= {f"CONVERTED_{name.upper()}": folder, f"CONVERTED_{name.upper()}_NEEDS": " ".join(map(str, needed)),
+                f"CONVERTED_{name.upper()}_USERS": " ".join(map(str, users))}
     return env | {"TRY": " ".join(there)}

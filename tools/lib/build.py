@@ -41,6 +41,7 @@ SELFTESTS = {
     "mmap_offset": ("include/uapi", TESTS / "selftest/mmap_offset.c"),
     "guest_fault": ("include/uapi", TESTS / "selftest/guest_fault.c"),
     "buffer_life": ("include/uapi", TESTS / "selftest/buffer_life.c"),
+    "user_frames": ("include/uapi", TESTS / "selftest/user_frames.c"),
 }
 # Drivers as a newcomer makes them, by kind, and where: beside the root that the helpers are installed in.
 NEW_DRIVERS = {"template": "acme_share", "gem": "acme_gem"}
