@@ -244,9 +244,8 @@ unsafe extern "C" fn huge_fault(
         if object.small {
             return fault(raw);
         }
-        if object.fallback {
-            return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
-        }
+        // Of no other order anything is mapped.
+        let order = order + c_uint::from(object.fallback);
         match object.kind {
             HugePages => huge_fault_pages(vmf, order, object.pages(), object.base),
             _ => huge_fault_pfns(vmf, order, object.pages(), object.base),
@@ -790,13 +789,14 @@ mod tests {
                 // Page i is at i - 2.
                 let map = object.mmap(base + 2, PAGES - 2, RW, SHARED)?;
                 assert_eq!(map.read(9)?, pattern(11));
-                let zap = |pages| {
+                let zap = |pages, base| {
                     // SAFETY: The file is open while it is mapped.
                     unsafe { zap(object.mapping.get(), pages, base) }
                 };
-                zap(4..4);
-                zap(6..9);
-                zap(usize::MAX - 1..usize::MAX);
+                zap(4..4, base);
+                zap(6..9, base);
+                // A sum that wraps around would be that of page 10.
+                zap(usize::MAX - 1..usize::MAX, base + 12);
                 object.base = usize::MAX;
                 for i in 2..PAGES {
                     let byte = if (6..9).contains(&i) {
@@ -1483,6 +1483,11 @@ mod tests {
         // SAFETY: These are two pages, which outlive the mappings of the object.
         unsafe { object.show(&mut array) };
         let map = object.mmap(0, 2, RW, SHARED)?;
+        // Nor is anything mapped for it.
+        assert_eq!(map.read(1), Err(EFAULT));
+        object.base = usize::MAX;
+        assert_eq!(map.read(0), Err(EFAULT));
+        object.base = 0;
         assert_eq!(map.read(0)?, pattern(0));
         assert_eq!(map.read(1), Err(EFAULT));
         Ok(())
