@@ -296,8 +296,9 @@ fn fault_beyond_limit(env: &Env) -> Result<()> {
 /// So it has some more heap, and keeps all that it has.
 fn create_beyond_memory(env: &Env) -> Result<()> {
     drop(std::hint::black_box(vec![1u8; 100 << 10]));
-    mlockall(MlockAllFlags::CURRENT)?;
     let others = leave(64 << 20)?;
+    // Not before: what a child has, too, is copied when it is written to.
+    mlockall(MlockAllFlags::CURRENT)?;
     let before = kernel::event("oom_kill")?;
     let mut objects = Vec::new();
     let error = loop {
