@@ -104,7 +104,8 @@ def attempt(rows, config, built, env, with_bugs):
                        and not case.detail.startswith("SKIP")]
                 said = tested.text.partition(f"# tried {name} {kind}\n")[0].rpartition("# tried ")[2]
                 died = re.search(r"^# broken: (\S+: exit status \d+)$", said, re.M)
-                noticed = red[0] if red else report[1] if report else "the machine ended" if ended else died and died[1]
+                said_in_log = report and f"{report[1].strip(' :')} in the kernel's log"
+                noticed = red[0] if red else said_in_log or ("the machine ended" if ended else died and died[1])
                 row["bugs"].append({"function": bug.function, "was": bug.was, "now": bug.now, "noticed": noticed})
             else:
                 judge(row, kind, tested)
