@@ -104,6 +104,14 @@ try_i915() {
 	fi
 }
 
+# The test of those who write drivers for cameras. It may be older than the kernel, and fail for that: of its
+# cases, those that stream into memory of the process.
+v4l2_compliance() {
+	[ -z "$enough" ] || [ -z "$failed" ] || return
+	v4l2-compliance -d /dev/video0 -s4 </dev/null | tr '\r' '\n' | tr ' ' _ |
+		sed -n 's/.*test_USERPTR_(\(.*\)):_OK$/ok - \1/p; s/.*test_USERPTR_(\(.*\)):_FAIL$/not ok - \1/p' | sort -u
+}
+
 # vivid's camera, on modules of that kind. It has one node.
 try_frame_vector() {
 	# shellcheck disable=SC2086 # files
@@ -118,6 +126,8 @@ try_frame_vector() {
 	done
 	echo "== selftest-frames-$1"
 	tool "$BIN/user_frames-selftest" -- /dev/video0 </dev/null
+	echo "== v4l2-compliance-$1"
+	v4l2_compliance
 	# shellcheck disable=SC2086 # names
 	rmmod $frames_loaded
 }

@@ -200,6 +200,8 @@ def update(rows):
     # By the name that a row begins with. The first is the head of the table.
     found = {row.split()[0]: row for text in (was, shown) for row in re.findall(r"^   \w.*\n(?:    .*\n)*", text, re.M)}
     shown = "".join(found[name] for name in ("driver", *DRIVERS) if name in found)
+    counted = f"Tests judge {len(DRIVERS)} drivers, and {len(OBJECTS)} drivers are compiled only."
+    before = re.sub(r"(?m)^Tests judge .*", counted, before)
     DOCUMENT.write_text(f"{before}{mark}{shown}{end}{after}")
 
 

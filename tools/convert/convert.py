@@ -175,7 +175,7 @@ DRIVERS = {
         ("include/media/frame_vector.h",),
         merged=tuple(f"drivers/media/common/videobuf2/videobuf2-{name}" for name in ("common", "memops", "vmalloc", "dma-contig")),
         user="drivers/media/test-drivers/vivid/vivid",
-        tests=("selftest-frames",),
+        tests=("selftest-frames", "v4l2-compliance"),
         bugs=(
             Bug("get_vaddr_frames", "untagged_addr(start), nr_frames", "untagged_addr(start) + PAGE_SIZE, nr_frames"),
             Bug("get_vaddr_frames", "write ? PAGEKIT_WRITE : 0", "0"),

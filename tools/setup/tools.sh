@@ -178,7 +178,10 @@ check_requirements() {
 	requirement rustfmt - "$(rust_part rustfmt rustfmt)" rustfmt --version
 	requirement clippy - "$(rust_part clippy rust-clippy)" clippy-driver --version
 }
-convert_requirements() { requirement spatch - package:coccinelle path_of spatch; }
+convert_requirements() {
+	requirement spatch - package:coccinelle path_of spatch
+	requirement v4l2-compliance - package:v4l-utils path_of v4l2-compliance
+}
 
 # Packages for building a kernel
 kernel_requirements() {
