@@ -1285,6 +1285,7 @@ mod tests {
             let mut object = Object::large(kind, HUGE)?;
             object.fallback = true;
             let map = object.mmap_at(AT, 0, HUGE, RW, FIXED)?;
+            advise_huge(AT)?;
             assert_eq!(map.read(7)?, pattern(7));
             // Without an array no further fault is served.
             object.base = usize::MAX;
