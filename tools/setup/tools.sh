@@ -231,20 +231,18 @@ doctor() {
 	convert_requirements
 	prod_requirements
 	((!needs)) || echo "As root on Debian, make setup installs all packages that are missing."
-	[[ ! $KDIR ]] || doctor_kdir
+	[[ ! $KDIR ]] || doctor_kdir || :
 	return "$needed"
 }
 
-# What the user's tree lacks, or why nothing can be built against it.
-doctor_kdir() {
-	local left_out options
-	(check_kdir) || return 0
+# What the user's tree lacks, or why nothing can be built against it. In a shell of its own, which that ends.
+doctor_kdir() (
 	check_kdir
 	left_out=$(lacking)
 	[[ ! $left_out ]] || printf '%s\n' "" "$KDIR can't have these modules, which make modules leaves out:" "$left_out"
 	options=$(not_for_vm)
 	[[ ! $options ]] || printf '%s\n' "" "To boot in the virtual machine it needs these options built in:" "$options"
-}
+)
 
 # install_packages <part...>: installs what is missing for them, as root on
 # Debian; else says how to.
