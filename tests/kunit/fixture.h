@@ -491,6 +491,8 @@ SHIM(struct page *, fixture_find, (struct file *file, pgoff_t index),
      find_get_page(file->f_mapping, index))
 SHIM(void, fixture_put, (struct page *page), put_page(page))
 SHIM(bool, fixture_is_huge, (unsigned long addr), pmd_leaf(fixture_pmd(addr)))
+SHIM(void, fixture_set_mapping, (struct page *page, struct file *file),
+     (void)(page_folio(page)->mapping = file ? file->f_mapping : NULL))
 SHIM(unsigned long, fixture_pfn, (struct page *page), page_to_pfn(page))
 SHIM(pgprot_t, fixture_noncached, (pgprot_t prot), pgprot_noncached(prot))
 SHIM(pgprot_t, fixture_writecombine, (pgprot_t prot), pgprot_writecombine(prot))

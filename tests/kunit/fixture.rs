@@ -68,6 +68,7 @@ extern "C" {
     fn fixture_cache_mode(addr: c_ulong) -> c_ulong;
     fn fixture_set_wc(pages: *mut *mut bindings::page, n: c_int, wc: bool) -> c_int;
     fn fixture_pfn(page: *mut bindings::page) -> c_ulong;
+    fn fixture_set_mapping(page: *mut bindings::page, file: *mut bindings::file);
     fn fixture_clean(pages: *const *mut bindings::page, n: c_ulong) -> c_int;
     fn fixture_noncached(prot: bindings::pgprot_t) -> bindings::pgprot_t;
     fn fixture_writecombine(prot: bindings::pgprot_t) -> bindings::pgprot_t;
@@ -848,6 +849,16 @@ pub(crate) fn write_combined<T>(
 pub(crate) fn pfn(page: *mut bindings::page) -> usize {
     // SAFETY: The page is valid.
     unsafe { fixture_pfn(page) as usize }
+}
+
+/// Has the folio of a page look as if it were in a file, or in none if that is null.
+///
+/// # Safety
+///
+/// The folio must be the caller's, and nobody else may look at it.
+pub(crate) unsafe fn set_mapping(page: *mut bindings::page, file: *mut bindings::file) {
+    // SAFETY: The page is valid, and the caller promises the rest.
+    unsafe { fixture_set_mapping(page, file) }
 }
 
 /// Whether the test's mm has a huge page at `addr`.

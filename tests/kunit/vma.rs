@@ -109,6 +109,8 @@ struct Object {
     fallback: bool,
     /// It has no other operation.
     huge_only: bool,
+    /// It sets its operations last.
+    late: bool,
     /// While it handles a fault, another thread maps a huge page.
     overtaken: bool,
     /// Flags that it sets by itself, first.
@@ -167,11 +169,14 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
         } else {
             (*vma).vm_page_prot = object.cache.prot((*vma).vm_page_prot);
         }
-        match object.kind {
-            FaultPfns | FaultPages => (*vma).vm_ops = VM_OPS,
-            _ if object.huge_only => (*vma).vm_ops = HUGE_ONLY_VM_OPS,
-            HugePfns | EagerHugePfns | HugePages => (*vma).vm_ops = HUGE_VM_OPS,
-            EagerPfns | EagerPages => (),
+        let ops = match object.kind {
+            FaultPfns | FaultPages => VM_OPS,
+            _ if object.huge_only => HUGE_ONLY_VM_OPS,
+            HugePfns | EagerHugePfns | HugePages => HUGE_VM_OPS,
+            EagerPfns | EagerPages => (*vma).vm_ops,
+        };
+        if !object.late {
+            (*vma).vm_ops = ops;
         }
         let (len, base) = (object.claim, object.base);
         match (object.kind, object.read_only) {
@@ -185,6 +190,7 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
             (EagerPages, false) => map_pages(new, pages, base)?,
             (EagerPages, true) => map_pages_ro(new, pages, base)?,
         }
+        (*vma).vm_ops = ops;
         object.seen.set(new.flags());
         Ok(0)
     })
@@ -286,6 +292,7 @@ impl Object {
             small: false,
             fallback: false,
             huge_only: false,
+            late: false,
             overtaken: false,
             flags: 0,
             bare: false,
@@ -511,7 +518,7 @@ mod tests {
         );
         object.part = 0..PAGES;
         assert_eq!(map.read(15)?, 0);
-        assert_eq!(map.read(0)?, pattern(0));
+        assert_eq!((map.read(0)?, map.read(9)?), (pattern(0), pattern(9)));
         drop(map);
         drop(old);
         Ok(())
@@ -693,6 +700,11 @@ mod tests {
             let all = KEPT | flags::PFNMAP | flags::MIXEDMAP | RAND_READ;
             assert_eq!(object.seen.get() & all, KEPT | own_flags(kind));
         }
+        // Operations that nobody has seen yet may have one for huge faults.
+        let mut object = Object::fresh(HugePages, PAGES, 0)?;
+        object.late = true;
+        let _map = object.mmap(0, PAGES, RW, SHARED)?;
+        assert_eq!(object.seen.get() & flags::MIXEDMAP, 0);
         Ok(())
     }
 
@@ -981,13 +993,21 @@ mod tests {
             bindings::split_page(block, 1);
             (block, block.wrapping_add(1))
         };
+        // And two larger folios, the second as if it were in a file.
+        let (_folios, folio) = neighbours(2, 1)?;
+        let second = folio.wrapping_add(2);
         let mark = 1 << bindings::pageflags_PG_swapbacked;
-        // SAFETY: The page is ours, and nobody else looks at it.
-        unsafe { (*next).flags.f |= mark };
+        // SAFETY: The pages are ours, and nobody else looks at them.
+        unsafe {
+            (*next).flags.f |= mark;
+            fixture::set_mapping(second, file.file().as_ptr());
+        }
         for mut pages in [
             [free, next],
             [free, held.pages()[5].as_ptr()],
             [free, huge.as_ptr()],
+            [folio, next],
+            [folio.wrapping_add(1), second],
         ] {
             let mut object = Object::fresh(EagerPages, 2, 0)?;
             // SAFETY: These are two pages, which outlive the object.
@@ -997,6 +1017,7 @@ mod tests {
         // SAFETY: The pages are ours, and no longer mapped. Nobody else looks at them.
         unsafe {
             (*next).flags.f &= !mark;
+            fixture::set_mapping(second, null_mut());
             bindings::__free_pages(free, 0);
             bindings::__free_pages(next, 0);
         }
