@@ -249,6 +249,8 @@ struct object {
 	const struct way *way;
 	struct page **pages;
 	unsigned int flags;
+	/* What set-up has made of it, in the end */
+	pgprot_t prot;
 };
 
 static vm_fault_t fault(struct vm_fault *vmf)
@@ -272,9 +274,8 @@ static const struct vm_operations_struct ops = { .fault = fault };
 static const struct vm_operations_struct huge_ops = { .fault = fault, .huge_fault = huge_fault };
 static const struct vm_operations_struct no_ops = {};
 
-static int mmap(struct file *file, struct vm_area_struct *vma)
+static int set_up(struct vm_area_struct *vma, struct object *object)
 {
-	struct object *object = file->private_data;
 	const struct way *way = object->way;
 
 	/* What userspace takes for the start is the object's. */
@@ -287,6 +288,20 @@ static int mmap(struct file *file, struct vm_area_struct *vma)
 			pagekit_map_pfns(vma, object->pages, COUNT, BASE, object->flags);
 	return way->pages ? pagekit_setup_pages(vma, COUNT, BASE, object->flags) :
 			    pagekit_setup_pfns(vma, COUNT, BASE, object->flags);
+}
+
+static int mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct object *object = file->private_data;
+	int err = set_up(vma, object);
+
+	object->prot = vma->vm_page_prot;
+	return err;
+}
+
+static bool asks_for_write_combine(const struct object *object)
+{
+	return pgprot_val(object->prot) == pgprot_val(pgprot_writecombine(object->prot));
 }
 
 static const struct file_operations fops = { .mmap = mmap };
@@ -315,6 +330,7 @@ static void vma_maps(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, first_byte(object.pages[i]), (u8)(i + 1));
 	}
 	KUNIT_EXPECT_EQ(test, fixture_is_huge((unsigned long)at), object.way->huge);
+	KUNIT_EXPECT_FALSE(test, asks_for_write_combine(&object));
 
 	/* Nobody brings back what was mapped eagerly. */
 	pagekit_zap(file->f_mapping, 2, 0, BASE);
@@ -359,6 +375,7 @@ static void vma_write_combines(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, kunit_attach_mm(), 0);
 	addr = vm_mmap(file, at, COUNT << PAGE_SHIFT, PROT_READ, MAP_SHARED | MAP_FIXED, 0);
 	KUNIT_EXPECT_EQ(test, (long)addr, object.way->pages ? -EINVAL : (long)at);
+	KUNIT_EXPECT_EQ(test, asks_for_write_combine(&object), !object.way->pages);
 	if (addr == at) {
 		KUNIT_EXPECT_EQ(test, get_user(value, (u8 __user *)at), 0);
 		KUNIT_EXPECT_EQ(test, value, 0);
