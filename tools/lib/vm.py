@@ -112,7 +112,9 @@ def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=
     exports = " ".join(f"{k}={shlex.quote(str(v))}" for k, v in (env or {}).items())
     (out / "wrapper.sh").write_text(WRAPPER.format(
         out=shlex.quote(str(out)), env=exports, script="script.sh", args=shlex.join(map(str, args))))
-    options = ("ignore_loglevel", "printk.time=1", "log_buf_len=4M", "oops=panic", "nokaslr", *append)
+    # An emulator translates a program again wherever that lies, and looks at all of it for each byte that is
+    # written to one of its pages: minutes, where the kernel clears what it frees.
+    options = ("ignore_loglevel", "printk.time=1", "log_buf_len=4M", "oops=panic", "nokaslr", "norandmaps", *append)
     if cross:
         cmd = _qemu(built, kdir, out, memory, cpus, nodes, options)
     else:
