@@ -127,9 +127,14 @@ def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=
         print(f"vm: booting {kdir} ({ACCEL_NAMES[accel]}, {cpus} CPU{'s'[:cpus > 1]}, {memory} memory)", flush=True)
     start = time.monotonic()
     late = _boot([str(c) for c in cmd], out, accel, timeout, echo)
+    again = None
     if late == TROUBLED:
-        print(f"vm: {TROUBLED}: {_report((out / 'console.log').read_text(errors='replace'))}; once more", flush=True)
+        again = f"{TROUBLED}: {_report((out / 'console.log').read_text(errors='replace'))}"
         (out / "started").unlink()
+    elif not late and not (out / "started").exists():
+        again = "the machine ended before the script"  # an emulator may crash
+    if again:
+        print(f"vm: {again}; once more", flush=True)
         late = _boot([str(c) for c in cmd], out, accel, timeout, echo)
     return _judge(out, accel, time.monotonic() - start, late, expected)
 
