@@ -25,7 +25,7 @@ UNREACHED = LISTS / "unreached.txt"
 CALLBACK = "__sanitizer_cov_trace_pc"
 PANICS = re.compile(r"__asan_handle_no_return|4core9panicking|slice_index_fail")
 # Parts of guest/test.sh.
-PARTS = "kunit user matrix"
+PARTS = "kunit user failures-smoke matrix"
 FOLDERS = ("src", "samples")
 
 
