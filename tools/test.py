@@ -231,16 +231,23 @@ def asked_for(where) -> bool:
     """Whether kernels of that kind are wanted: all, those of an architecture, or those with some pages."""
     if os.environ.get("KDIR"):
         # Somebody's own kernel is no debug kernel, and of one kind.
-        return where in ("host", "base", *guest.BOOTS)
+        return where == "host" or guest.config_of(where) == kernel()
     wanted = [word for word in kernel().split("-") if word != "base"]
     return {*wanted} <= {*where.split("-")}
 
 
+def asked_boots(level) -> list[tuple[str, str]]:
+    return [(where, parts) for where, each in BOOTS[level].items() for parts in each if asked_for(where)]
+
+
 def test(options) -> int:
     level = options.level
-    boots = [(where, parts) for where, each in BOOTS[level].items() for parts in each if asked_for(where)]
+    boots = asked_boots(level)
+    if not {*boots} - {("host", "host")}:
+        # What is tested of such a kernel is not quick.
+        boots += [boot for boot in asked_boots("full") if boot not in boots]
     if not boots:
-        raise Broken(f"there is nothing for the kernel {kernel()}, but for {', '.join(BOOTS[level])}")
+        raise Broken(f"there is nothing for the kernel {kernel()}, but for {', '.join(BOOTS['test'] | BOOTS['full'])}")
     results = []
     for where, parts in wanted(boots, options.parts):
         # Who names it wants it run.

@@ -12,7 +12,7 @@ from tools.lib.tap import case
 def compile_cases(modules, built):
     """What the types forbid must not compile. Compiled as kbuild has compiled a crate
     that uses the helpers; the second line of each file says with what it must end."""
-    command = (modules / "tests/kunit/.examples.o.cmd").read_text().partition(" := ")[2].partition(" ; ")[0]
+    command = (modules / "tests/kunit/.examples.o.cmd").read_text().splitlines()[0].partition(" := ")[2].partition(" ; ")[0]
     words = shlex.split(re.sub(r"--(?:emit=|out-dir |crate-name )\S+", "", command))[:-1]
     first = words.index("rustc")
     env = os.environ | {"RUSTC_BOOTSTRAP": "1", "PATH": built["PATH"]} | dict(w.split("=", 1) for w in words[:first])

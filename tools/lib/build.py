@@ -16,13 +16,29 @@ from collections import deque
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parents[1]
+
+
+def kind_of(kdir) -> tuple[str, str] | None:
+    """The architecture and the page size of the kernel that is built there."""
+    try:
+        config = Path(kdir, "include/config/auto.conf").read_text()
+    except OSError:
+        return None  # the set-up says what is wrong
+    shift = re.search(r"^CONFIG_PAGE_SHIFT=(\d+)$", config, re.M)
+    names = {re.search("^SYMBOL=(.*)", path.read_text(), re.M)[1]: path.stem for path in TOOLS.glob("setup/arch/*.env")}
+    arch = next((name for symbol, name in names.items() if f"\nCONFIG_{symbol}=y\n" in config), None)
+    return (arch, f"{1 << int(shift[1]) >> 10}k") if arch and shift else None
+
+
 TOP = TOOLS.parent
 TESTS = TOP / "tests"
 LISTS = TESTS / "lists"
 OUT = TOP / "out"
 BIN = OUT / "user" / "release"
-# As people say it on the command line. To what we start, the name of a kernel says it.
+# As people say it on the command line, or a tree of theirs. To what we start, the name of a kernel says it.
 ARCH, PAGES = os.environ.pop("ARCH", ""), os.environ.pop("PAGES", "")
+if os.environ.get("KDIR"):
+    ARCH, PAGES = kind_of(os.environ["KDIR"]) or (ARCH, PAGES)
 
 # Those of tools/setup/config.
 KERNELS = ("base", "debug", "prod")
