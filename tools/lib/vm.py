@@ -131,8 +131,9 @@ def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=
     if late == TROUBLED:
         again = f"{TROUBLED}: {_report((out / 'console.log').read_text(errors='replace'))}"
         (out / "started").unlink()
-    elif not late and not (out / "started").exists():
-        again = "the machine ended before the script"  # an emulator may crash
+    elif accel != "kvm" and not (out / "started").exists():
+        # None of our modules is loaded: the emulator has crashed, or the kernel waits for what that has lost.
+        again = late or "the machine ended before the script"
     if again:
         print(f"vm: {again}; once more", flush=True)
         late = _boot([str(c) for c in cmd], out, accel, timeout, echo)
