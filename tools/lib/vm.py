@@ -15,6 +15,8 @@ A run leaves in out/<name>/:
 
 import contextlib
 import ctypes
+import fcntl
+import functools
 import os
 import re
 import selectors
@@ -88,6 +90,21 @@ class Result:
         return self.status or (1 if self.reason else 0)
 
 
+def alone(function):
+    """Two runs of one name at once would mix what they leave."""
+    @functools.wraps(function)
+    def locked(kdir, script, name, **options):
+        OUT.mkdir(exist_ok=True)
+        with open(OUT / f"{name}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Broken(f"another run uses out/{name}; wait for its end") from error
+            return function(kdir, script, name, **options)
+    return locked
+
+
+@alone
 def run(kdir, script, name, *, args=(), beside=(), memory="1G", cpus=2, timeout=60, icount=False,
         append=(), env=None, accel=None, virtme_run=None, echo=True, expected=None, nodes=(), built=None, qemu=()) -> Result:
     """Boot the kernel built in kdir and run the sh script in it. beside: files that it
