@@ -16,29 +16,13 @@ from collections import deque
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parents[1]
-
-
-def kind_of(kdir) -> tuple[str, str] | None:
-    """The architecture and the page size of the kernel that is built there."""
-    try:
-        config = Path(kdir, "include/config/auto.conf").read_text()
-    except OSError:
-        return None  # the set-up says what is wrong
-    shift = re.search(r"^CONFIG_PAGE_SHIFT=(\d+)$", config, re.M)
-    names = {re.search("^SYMBOL=(.*)", path.read_text(), re.M)[1]: path.stem for path in TOOLS.glob("setup/arch/*.env")}
-    arch = next((name for symbol, name in names.items() if f"\nCONFIG_{symbol}=y\n" in config), None)
-    return (arch, f"{1 << int(shift[1]) >> 10}k") if arch and shift else None
-
-
 TOP = TOOLS.parent
 TESTS = TOP / "tests"
 LISTS = TESTS / "lists"
 OUT = TOP / "out"
 BIN = OUT / "user" / "release"
-# As people say it on the command line, or a tree of theirs. To what we start, the name of a kernel says it.
+# As people say it on the command line. To what we start, the name of a kernel says it.
 ARCH, PAGES = os.environ.pop("ARCH", ""), os.environ.pop("PAGES", "")
-if os.environ.get("KDIR"):
-    ARCH, PAGES = kind_of(os.environ["KDIR"]) or (ARCH, PAGES)
 
 # Those of tools/setup/config.
 KERNELS = ("base", "debug", "prod")
@@ -125,12 +109,27 @@ def call(what, *cmd, **options):
 # --- The set-up ------------------------------------------------------------------
 
 
+def architectures(line) -> dict[str, str]:
+    """What the architectures are called that we know, by that line of theirs."""
+    return {re.search(f"^{line}=(.*)", path.read_text(), re.M)[1]: path.stem for path in TOOLS.glob("setup/arch/*.env")}
+
+
+def kind_of(kdir) -> tuple[str, str] | None:
+    """The architecture and the page size of the kernel that is built there."""
+    path = Path(kdir, "include/config/auto.conf")
+    config = path.read_text() if kdir and path.exists() else ""  # the set-up says what is wrong
+    shift = re.search(r"^CONFIG_PAGE_SHIFT=(\d+)$", config, re.M)
+    arch = next((name for symbol, name in architectures("SYMBOL").items() if f"\nCONFIG_{symbol}=y\n" in config), None)
+    return (arch, f"{1 << int(shift[1]) >> 10}k") if arch and shift else None
+
+
 def kernel(config="base") -> str:
-    """The name of such a kernel of the architecture and page size that are asked for. What is usual is left out,
-    as in Makefile: know_kernel of the set-up reads these names."""
-    names = {re.search("^MACHINE=(.*)", path.read_text(), re.M)[1]: path.stem for path in TOOLS.glob("setup/arch/*.env")}
+    """The name of such a kernel of the architecture and page size that are asked for, or of a tree of somebody's own.
+    What is usual is left out, as in Makefile: know_kernel of the set-up reads these names."""
+    names = architectures("MACHINE")
+    arch, pages = kind_of(os.environ.get("KDIR", "")) or (ARCH, PAGES)
     usual = (names.get(platform.machine()), "4k", "base", "")
-    return "-".join(word for word in (names.get(ARCH, ARCH), PAGES, config) if word not in usual) or "base"
+    return "-".join(word for word in (names.get(arch, arch), pages, config) if word not in usual) or "base"
 
 
 def setup_tool(name) -> str:
