@@ -289,11 +289,13 @@ unsafe extern "C" fn dumb_create<D: Driver>(
     // SAFETY: The core passes a device and a file of ours, and arguments that nobody else uses.
     from_result(|| unsafe {
         to_result(drm_mode_size_dumb(dev, args, 0, 0))?;
-        let size = usize::try_from((*args).size)?;
+        // Arguments lie on the stack of drm_ioctl(), in an array of bytes: aligned as one.
+        let size = usize::try_from((&raw const (*args).size).read_unaligned())?;
         dmabuf::check_fits_ram(size >> PAGE_SHIFT)?;
         let dev: &drm::Device<D> = drm::Device::from_raw(dev);
         let file: &drm::File<D::Client> = drm::File::from_raw(file);
-        (*args).handle = create::<D>(dev, size, None)?.create_handle(file)?;
+        let handle = create::<D>(dev, size, None)?.create_handle(file)?;
+        (&raw mut (*args).handle).write_unaligned(handle);
         Ok(0)
     })
 }
