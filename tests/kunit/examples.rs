@@ -42,12 +42,14 @@ impl kernel::Module for Module {
     }
 }
 
+type HugeFault = fn(&VmFault, c_uint, &[PageRef<'_>]) -> vm_fault_t;
+
 /// A driver with a fixed array of pages, and no more than these operations.
 struct Driver {
     array: PageArray,
     mmap: fn(&VmaNew, &[PageRef<'_>]) -> Result,
     fault: fn(&VmFault, &[PageRef<'_>]) -> vm_fault_t,
-    huge_fault: fn(&VmFault, c_uint, &[PageRef<'_>]) -> vm_fault_t,
+    huge_fault: Option<HugeFault>,
 }
 
 const FOPS: bindings::file_operations = bindings::file_operations {
@@ -95,7 +97,10 @@ unsafe extern "C" fn huge_fault(vmf: *mut bindings::vm_fault, order: c_uint) -> 
     unsafe {
         let vmf = VmFault::from_raw(vmf);
         let driver = &*(*vmf.vma().as_ptr()).vm_private_data.cast::<Driver>();
-        (driver.huge_fault)(vmf, order, driver.array.pages())
+        let Some(huge_fault) = driver.huge_fault else {
+            return bindings::vm_fault_reason_VM_FAULT_FALLBACK;
+        };
+        huge_fault(vmf, order, driver.array.pages())
     }
 }
 
@@ -105,7 +110,7 @@ impl Driver {
             array: PageArray::alloc(2 * HUGE, AllocFlags::LARGE)?,
             mmap,
             fault: |_, _| bindings::vm_fault_reason_VM_FAULT_SIGBUS,
-            huge_fault: |_, _, _| bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+            huge_fault: None,
         })
     }
 
@@ -114,17 +119,17 @@ impl Driver {
         self
     }
 
-    fn huge_fault(
-        mut self,
-        huge_fault: fn(&VmFault, c_uint, &[PageRef<'_>]) -> vm_fault_t,
-    ) -> Self {
-        self.huge_fault = huge_fault;
+    fn huge_fault(mut self, huge_fault: HugeFault) -> Self {
+        self.huge_fault = Some(huge_fault);
         self
     }
 
     /// Maps all pages from page 1 on in a process, and sees that they are the right ones. Returns
     /// whether those of the second block are mapped as one.
     fn shows_its_pages(self) -> Result<bool> {
+        if self.huge_fault.is_some() {
+            needs_huge_folios()?;
+        }
         const BLOCK: usize = HUGE * PAGE_SIZE;
         const AT: usize = 256 * BLOCK;
         for (i, page) in self.array.pages().iter().enumerate() {

@@ -400,15 +400,16 @@ static unsigned long fixture_scan(struct shrinker *shrinker, struct shrink_contr
 }
 
 /*
- * Takes all memory that is free, but for what is movable, or kept for bad times, and four
- * megabytes, for arrays of pages and the like.
+ * Takes all memory that is free, but for what is movable, or kept for bad times, and 1024
+ * pages, for arrays of pages and the like. Larger blocks may be of the size of a huge page: each
+ * CPU keeps some of these when they are freed, where another doesn't find them.
  */
 struct fixture_hoard *fixture_take_memory(void);
 __weak struct fixture_hoard *fixture_take_memory(void)
 {
 	const gfp_t gfp = (GFP_USER & ~__GFP_RECLAIM) | __GFP_NORETRY | __GFP_NOWARN;
 	struct fixture_hoard *hoard = kzalloc_obj(*hoard);
-	int order = MAX_PAGE_ORDER;
+	int order = ilog2(1024);
 
 	if (!hoard)
 		return NULL;

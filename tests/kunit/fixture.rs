@@ -107,6 +107,16 @@ fn skip(why: &CStr) -> Error {
     ENODEV
 }
 
+/// For tests of huge pages that are folios of [`HUGE`] pages.
+pub(crate) fn needs_huge_folios() -> Result {
+    // Neither `PageArray::alloc()` nor shmem has such folios where pages have 64 KiB, and
+    // `alloc_pages()` seldom finds as much.
+    if HUGE * PAGE_SIZE > 32 << 20 {
+        return Err(skip(c"huge pages are larger than 32 MiB"));
+    }
+    Ok(())
+}
+
 /// For tests whose pages are swapped out.
 pub(crate) fn needs_swap() {
     // SAFETY: It needs nothing but a context that may sleep.

@@ -1111,6 +1111,7 @@ mod tests {
 
     #[test]
     fn blocks_in_another_order_are_not_huge() -> Result {
+        needs_huge_folios()?;
         attach()?;
         for kind in [HugePfns, EagerHugePfns, HugePages] {
             let mut object = Object::large(kind, HUGE)?;
@@ -1156,6 +1157,7 @@ mod tests {
     /// Folios of so many pages, two of which follow each other, from a multiple of `align` pages
     /// on: the machine has just booted. Returns the first page of these two, too.
     fn neighbours(pages: usize, align: usize) -> Result<(KVec<PageArray>, *mut bindings::page)> {
+        needs_huge_folios()?;
         let mut folios = KVec::<PageArray>::new();
         loop {
             let folio = PageArray::alloc(pages, AllocFlags::LARGE)?;
@@ -1217,6 +1219,7 @@ mod tests {
 
     #[test]
     fn pfns_have_the_cache_mode_that_the_kernel_chooses() -> Result {
+        needs_huge_folios()?;
         attach()?;
         let mut modes = KVec::new();
         for cache in [Cache::Default, Cache::Uncached, WriteCombined] {
@@ -1239,6 +1242,7 @@ mod tests {
 
     #[test]
     fn pfns_of_memory_that_is_not_cached_are_not_either() -> Result {
+        needs_huge_folios()?;
         attach()?;
         let mut array = PageArray::alloc(HUGE, AllocFlags::LARGE)?;
         let mut pages = KVec::with_capacity(HUGE, GFP_KERNEL)?;
@@ -1320,6 +1324,7 @@ mod tests {
 
     #[test]
     fn huge_pages_that_came_first_stay() -> Result {
+        needs_huge_folios()?;
         attach()?;
         for kind in [HugePfns, HugePages] {
             let mut object = Object::large(kind, HUGE)?;
@@ -1334,6 +1339,7 @@ mod tests {
 
     #[test]
     fn huge_blocks_of_all_kinds() -> Result {
+        needs_huge_folios()?;
         attach()?;
         for kind in [HugePfns, EagerHugePfns, HugePages] {
             let object = Object::large(kind, 3 * HUGE)?;
@@ -1386,6 +1392,7 @@ mod tests {
 
     #[test]
     fn faults_of_another_kind_than_set_up_fail() -> Result {
+        needs_huge_folios()?;
         attach()?;
         for (set_up, other) in [
             (FaultPfns, FaultPages),
@@ -1464,6 +1471,7 @@ mod tests {
 
     #[test]
     fn blocks_of_drivers_are_not_huge() -> Result {
+        needs_huge_folios()?;
         attach()?;
         // Aligned and contiguous, but not one folio, or not one for page tables.
         for gfp in [

@@ -42,7 +42,9 @@ CONVERTED = TESTS / "guest/converted.sh"
 # things that fail on purpose.
 VMAP_WARNING = r"WARNING: .* dma_buf_vmap\+"
 # Seconds for hardware acceleration (vm.py scales them), by kernel and how it is booted.
-TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "numa": 30, "debug": 100, "prod": 80, "16k": 120}
+TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "numa": 30, "debug": 100, "prod": 80, "16k": 120, "64k": 300}
+# What other parts need than the usual, and KUnit where a huge page has 512 MiB.
+MEMORY = {"selftest": "6500M", "converted": "6500M", "64k": "14G"}
 # On the debug kernel, of what takes longest there.
 LONG = ("user", "failures")
 LONG_TIMEOUT = 300
@@ -116,7 +118,8 @@ def test(where, built, parts, env, *, seconds=1, fuzz=QUICK_FUZZ, timeout=None, 
         timeout += counts()["races", "races"] * (seconds + RACE_OVERHEAD)
     if "fuzz" in parts:
         timeout += FUZZ_ROOM
-    options = {"name": where, "memory": "6500M" if {"selftest", "converted"} & {*parts.split()} else "2G",
+    memory = next((MEMORY[word] for word in (how(where), *parts.split()) if word in MEMORY), "2G")
+    options = {"name": where, "memory": memory,
                "nodes": NODES if "numa" in parts else (),
                "qemu": CONVERTED_QEMU if "converted" in parts else ()} | options
     result = run(config_of(where), built, "test",
