@@ -48,6 +48,7 @@ BOOTS = {
         "debug": ["kunit", "user", "inputs qemu-smoke dma", "failures", "selftest converted template matrix", "races", "fuzz"],
         "prod": ["kunit user inputs qemu", "selftest converted template matrix races fuzz"],
         "arm64": ["kunit user inputs", "selftest converted template matrix races", "fuzz", "demo"],
+        "arm64-debug": ["kunit smoke dma failures-smoke matrix races"],
         "arm64-16k": ["kunit user inputs", "selftest converted template matrix races", "fuzz", "demo"],
         "arm64-16k-swiotlb": ["bounce", "matrix"],
         "arm64-64k": ["kunit"],

@@ -243,7 +243,7 @@ static int remap_one(pte_t *pte, unsigned long addr, void *data)
 	if (WARN_ON(!r->sgt.sgp))
 		return -EINVAL;
 	entry = pte_mkspecial(pfn_pte(r->sgt.pfn + (r->sgt.curr >> PAGE_SHIFT), r->prot));
-#ifdef CONFIG_RISCV
+#if defined(CONFIG_RISCV) || defined(CONFIG_ARM64) && defined(CONFIG_DEBUG_VM)
 	set_pte(pte, entry); /* There set_pte_at() is not for modules. */
 #else
 	set_pte_at(r->mm, addr, pte, entry);

@@ -20,7 +20,12 @@ scan() { echo scan >/sys/kernel/debug/kmemleak; }
 no_leaks() {
 	# kmemleak reports what is 5 s old and looked the same in two scans.
 	sleep 6 && scan && sleep 1 && scan || return
-	[ -z "$(tee "$OUT/kmemleak.log" </sys/kernel/debug/kmemleak)" ] && return
+	# KUnit never gives back the mm of a test that maps something. On x86 page tables point to it.
+	awk '/^unreferenced/ { if (ours) printf "%s", text; text = ""; ours = 1 }
+		/ kunit_attach_mm\+/ { ours = 0 }
+		{ text = text $0 "\n" }
+		END { if (ours) printf "%s", text }' /sys/kernel/debug/kmemleak >"$OUT/kmemleak.log" || return
+	[ -s "$OUT/kmemleak.log" ] || return 0
 	sed 's/^/# /' "$OUT/kmemleak.log"
 	return 1
 }

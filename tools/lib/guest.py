@@ -38,9 +38,9 @@ LIB = TESTS / "guest/lib.sh"
 # Drivers of the kernel tree, converted, and a device that one of them drives.
 CONVERTED_QEMU = ("-device", "virtio-gpu-pci")
 CONVERTED = TESTS / "guest/converted.sh"
-# What the core says whenever an exporter can't map a buffer for the kernel, which is one of the
-# things that fail on purpose.
-VMAP_WARNING = r"WARNING: .* dma_buf_vmap\+"
+# What the kernel reports in these parts without a failure: the core whenever an exporter can't map a
+# buffer for the kernel, which fails on purpose there, and kmemleak what the last part judges.
+EXPECTED = {"failures": r"WARNING: .* dma_buf_vmap", "leaks": "kmemleak: "}
 # Seconds for hardware acceleration (vm.py scales them), by kernel and how it is booted.
 TIMEOUT = {"base": 60, "swiotlb": 30, "nocgroup": 60, "cma": 30, "numa": 30, "debug": 100, "prod": 80, "16k": 120, "64k": 300}
 # What other parts need than the usual, and KUnit where a huge page has 512 MiB.
@@ -125,7 +125,7 @@ def test(where, built, parts, env, *, seconds=1, fuzz=QUICK_FUZZ, timeout=None, 
     result = run(config_of(where), built, "test",
                  env | {"PARTS": parts, "HEAP": " ".join(heap), "RACE_SECONDS": seconds, "FUZZ": fuzz}, modules, order,
                  timeout=timeout, append=append,
-                 expected=VMAP_WARNING if "failures" in parts else None, **options)
+                 expected="|".join(text for part, text in EXPECTED.items() if part in parts), **options)
     text = (result.out_dir / "stdout.log").read_text(errors="replace")
     broken = re.findall(r"^# broken: (.*)", text, re.M) if result.status else []
     detail = "; ".join([result.reason, *broken, f"logs in {os.path.relpath(result.out_dir)}"]) if result.reason else ""

@@ -202,7 +202,7 @@ fn run(args: &Args) -> Result<bool> {
     let expected = group
         .name
         .starts_with("failures.")
-        .then_some(" dma_buf_vmap+");
+        .then_some(" dma_buf_vmap");
     let mut log = kernel::Log::follow(expected)?;
     let (mut failed, mut seen) = (0, String::new());
     println!("1..{}", tests.len());
