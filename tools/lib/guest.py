@@ -28,7 +28,7 @@ BOOTS = {
     # Linux 7.2 knows no more than force. arm64 makes the buffer small, unless somebody says how large it is: 128 MiB.
     "swiotlb": ("swiotlb=force", "swiotlb=65536,force,track_hiwater", "dma_heap.mem_accounting=1"),
     "nocgroup": ("cgroup_disable=memory",),
-    "cma": ("cma=1024M@512M",),
+    "cma": ("cma=1280M@512M",),
     "numa": (),
 }
 # The memory of each node there. The first is filled up: the less it has, the sooner.
