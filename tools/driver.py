@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -18,11 +19,14 @@ def main() -> int:
     if not options.dir:
         raise Broken("which driver? make try-driver DIR=../my_driver")
     folder = Path(options.dir).resolve()
-    if not (folder / "share.py").is_file():
+    if not all((folder / name).is_file() for name in ("share.py", "Makefile")):
         raise Broken(f"DIR={options.dir}: no driver is there that make new-driver has created; "
                      "python3 -m tools.boot loads any other: see Documentation/testing.rst")
     config = kernel(options.kernel)
     built = set_up(config)
+    made_for = re.search(r"^ARCH \?= (\w+)$", (folder / "Makefile").read_text(), re.M)
+    if made_for and made_for[1] != built["ARCH"]:
+        raise Broken(f"DIR={options.dir}: a driver for ARCH={made_for[1]}, which this command is to be told, too")
     install(config, "modules_install")
     result = guest.run(config, built, "driver", install_drivers([folder], config, built))
     if result.reason:
